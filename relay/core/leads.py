@@ -1,0 +1,162 @@
+"""The lead, its states, and the one table of moves between them.
+
+A reader who has understood this module has understood the program: capture
+makes a :class:`Lead`, the outbox keeps it as an :class:`Entry`, delivery moves
+the entry through :data:`MOVES` until nothing more can happen to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+
+class Mode(StrEnum):
+    """How Dub is asked to take the lead (``mode`` of ``POST /track/lead``)."""
+
+    ASYNC = "async"
+    WAIT = "wait"
+    DEFERRED = "deferred"
+
+
+class Status(StrEnum):
+    """Where a lead is on its way. The words are those a user reads."""
+
+    HELD = "held"
+    QUEUED = "queued"
+    SENDING = "sending"
+    WAITING = "waiting"
+    PARKED = "parked"
+    DELIVERED = "delivered"
+    CONFIRMED = "confirmed"
+    DUPLICATE = "duplicate"
+    UNCONFIRMED = "unconfirmed"
+    REJECTED = "rejected"
+
+
+OPEN: Final = frozenset(
+    {Status.QUEUED, Status.SENDING, Status.WAITING, Status.PARKED},
+)
+"""States from which delivery goes on by itself; a customer's later leads wait."""
+
+RETRYABLE: Final = frozenset(
+    {Status.HELD, Status.PARKED, Status.UNCONFIRMED, Status.REJECTED},
+)
+"""States that a person may send again. Never one that Dub has already taken."""
+
+MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
+    {
+        # The site answered (queued), refused (the row is removed), or the
+        # relay died in between and a person decides.
+        Status.HELD: frozenset({Status.QUEUED, Status.REJECTED}),
+        Status.QUEUED: frozenset({Status.SENDING, Status.PARKED}),
+        # A lease that ran out is claimed again: sending -> sending.
+        Status.SENDING: frozenset(
+            {
+                Status.SENDING,
+                Status.QUEUED,
+                Status.WAITING,
+                Status.PARKED,
+                Status.DELIVERED,
+                Status.DUPLICATE,
+                Status.UNCONFIRMED,
+                Status.REJECTED,
+            },
+        ),
+        Status.WAITING: frozenset({Status.SENDING, Status.PARKED}),
+        # The probe is sent straight from parked; the others go back in line.
+        Status.PARKED: frozenset({Status.SENDING, Status.QUEUED}),
+        Status.DELIVERED: frozenset({Status.CONFIRMED}),
+        Status.UNCONFIRMED: frozenset({Status.CONFIRMED, Status.QUEUED}),
+        Status.REJECTED: frozenset({Status.QUEUED}),
+        Status.DUPLICATE: frozenset(),
+        Status.CONFIRMED: frozenset(),
+    },
+)
+"""Every move there is. Both stores, delivery, the CLI and the docs read it."""
+
+
+class IllegalMoveError(Exception):
+    """A move that :data:`MOVES` does not have: a defect, never bad input."""
+
+
+def require_move(old: Status, new: Status) -> None:
+    """Raise :class:`IllegalMoveError` unless a lead may go from old to new."""
+    if new not in MOVES[old]:
+        raise IllegalMoveError(f"a lead cannot go from {old} to {new}")
+
+
+class Step(StrEnum):
+    """The two calls that deliver one lead.
+
+    Dub claims its dedupe key before it looks the click up and never gives it
+    back, but ``mode: "deferred"`` skips that key. So the lead is first proved
+    with a deferred call, repeated as often as needed, then recorded once.
+    """
+
+    PROVE = "prove"
+    RECORD = "record"
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What was captured. It never changes; what happens to it is the Entry.
+
+    ``click_id`` is "" for a lead that uses the customer's earlier click, as
+    with Dub's deferred mode. ``notes`` are sentences for people (what was left
+    out and why); ``origin`` tells where the parts came from ("click": "cookie",
+    "rule": "POST /signup", ...). ``created_at`` is in epoch milliseconds.
+    """
+
+    id: str
+    source: str
+    click_id: str
+    event_name: str
+    customer_external_id: str
+    created_at: int
+    mode: Mode = Mode.ASYNC
+    customer_name: str | None = None
+    customer_email: str | None = None
+    customer_avatar: str | None = None
+    event_quantity: int | None = None
+    metadata: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A lead in the outbox, with what has happened to it so far.
+
+    ``attempts`` counts calls to Dub. ``due_at`` (epoch ms) is the next attempt
+    of an open lead, the end of the lease while it is being sent, else None.
+    ``in_doubt`` is true while an earlier recording call of ours may have
+    counted although no answer proved it.
+    """
+
+    lead: Lead
+    status: Status
+    attempts: int = 0
+    last_error: str | None = None
+    due_at: int | None = None
+    delivered_at: int | None = None
+    in_doubt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call to Dub and its answer, as the story of a lead tells it.
+
+    ``at`` is epoch ms, ``duration_ms`` milliseconds. ``outcome`` is one plain
+    sentence; ``http_status`` is None when no answer came.
+    """
+
+    at: int
+    step: Step
+    duration_ms: int
+    outcome: str
+    http_status: int | None = None
+    code: str | None = None

@@ -1,0 +1,197 @@
+"""What every outbox does, whatever database it stands on.
+
+All times are epoch milliseconds and are passed in: a store has no clock.
+A method that writes returns only after the commit; when the commit failed it
+raises :class:`OutboxUnavailableError` and nothing was taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from relay.core.leads import Attempt, Entry, Lead, Status
+
+
+class OutboxError(Exception):
+    """Base of everything an outbox raises."""
+
+
+class OutboxUnavailableError(OutboxError):
+    """The database could not take or give; nothing was changed. Try later."""
+
+
+class SchemaTooNewError(OutboxError):
+    """The database was migrated by a newer relay; this one must not touch it."""
+
+
+class Taken(StrEnum):
+    """What became of a lead that was offered to the outbox."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A lead on its way into the outbox.
+
+    ``idempotency_key`` is the caller's own id of the request (a webhook-id),
+    scoped by source; ``body_hash`` tells a repeat from a key used twice.
+    ``dedupe_key`` says which leads count once; ``dedupe_since`` is the time
+    from which earlier ones count (None: none do). ``status`` is QUEUED, HELD,
+    or REJECTED for a lead that is kept only to be explained (``reason``).
+    """
+
+    lead: Lead
+    dedupe_key: str
+    dedupe_since: int | None
+    idempotency_key: str | None = None
+    body_hash: bytes | None = None
+    status: Status = Status.QUEUED
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The outbox's answer to an offer: committed, and under which lead's id."""
+
+    taken: Taken
+    lead_id: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A leased entry. Only the holder of the token may settle it."""
+
+    entry: Entry
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether delivery may call Dub at all, shared by every worker.
+
+    Closed while every call would fail until a person acts; then one probe goes
+    out at ``probe_at`` (epoch ms), and ``failures`` counts the probes in vain.
+    """
+
+    closed: bool = False
+    reason: str | None = None
+    probe_at: int | None = None
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How one delivery ended, written in one transaction.
+
+    ``due_at`` is set for WAITING and QUEUED only. ``attempts`` are the calls
+    made since the last write.
+    """
+
+    status: Status
+    attempts: Sequence[Attempt] = ()
+    due_at: int | None = None
+    last_error: str | None = None
+    delivered_at: int | None = None
+    in_doubt: bool = False
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which entries a listing wants, newest first."""
+
+    status: Status | None = None
+    customer: str | None = None
+    since: int | None = None
+    limit: int | None = None
+
+
+class Outbox(Protocol):
+    """The durable store between capture and delivery."""
+
+    async def open(self) -> None:
+        """Connect and migrate; raise SchemaTooNewError or OutboxUnavailableError."""
+
+    async def close(self) -> None:
+        """Finish the writes under way and let go of the database. Idempotent."""
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        """Call wake, in the event loop, whenever something may have become due."""
+
+    async def put(self, offer: Offer) -> Receipt:
+        """Commit a lead, or say which earlier one it repeats."""
+
+    async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
+        """Resolve a HELD lead: put the final offer in its place, or remove it.
+
+        One transaction. The final lead keeps the held one's id. None when the
+        offer is None, or when the id is not held any more.
+        """
+
+    async def claim(self, limit: int, now: int, lease_ms: int) -> list[Claim]:
+        """Lease up to limit due entries, oldest due first.
+
+        Only the oldest open lead of a customer is ever claimed, so that one
+        customer's leads leave in the order they came; a lease that ran out is
+        claimed like any other due entry. Parked entries are not claimed.
+        """
+
+    async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
+        """Lease the oldest parked or due entry although the gate is closed."""
+
+    async def begin_recording(
+        self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
+    ) -> bool:
+        """Write down that the recording call is about to be sent (in_doubt).
+
+        Also renews the lease. False when the lease was lost: do not send.
+        """
+
+    async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
+        """Write how a delivery ended. False when the lease was lost meanwhile."""
+
+    async def park_due(self, now: int, limit: int) -> int:
+        """Turn up to limit due QUEUED or WAITING entries to PARKED; how many."""
+
+    async def unpark(self, now: int, limit: int) -> int:
+        """Turn up to limit PARKED entries to QUEUED, due now; how many."""
+
+    async def gate(self) -> Gate:
+        """The gate as it stands for every worker on this database."""
+
+    async def set_gate(self, gate: Gate) -> None:
+        """Open or close the gate for every worker on this database."""
+
+    async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
+        """Turn DELIVERED or UNCONFIRMED entries to CONFIRMED; how many."""
+
+    async def requeue(self, lead_id: str, now: int) -> bool:
+        """Send a RETRYABLE entry again, at once. False if it is not one."""
+
+    async def get(self, lead_id: str) -> Entry | None:
+        """One entry, or None."""
+
+    async def attempts(self, lead_id: str) -> list[Attempt]:
+        """Every call made for a lead, oldest first."""
+
+    async def list(self, query: Query) -> list[Entry]:
+        """Entries, newest first."""
+
+    async def counts(self) -> Mapping[Status, int]:
+        """How many entries are in each state that has any."""
+
+    async def oldest_open(self) -> int | None:
+        """When the oldest open lead was created (epoch ms)."""
+
+    async def next_due(self) -> int | None:
+        """When the next entry becomes due (epoch ms)."""
+
+    async def check_writable(self) -> None:
+        """Commit something harmless; raise OutboxUnavailableError if it fails."""

@@ -1,0 +1,207 @@
+"""The fields of ``POST /track/lead``, one strict reader each.
+
+A reader gives the field's value or raises the issue that zod 4, in Dub's server,
+would raise first: same code, same words. Nothing is ever converted. Lengths are
+UTF-16 code units, as Dub counts them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from relay.core.ecmascript import (
+    MAX_SAFE_INTEGER,
+    as_double,
+    js_trim,
+    metadata_length,
+    utf16_len,
+)
+from relay.core.errors import CODES, UNPROCESSABLE
+from relay.core.leads import Mode
+
+# Dub's limits.
+MAX_EVENT_NAME: Final = 255
+MAX_NAME: Final = 100
+MAX_EMAIL: Final = 100
+MAX_METADATA: Final = 10_000
+MAX_QUANTITY: Final = 100
+
+MISSING: Final = object()
+"""Stands for a key that is not there: "undefined" in zod's words."""
+
+Body = Mapping[str, object]
+"""A parsed JSON object."""
+
+_MODES: Final = tuple(mode.value for mode in Mode)
+
+_LOCAL_PART: Final = re.compile(r"(?:[\w'+-]+\.)*[\w'+-]*[\w+-]", re.ASCII)
+_DOMAIN: Final = re.compile(
+    r"(?:[a-z\d][a-z\d-]*\.)+[a-z]{2,}", re.ASCII | re.IGNORECASE
+)
+
+_JS_TYPES: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (
+    (type(None), "null"),
+    (bool, "boolean"),
+    ((int, float), "number"),
+    (str, "string"),
+    ((list, tuple), "array"),
+    (Mapping, "object"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldIssue:
+    """What is wrong with one field. It never quotes the value.
+
+    ``code`` and ``message`` are zod's; ``error_code`` is Dub's, in the envelope.
+    """
+
+    field: str
+    code: str
+    message: str
+    error_code: str = UNPROCESSABLE
+
+    @property
+    def text(self) -> str:
+        """The message as Dub sends it: with zod's code and the field on a 422."""
+        if self.error_code == UNPROCESSABLE:
+            return f"{self.code}: {self.field}: {self.message}"
+        return self.message
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with it: 422, or 400 for a missing id."""
+        return CODES[self.error_code]
+
+
+class InvalidFieldError(Exception):
+    """A field that Dub, or the relay, refuses; ``issue`` names it."""
+
+    def __init__(self, issue: FieldIssue) -> None:
+        super().__init__(issue.text)
+        self.issue = issue
+
+
+def is_email(text: str) -> bool:
+    """Tell whether Dub takes this address: zod 4's rule, which is ASCII only."""
+    local, at, domain = text.rpartition("@")
+    return bool(at and _LOCAL_PART.fullmatch(local) and _DOMAIN.fullmatch(domain))
+
+
+def read_text(body: Body, name: str) -> str | None:
+    """Read a string that may be absent or null."""
+    value = body.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    raise wrong_type(name, "string", value)
+
+
+def read_trimmed(body: Body, name: str) -> str | None:
+    """Read an optional string as zod's ``trim`` leaves it."""
+    value = read_text(body, name)
+    return None if value is None else js_trim(value)
+
+
+def read_event_name(body: Body) -> str:
+    """Read the one field that must be there."""
+    name = read_trimmed(body, "eventName")
+    if name is None:
+        raise wrong_type("eventName", "string", body.get("eventName", MISSING))
+    if not name:
+        raise refused("eventName", "too_small", "eventName is required")
+    return limited("eventName", name, MAX_EVENT_NAME)
+
+
+def read_name(body: Body) -> str | None:
+    """Read the person's name; Dub does not trim it."""
+    name = read_text(body, "customerName")
+    return None if name is None else limited("customerName", name, MAX_NAME)
+
+
+def read_email(body: Body) -> str | None:
+    """Read the person's address; Dub does not trim it."""
+    email = read_text(body, "customerEmail")
+    if email is None:
+        return None
+    if not is_email(email):
+        raise refused("customerEmail", "invalid_format", "Invalid email address")
+    return limited("customerEmail", email, MAX_EMAIL)
+
+
+def read_mode(body: Body) -> Mode:
+    """Read the mode; absent is the default, null is an error."""
+    value = body.get("mode", Mode.ASYNC.value)
+    if isinstance(value, str) and value in _MODES:
+        return Mode(value)
+    options = "|".join(f'"{mode}"' for mode in _MODES)
+    message = f"Invalid option: expected one of {options}"
+    raise refused("mode", "invalid_value", message)
+
+
+def read_quantity(body: Body) -> int | None:
+    """Read a whole number from 1 to 100; JavaScript takes 3.0 for 3."""
+    value = body.get("eventQuantity")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong_type("eventQuantity", "number", value)
+    double = as_double(value)
+    if not math.isfinite(double):
+        raise wrong_type("eventQuantity", "number", value)
+    if not double.is_integer():
+        raise wrong_type("eventQuantity", "int", value)
+    return _in_range(int(double))
+
+
+def _in_range(quantity: int) -> int:
+    """Pass a quantity that Dub takes; zod checks safe integers first."""
+    limits = (
+        (quantity > MAX_SAFE_INTEGER, f"int to be <={MAX_SAFE_INTEGER}"),
+        (quantity < -MAX_SAFE_INTEGER, f"int to be >=-{MAX_SAFE_INTEGER}"),
+        (quantity <= 0, "number to be >0"),
+        (quantity > MAX_QUANTITY, f"number to be <={MAX_QUANTITY}"),
+    )
+    for broken, expected in limits:
+        if broken:
+            size = "big" if quantity > 0 else "small"
+            message = f"Too {size}: expected {expected}"
+            raise refused("eventQuantity", f"too_{size}", message)
+    return quantity
+
+
+def read_metadata(body: Body) -> Mapping[str, Any] | None:
+    """Read an object whose compact JSON is short enough."""
+    value = body.get("metadata")
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise wrong_type("metadata", "record", value)
+    if metadata_length(value) > MAX_METADATA:
+        message = "Metadata must be less than 10,000 characters when stringified"
+        raise refused("metadata", "custom", message)
+    return value
+
+
+def limited(name: str, text: str, limit: int) -> str:
+    """Pass a text of at most so many UTF-16 units."""
+    if utf16_len(text) > limit:
+        message = f"Too big: expected string to have <={limit} characters"
+        raise refused(name, "too_big", message)
+    return text
+
+
+def wrong_type(name: str, expected: str, value: object) -> InvalidFieldError:
+    """Make zod's issue for a value of another type; it names JavaScript's types."""
+    named = (name for kinds, name in _JS_TYPES if isinstance(value, kinds))
+    received = next(named, "undefined")
+    message = f"Invalid input: expected {expected}, received {received}"
+    return refused(name, "invalid_type", message)
+
+
+def refused(name: str, code: str, message: str) -> InvalidFieldError:
+    """Make the error for a field."""
+    return InvalidFieldError(FieldIssue(name, code, message))

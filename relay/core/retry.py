@@ -1,0 +1,278 @@
+"""What to do next with a lead, given what Dub's answer meant.
+
+:func:`decide` only decides: it reads no clock, rolls no dice and writes nothing.
+Delivery obeys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
+
+from relay.core.answers import MAX_WAIT_MS, Meaning, Outcome
+from relay.core.leads import Entry, Mode, Status, Step
+
+SECOND: Final = 1000
+HOUR: Final = 3600 * SECOND
+DAY: Final = 24 * HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long to wait and how long to go on, in milliseconds.
+
+    ``base_ms``: a passing fault (a restart, a lost packet) is mostly over after
+    five seconds, and a sign-up is still fresh on Dub's dashboard.
+    ``max_ms``: after a long outage the last lead leaves within the hour, while
+    a dead Dub is asked only once an hour for each lead.
+    ``for_ms``: an outage that begins on a Friday evening is outlived.
+    ``poisoned_ms``: Dub's dedupe key lives for seven days; an hour on top for
+    clocks that disagree, because coming early would renew nothing but answer
+    "link: null" and leave the lead in doubt.
+    """
+
+    base_ms: int = 5 * SECOND
+    max_ms: int = HOUR
+    for_ms: int = 72 * HOUR
+    poisoned_ms: int = 7 * DAY + HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """The lead is proved: record it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Nothing can be sent until a person acts: close the gate, park the lead.
+
+    ``in_doubt`` is the parked lead's, as in :class:`Move`.
+    """
+
+    reason: str
+    in_doubt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The lead's next state.
+
+    ``due_at`` (epoch ms) is set for WAITING alone. ``reason`` becomes the lead's
+    last error, ``note`` one more sentence in its story. ``in_doubt``: a recording
+    call of ours may have counted, and still nothing proves it.
+    """
+
+    status: Status
+    due_at: int | None = None
+    reason: str | None = None
+    in_doubt: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Everything one decision is made from."""
+
+    entry: Entry
+    step: Step
+    outcome: Outcome
+    now: int
+    since: int
+    roll: float
+    policy: Policy
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether this call or an earlier one may have counted."""
+        return self.entry.in_doubt or self.outcome.may_have_counted
+
+
+def decide(
+    entry: Entry,
+    step: Step,
+    outcome: Outcome,
+    *,
+    now: int,
+    since: int,
+    roll: float,
+    policy: Policy,
+) -> Proceed | Park | Move:
+    """Say what follows from one call's outcome.
+
+    ``entry`` is the lead as it stood *before* this call: its ``in_doubt`` speaks
+    of earlier recording calls only. ``now`` and ``since`` are epoch ms; ``since``
+    is when this round of attempts began (:func:`round_began`), not when the lead
+    was made: one that was parked, or that a person sends again after a month,
+    deserves a whole round. ``roll`` lies in [0, 1).
+
+    A deferred lead is delivered by the PROVE step alone: it is the very call.
+    """
+    case = _Case(entry, step, outcome, now, since, roll, policy)
+    return _DECISIONS[outcome.meaning](case)
+
+
+def round_began(attempted_at: Sequence[int], now: int, policy: Policy) -> int:
+    """Give the time of the first attempt that belongs to the present round.
+
+    ``attempted_at`` are a lead's earlier attempts (epoch ms), oldest first. While
+    a round lasts, attempts follow each other within ``max_ms`` or a wait that Dub
+    asked for; a longer silence means that the lead was parked, finished, or locked
+    at Dub, or that the relay was off. Twice as long allows for a busy queue.
+    """
+    silence = 2 * max(policy.max_ms, MAX_WAIT_MS)
+    began = now
+    for at in reversed(attempted_at):
+        if began - at > silence:
+            break
+        began = min(began, at)
+    return began
+
+
+def backoff(failures: int, roll: float, policy: Policy) -> int:
+    """Give the milliseconds to wait after so many earlier failures.
+
+    The window doubles from ``base_ms`` up to ``max_ms``; the wait is jittered
+    within its upper half, so that leads which failed together do not come back
+    together, and none comes back at once.
+    """
+    window = probe_delay(failures, policy)
+    least = (window + 1) // 2
+    return least + int(roll * (window - least))
+
+
+def probe_delay(failures: int, policy: Policy) -> int:
+    """Give the milliseconds until the next probe through a closed gate.
+
+    As :func:`backoff`, without jitter: one probe is alone on all relays.
+    """
+    # Doubling further than max_ms has bits cannot change the result, but the
+    # number itself could grow without bound.
+    doublings = min(max(failures, 0), policy.max_ms.bit_length())
+    return min(policy.max_ms, policy.base_ms << doublings)
+
+
+def _taken(case: _Case) -> Proceed | Move:
+    """Go on to recording, or finish."""
+    if case.step is Step.PROVE and case.entry.lead.mode is not Mode.DEFERRED:
+        return Proceed()
+    return Move(Status.DELIVERED)
+
+
+def _no_link(case: _Case) -> Move:
+    """Tell a genuine duplicate from a lead that may be our own."""
+    if case.step is Step.PROVE:
+        # A deferred call does not look at Dub's dedupe key, so this answer is
+        # not one of Dub's; recording after it would be a guess.
+        reason = "Dub answered the deferred call without a link"
+        return _again(replace(case, outcome=replace(case.outcome, reason=reason)))
+    if case.entry.in_doubt:
+        return Move(
+            Status.UNCONFIRMED,
+            reason="Dub has this lead, or only its lock, from an earlier call of "
+            "ours that got no answer",
+            in_doubt=True,
+        )
+    reason = "Dub had this customer and event from elsewhere"
+    return Move(Status.DUPLICATE, reason=reason)
+
+
+def _again(case: _Case) -> Move:
+    """Try later, until this round of attempts is over."""
+    elapsed = case.now - case.since
+    if elapsed >= case.policy.for_ms:
+        reason = f"gave up after {_duration(elapsed)}: {case.outcome.reason}"
+        return _end(case, reason)
+    # Calls stand for failures here: nothing else is counted. A try of two calls
+    # counts twice, which only reaches the longest wait a few tries earlier.
+    delay = backoff(case.entry.attempts, case.roll, case.policy)
+    return _wait(case, max(case.now + delay, case.outcome.retry_at or 0))
+
+
+def _throttled(case: _Case) -> Move:
+    """Wait as long as Dub asks; it is not the lead's fault, so never give up."""
+    asked = case.outcome.retry_at
+    if asked is not None and asked > case.now:
+        return _wait(case, asked)
+    # No time given, or one that our clock has passed already: do not hammer.
+    delay = backoff(case.entry.attempts, case.roll, case.policy)
+    return _wait(case, case.now + delay)
+
+
+def _click_missing(case: _Case) -> Move:
+    """Wait for the click to arrive, or for Dub to let go of its dedupe key."""
+    if case.step is Step.PROVE:
+        reason = (
+            f"{case.outcome.reason}. An id that stays unknown comes from a visit "
+            "that Dub did not count (a bot, a test, another workspace)"
+        )
+        return _again(replace(case, outcome=replace(case.outcome, reason=reason)))
+    # Dub claimed its key and then failed to find the click. Had an earlier call
+    # of ours counted, the key would have been taken: so nothing is in doubt.
+    due_at = case.now + case.policy.poisoned_ms
+    note = (
+        "Dub recorded nothing but keeps this customer and event locked for a week, "
+        f"and would ignore the lead; it is sent again at {_iso(due_at)}."
+    )
+    return Move(Status.WAITING, due_at, case.outcome.reason, note=note)
+
+
+def _operator(case: _Case) -> Park:
+    """Stop everything: every other lead would fail as well."""
+    return Park(case.outcome.reason, in_doubt=case.in_doubt)
+
+
+def _final(case: _Case) -> Move:
+    """End it; warn when Dub may have locked what it refused."""
+    note = None
+    refused_late = case.step is Step.RECORD and case.outcome.http_status == 404
+    if refused_late and not case.in_doubt:
+        # The link is checked after the dedupe key was claimed.
+        until = _iso(case.now + case.policy.poisoned_ms)
+        note = (
+            "Dub recorded nothing but keeps this customer and event locked for a "
+            f"week: sent again before {until} it would be ignored."
+        )
+    return replace(_end(case, case.outcome.reason), note=note)
+
+
+def _wait(case: _Case, due_at: int) -> Move:
+    """Try again at that time."""
+    return Move(Status.WAITING, due_at, case.outcome.reason, in_doubt=case.in_doubt)
+
+
+def _end(case: _Case, reason: str) -> Move:
+    """Give a lead up; one that may have counted is not called rejected."""
+    status = Status.UNCONFIRMED if case.in_doubt else Status.REJECTED
+    return Move(status, reason=reason, in_doubt=case.in_doubt)
+
+
+_DECISIONS: Final[Mapping[Meaning, Callable[[_Case], Proceed | Park | Move]]] = (
+    MappingProxyType(
+        {
+            Meaning.TAKEN: _taken,
+            Meaning.NO_LINK: _no_link,
+            Meaning.AGAIN: _again,
+            Meaning.THROTTLED: _throttled,
+            Meaning.CLICK_MISSING: _click_missing,
+            Meaning.OPERATOR: _operator,
+            Meaning.FINAL: _final,
+        },
+    )
+)
+
+
+def _duration(ms: int) -> str:
+    """Write a span of time in the largest unit that holds it at least twice."""
+    for name, size in (("days", DAY), ("hours", HOUR), ("minutes", 60 * SECOND)):
+        if ms >= 2 * size:
+            return f"{ms // size} {name}"
+    return f"{ms // SECOND} seconds"
+
+
+def _iso(ms: int) -> str:
+    """Write epoch milliseconds as ISO 8601 in UTC, to the second."""
+    stamp = datetime.fromtimestamp(ms // SECOND, UTC)
+    return stamp.isoformat(timespec="seconds").replace("+00:00", "Z")

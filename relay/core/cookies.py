@@ -1,0 +1,267 @@
+"""The click cookie and its companion, at the level of header text.
+
+Dub's own ``dub_partner_data`` cookie holds raw JSON, whose quotes and commas
+make cookie parsers drop what comes after it, and doubled names are resolved
+differently by each parser. So headers are scanned here by the browser's rule:
+a semicolon ends a pair, wherever it stands; the first of a name wins.
+
+Times are epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from typing import Final, Literal
+
+from relay.core import signing
+
+CLICK_COOKIE: Final = "dub_id"
+"""The name under which Dub's script, GTM and sites' own code read the click."""
+
+COMPANION_COOKIE: Final = "dub_relay"
+"""The relay's own HttpOnly cookie beside it."""
+
+MAX_DAYS: Final = 400
+"""Browsers cut a cookie's life to 400 days (RFC 6265bis, 5.5)."""
+
+MAX_LANDING: Final = 200
+"""Characters of a landing path that are kept; the rest tells nobody anything,
+and four bytes each, in base64, stay far below a cookie's 4096 bytes."""
+
+Attribution = Literal["last-click", "first-click"]
+"""Which of two clicks counts, as ``data-attribution-model`` of Dub's script."""
+
+_PURPOSE: Final = "dub-relay.companion"
+_DAY_S: Final = 86_400
+
+# Dub mints 16 of [0-9A-Za-z]; its own install check plants "test", which must
+# not be sent. 64 leaves room for a longer id of tomorrow.
+_CLICK_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
+# The alphabet of itsdangerous; 3800 leaves the attributes room under 4096.
+_SEALED: Final = re.compile(r"[A-Za-z0-9_.-]{1,3800}")
+# Underscores are no hostname's by RFC 952, but browsers take such hosts, and
+# Dub's script writes their Domain.
+_HOSTNAME: Final = re.compile(r"(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}")
+_PORT: Final = re.compile(r"[0-9]*")
+_MAX_HOSTNAME: Final = 253  # RFC 1035, 2.3.4, without the root's dot
+
+
+def is_click_id(value: str) -> bool:
+    """Whether this can be a click id of Dub's: 8 to 64 of ``[A-Za-z0-9_-]``."""
+    return _CLICK_ID.fullmatch(value) is not None
+
+
+def pairs(cookie_headers: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Every name and value of all ``Cookie`` headers, in the browser's order.
+
+    A value is all that follows the first "="; if it stands wholly in double
+    quotes they are taken off. What has no "=" is no pair. Never raises.
+
+    A semicolon between quotes ends a pair as well: no browser can send it as
+    part of a value (RFC 6265bis, 5.6), and a parser that believes in quotes
+    lets one odd cookie swallow the click that follows it.
+    """
+    for header in cookie_headers:
+        for pair in header.split(";"):
+            name, equals, value = pair.partition("=")
+            if equals:
+                yield name.strip(" \t"), _unquoted(value.strip(" \t"))
+
+
+def _unquoted(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return value[1:-1]
+    return value
+
+
+def values(cookie_headers: Iterable[str], name: str) -> list[str]:
+    """All values of the cookie with exactly this name, in order."""
+    return [value for known, value in pairs(cookie_headers) if known == name]
+
+
+def click_id(cookie_headers: Iterable[str]) -> str | None:
+    """The first usable click id, which is the one a browser's script would read."""
+    return next(filter(is_click_id, values(cookie_headers, CLICK_COOKIE)), None)
+
+
+def cookie_domain(host: str, configured: str | None = None) -> str | None:
+    """The Domain under which the click cookie belongs, or None for host-only.
+
+    As Dub's script: "." and the host without "www."; ``host`` may carry a port.
+    None for localhost, IP addresses, single labels (a browser refuses them all)
+    and for anything that is no hostname. A ``configured`` domain simply wins.
+    """
+    if configured:
+        return domain_attribute(configured)
+    name, _, port = host.partition(":")
+    if not _PORT.fullmatch(port):
+        return None
+    return domain_attribute(name.lower().removeprefix("www."))
+
+
+def domain_attribute(name: str) -> str | None:
+    """A hostname as a Domain attribute that a browser takes (".acme.test").
+
+    None if there is no such: not a hostname, an IP address, a single label,
+    localhost. Names beyond ASCII are turned into their IDNA form.
+    """
+    ascii_name = _ascii(name.lower().removeprefix(".").removesuffix("."))
+    if not _HOSTNAME.fullmatch(ascii_name) or len(ascii_name) > _MAX_HOSTNAME:
+        return None
+    last = ascii_name.rpartition(".")[2]
+    # A last label that is a number makes it an IPv4 address (WHATWG URL, 3.5).
+    if last.isdigit() or last.startswith("0x") or last == "localhost":
+        return None
+    return "." + ascii_name
+
+
+def _ascii(name: str) -> str:
+    """The IDNA form of a name, or "" if it has none."""
+    if name.isascii():
+        return name
+    try:
+        return name[: _MAX_HOSTNAME + 1].encode("idna").decode()
+    except UnicodeError:
+        return ""
+
+
+def write_click(click_id: str, *, domain: str | None, days: int, now: int) -> str:
+    """The Set-Cookie value that writes ``dub_id`` just as Dub's script does.
+
+    Readable by scripts, SameSite=Lax, not Secure, the value raw. Raises
+    ValueError for an id or a domain that must not stand there: nothing that a
+    visitor sends can add an attribute.
+    """
+    if not is_click_id(click_id):
+        raise ValueError("not a click id")
+    life = _lifetime(days, now)
+    return _set_cookie(CLICK_COOKIE, click_id, domain, *life, "SameSite=Lax")
+
+
+def clear_click(domain: str | None) -> tuple[str, ...]:
+    """The Set-Cookie values that remove ``dub_id``: with Domain, and host-only.
+
+    A browser keeps the two apart, and a site's own code may have written either.
+    """
+    domains = (None,) if domain is None else (domain, None)
+    gone = (f"Expires={formatdate(0, usegmt=True)}", "Max-Age=0", "SameSite=Lax")
+    return tuple(_set_cookie(CLICK_COOKIE, "", each, *gone) for each in domains)
+
+
+def write_companion(
+    sealed: str, *, domain: str | None, days: int, now: int, secure: bool
+) -> str:
+    """The Set-Cookie value that writes the companion, out of reach for scripts.
+
+    ``sealed`` comes from :func:`seal`; ValueError if it cannot have.
+    """
+    if not _SEALED.fullmatch(sealed):
+        raise ValueError("not a sealed companion")
+    flags = ("SameSite=Lax", "HttpOnly", *(("Secure",) if secure else ()))
+    life = _lifetime(days, now)
+    return _set_cookie(COMPANION_COOKIE, sealed, domain, *life, *flags)
+
+
+def _lifetime(days: int, now: int) -> tuple[str, str]:
+    """Expires and Max-Age of a cookie that lives so many days from now."""
+    if days < 1:
+        raise ValueError("a cookie lives at least one day")
+    seconds = min(days, MAX_DAYS) * _DAY_S
+    expires = formatdate(now // 1000 + seconds, usegmt=True)
+    return f"Expires={expires}", f"Max-Age={seconds}"
+
+
+def _set_cookie(name: str, value: str, domain: str | None, *attributes: str) -> str:
+    parts = [f"{name}={value}"]
+    if domain is not None:
+        checked = domain_attribute(domain)
+        if checked is None:
+            raise ValueError("not a cookie domain")
+        parts.append(f"Domain={checked}")
+    return "; ".join([*parts, "Path=/", *attributes])
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """What the relay itself remembers of a visitor's click.
+
+    ``first_seen`` and ``last_seen`` are epoch milliseconds; ``landing`` is the
+    path of the first page, without its query. ``used``: a sign-up has taken
+    this click, so nothing may restore it.
+    """
+
+    click_id: str
+    first_seen: int
+    last_seen: int
+    landing: str
+    used: bool = False
+
+
+def landed(
+    previous: Companion | None,
+    click_id: str,
+    now: int,
+    landing: str,
+    attribution: Attribution = "last-click",
+) -> Companion:
+    """The companion after a visitor has landed with a click id.
+
+    The same click again keeps its first sight and whether it was used. Another
+    click replaces it, unless the first click counts and is still unused.
+    """
+    if previous is not None:
+        kept = attribution == "first-click" and not previous.used
+        if kept or previous.click_id == click_id:
+            return replace(previous, last_seen=now)
+    return Companion(click_id, now, now, _landing_path(landing))
+
+
+def use(companion: Companion, now: int) -> Companion:
+    """The companion after a sign-up has taken its click."""
+    return replace(companion, last_seen=now, used=True)
+
+
+def _landing_path(target: str) -> str:
+    path = re.split(r"[?#]", target, maxsplit=1)[0][:MAX_LANDING]
+    return path.encode("utf-8", "replace").decode()
+
+
+def seal(companion: Companion, secrets: Sequence[str], now: int) -> str:
+    """Sign a companion: a cookie value that only a holder of a secret can make."""
+    content = {
+        "c": companion.click_id,
+        "f": companion.first_seen,
+        "l": companion.last_seen,
+        "p": _landing_path(companion.landing),
+        "u": companion.used,
+    }
+    return signing.sign_json(content, secrets, _PURPOSE, now)
+
+
+def unseal(
+    value: str, secrets: Sequence[str], now: int, max_age_s: int
+) -> Companion | None:
+    """Read a sealed companion, or None for anything wrong with it.
+
+    Wrong is: not ours, altered, older than ``max_age_s`` seconds, from the
+    future, or without a usable click id.
+    """
+    try:
+        content = signing.verify_json(
+            value, secrets, _PURPOSE, now, max_age_s=max_age_s
+        )
+    except signing.BadSignatureError:
+        return None
+    match content:
+        case {
+            "c": str(click),
+            "f": int(first),
+            "l": int(last),
+            "p": str(landing),
+            "u": bool(used),
+        } if is_click_id(click):
+            return Companion(click, first, last, landing, used)
+    return None

@@ -1,0 +1,213 @@
+"""JMESPath, as sign-up rules use it: checked early, and failing in one way.
+
+The expressions are the operator's own; the document that they search comes
+from strangers. So a mistake in an expression is found at start, and whatever a
+document does to it ends in a JSON value or in :class:`EvaluationError`, whose
+text never holds a value of the document.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import math
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import jmespath
+from jmespath import functions
+from jmespath.exceptions import (
+    JMESPathTypeError,
+    LexerError,
+    ParseError,
+)
+from jmespath.parser import ParsedResult
+
+MAX_DEPTH: Final = 32
+"""Nesting of a result. The stack that later writes it as JSON is not known here,
+and no lead needs more."""
+
+# What jmespath lets through from Python beside its own JMESPathError, which is a
+# ValueError: "a" in 1, ceil(inf), an operator between types, a deep document.
+_FAULTS: Final = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+)
+
+
+class ExpressionError(ValueError):
+    """An expression that cannot work; the message is one line and says why."""
+
+
+class EvaluationError(Exception):
+    """An expression failed on this document; the message holds none of it."""
+
+
+class _Functions(functions.Functions):
+    """The functions of JMESPath, and the relay's own."""
+
+    @functions.signature({"types": ["string", "null"]})
+    def _func_sha256(self, text: str | None) -> str | None:
+        return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+    @functions.signature({"types": ["string", "null"]})
+    def _func_lower(self, text: str | None) -> str | None:
+        return None if text is None else text.lower()
+
+
+_OPTIONS: Final = jmespath.Options(custom_functions=_Functions())
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A compiled expression and its source text."""
+
+    text: str
+    _parsed: ParsedResult = field(repr=False, compare=False)
+
+    def search(self, document: Mapping[str, Any]) -> Any:
+        """The JSON value that the document has for it, or EvaluationError."""
+        try:
+            found = self._parsed.search(document, options=_OPTIONS)
+            plain = is_plain(found)
+        except JMESPathTypeError as error:
+            raise EvaluationError(
+                f"{error.function_name}() cannot take a value of type "
+                f"{error.actual_type}"
+            ) from None
+        except _FAULTS as error:
+            raise EvaluationError(f"it failed with {type(error).__name__}") from None
+        if not plain:
+            raise EvaluationError("its result is not a JSON value")
+        return found
+
+
+def is_plain(value: object, depth: int = MAX_DEPTH) -> bool:
+    """Whether this is JSON that can be stored and sent: finite, and not too deep."""
+    if isinstance(value, list):
+        return depth > 0 and all(is_plain(each, depth - 1) for each in value)
+    if isinstance(value, dict):
+        return depth > 0 and all(is_plain(each, depth - 1) for each in value.values())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int)
+
+
+def is_empty(value: object) -> bool:
+    """Whether a result counts as nothing: null, "", blank text, [] or {}."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value in ([], {})
+
+
+def is_true(value: object) -> bool:
+    """JMESPath's truth: everything but null, false, "", [] and {}; 0 is true."""
+    return not (value is None or value is False or value in ("", [], {}))
+
+
+def compile_expression(text: str, roots: Collection[str]) -> Expression:
+    """Compile an expression over a document that has these names at its top.
+
+    Raises ExpressionError if it is not JMESPath, calls a function that does not
+    exist or with a wrong number of arguments, or starts at an unknown name.
+    """
+    try:
+        with warnings.catch_warnings():
+            # `text` for '"text"' is old style, but in wide use.
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            parsed = jmespath.compile(text)
+        _check(parsed.parsed, roots)
+    except ExpressionError:
+        raise
+    except _FAULTS as error:
+        raise ExpressionError(f"not JMESPath: {_reason(error)}") from None
+    return Expression(text, parsed)
+
+
+def _check(tree: Any, roots: Collection[str]) -> None:
+    for node in _nodes(tree):
+        if node["type"] == "function_expression":
+            _check_call(node)
+        elif node["type"] in _STEPS - {"pipe"}:
+            _check_step(node)
+    for name in _roots(tree):
+        if name not in roots:
+            near = did_you_mean(name, roots)
+            raise ExpressionError(f'the document has no "{name}"{near}')
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """``; did you mean X?`` for the nearest known name, or "" if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def _reason(error: Exception) -> str:
+    """One line out of jmespath's errors, whose text has several."""
+    match error:
+        case LexerError():
+            return f"{error.message} at column {error.lexer_position + 1}"
+        case ParseError() if not error.token_value:
+            return "it ends too early"
+        case ParseError():
+            return (
+                f"unexpected {error.token_value!r} at column {error.lex_position + 1}"
+            )
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    yield node
+    for child in node["children"]:
+        # The children of a slice are its numbers.
+        if isinstance(child, dict):
+            yield from _nodes(child)
+
+
+def _check_step(node: Any) -> None:
+    # "!" binds tighter than ".": !a.b is (!a).b, which never finds anything.
+    if node["children"][0]["type"] == "not_expression":
+        raise ExpressionError('"!" needs parentheses, as in !(form.a)')
+
+
+def _check_call(node: Any) -> None:
+    table = _Functions.FUNCTION_TABLE
+    name = node["value"]
+    if name not in table:
+        raise ExpressionError(f"there is no {name}(){did_you_mean(name, table)}")
+    takes = table[name]["signature"]
+    given = len(node["children"])
+    variadic = bool(takes) and takes[-1].get("variadic", False)
+    if given < len(takes) or (given > len(takes) and not variadic):
+        raise ExpressionError(f"{name}() takes {len(takes)} arguments, not {given}")
+
+
+# Nodes whose later children see not the document but what the first one found.
+_STEPS: Final = frozenset(
+    {
+        "filter_projection",
+        "flatten",
+        "index_expression",
+        "pipe",
+        "projection",
+        "subexpression",
+        "value_projection",
+    }
+)
+
+
+def _roots(node: Any) -> Iterator[str]:
+    """Names that an expression looks up at the top of the document."""
+    if node["type"] == "field":
+        yield node["value"]
+    elif node["type"] in _STEPS:
+        yield from _roots(node["children"][0])
+    elif node["type"] != "expref":
+        for child in node["children"]:
+            yield from _roots(child)

@@ -134,7 +134,8 @@ class Entry:
     ``attempts`` counts calls to Dub. ``due_at`` (epoch ms) is the next attempt
     of an open lead, the end of the lease while it is being sent, else None.
     ``in_doubt`` is true while an earlier recording call of ours may have
-    counted although no answer proved it.
+    counted although no answer proved it. ``since`` (epoch ms) is when this round
+    of attempts began: retry_for counts from here.
     """
 
     lead: Lead
@@ -144,6 +145,7 @@ class Entry:
     due_at: int | None = None
     delivered_at: int | None = None
     in_doubt: bool = False
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,10 @@ class OutboxUnavailableError(OutboxError):
     """The database could not take or give; nothing was changed. Try later."""
 
 
+class UnstorableError(OutboxError):
+    """The lead cannot be kept as it is; trying again will not help."""
+
+
 class SchemaTooNewError(OutboxError):
     """The database was migrated by a newer relay; this one must not touch it."""
 
@@ -91,7 +95,7 @@ class Settlement:
     """How one delivery ended, written in one transaction.
 
     ``due_at`` is set for WAITING and QUEUED only. ``attempts`` are the calls
-    made since the last write.
+    made since the last write. ``in_doubt`` None leaves it as it was written.
     """
 
     status: Status
@@ -99,7 +103,7 @@ class Settlement:
     due_at: int | None = None
     last_error: str | None = None
     delivered_at: int | None = None
-    in_doubt: bool = False
+    in_doubt: bool | None = None
     notes: Sequence[str] = ()
 
 

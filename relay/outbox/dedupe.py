@@ -1,0 +1,80 @@
+"""Which offers repeat an earlier lead. Pure, the same for every database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from relay.core.leads import Status
+from relay.outbox.contract import Offer, Receipt, Taken
+from relay.outbox.queries import UNCOUNTED
+from relay.outbox.rows import request_key
+
+
+class Earlier(NamedTuple):
+    """What must be known of a lead that was taken before."""
+
+    lead_id: str
+    status: Status
+    customer: str
+    dedupe_key: str
+    created_at: int
+    request: str | None
+    body_hash: bytes | None
+
+
+class Ledger:
+    """Answers offers one after the other, each in the light of those before.
+
+    It starts with the leads that the store has already taken, so that the offers
+    of one transaction meet each other as if they had come one at a time.
+    """
+
+    def __init__(self, earlier: Iterable[Earlier]) -> None:
+        self._requests: dict[str, Earlier] = {}
+        self._counted: dict[tuple[str, str], Earlier] = {}
+        for lead in earlier:
+            self._note(lead)
+
+    def enter(self, offer: Offer) -> Receipt:
+        """Answer an offer: NEW ones are to be stored by the caller."""
+        request = request_key(offer)
+        repeat = self._repeat(offer, request)
+        if repeat is not None:
+            return repeat
+        lead = offer.lead
+        self._note(
+            Earlier(
+                lead.id,
+                offer.status,
+                lead.customer_external_id,
+                offer.dedupe_key,
+                lead.created_at,
+                request,
+                offer.body_hash,
+            )
+        )
+        return Receipt(Taken.NEW, lead.id, offer.status)
+
+    def _repeat(self, offer: Offer, request: str | None) -> Receipt | None:
+        if request is not None and (earlier := self._requests.get(request)):
+            same = earlier.body_hash == offer.body_hash
+            taken = Taken.DUPLICATE if same else Taken.CONFLICT
+            return Receipt(taken, earlier.lead_id, earlier.status)
+        if offer.dedupe_since is None or offer.status in UNCOUNTED:
+            return None
+        key = (offer.lead.customer_external_id, offer.dedupe_key)
+        counted = self._counted.get(key)
+        if counted is None or counted.created_at < offer.dedupe_since:
+            return None
+        return Receipt(Taken.DUPLICATE, counted.lead_id, counted.status)
+
+    def _note(self, lead: Earlier) -> None:
+        if lead.request is not None:
+            self._requests[lead.request] = lead
+        if lead.status in UNCOUNTED:
+            return
+        key = (lead.customer, lead.dedupe_key)
+        known = self._counted.get(key)
+        if known is None or known.created_at <= lead.created_at:
+            self._counted[key] = lead

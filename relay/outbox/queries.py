@@ -1,0 +1,84 @@
+"""What the SQL of every store shares: columns, and lists of states.
+
+The lists are made from the one table of moves, so that no statement can move a
+lead where :data:`relay.core.leads.MOVES` does not let it go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from relay.core.leads import MOVES, OPEN, RETRYABLE, Status, require_move
+
+ENTRY_COLUMNS: Final = (
+    *("id", "source", "customer", "event", "click_id", "mode"),
+    *("person", "notes", "origin", "created_at"),
+    *("status", "attempts", "last_error", "due_at", "delivered_at", "in_doubt"),
+    "round_at",
+)
+"""What :func:`relay.outbox.rows.entry_of` reads, in this order."""
+
+OFFER_COLUMNS: Final = (
+    *("id", "source", "customer", "event", "click_id", "mode"),
+    *("person", "notes", "origin", "created_at"),
+    *("status", "last_error", "due_at", "round_at"),
+    *("dedupe_key", "idempotency_key", "body_hash"),
+)
+"""What :func:`relay.outbox.rows.row_of` writes, in this order."""
+
+
+def from_to(old: Iterable[Status], new: Status) -> frozenset[Status]:
+    """Give old back; raise IllegalMoveError if one of them may not become new."""
+    states = frozenset(old)
+    for status in states:
+        require_move(status, new)
+    return states
+
+
+SENDABLE: Final = from_to(OPEN, Status.SENDING)
+PARKABLE: Final = from_to({Status.QUEUED, Status.WAITING}, Status.PARKED)
+CONFIRMABLE: Final = frozenset(s for s in Status if Status.CONFIRMED in MOVES[s])
+RESENDABLE: Final = from_to(RETRYABLE, Status.QUEUED)
+
+UNCOUNTED: Final = frozenset({Status.HELD, Status.REJECTED})
+"""States whose leads make no later one a duplicate: nothing came of them yet."""
+
+
+def _listed(states: Iterable[Status]) -> str:
+    # In the order of Status: SQLite uses an index on some of the rows only for
+    # a query that writes its condition letter by letter as the index does.
+    wanted = frozenset(states)
+    return "(" + ", ".join(f"'{s.value}'" for s in Status if s in wanted) + ")"
+
+
+_PARTS: Final = {
+    "entry": ", ".join(f"l.{name}" for name in ENTRY_COLUMNS),
+    "offer": ", ".join(OFFER_COLUMNS),
+    "offer_marks": ", ".join("?" * len(OFFER_COLUMNS)),
+    "open": _listed(OPEN),
+    "sendable": _listed(SENDABLE),
+    "parkable": _listed(PARKABLE),
+    "confirmable": _listed(CONFIRMABLE),
+    "resendable": _listed(RESENDABLE),
+    "uncounted": _listed(UNCOUNTED),
+}
+
+
+def sql(text: str) -> str:
+    """Put the shared parts into a statement: ``{entry}``, ``{open}``, ...
+
+    Only constants of this module go in; values are always bound.
+    """
+    return text.format_map(_PARTS)
+
+
+# When an older open lead of the same customer is due, 0 when that one is parked,
+# NULL when there is none: then the lead l is first in its customer's line.
+_PARTS["behind"] = sql(
+    """(
+        SELECT coalesce(o.due_at, 0) FROM leads AS o
+        WHERE o.customer = l.customer AND o.status IN {open} AND o.seq < l.seq
+        LIMIT 1
+    )"""
+)

@@ -1,0 +1,141 @@
+"""Between a lead and its row, the same for every database.
+
+A row is a tuple in the order of the columns in :mod:`relay.outbox.queries`.
+What has a shape of its own is kept as JSON text with ASCII escapes, so that any
+string JSON can carry is kept, lone surrogates too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
+from relay.outbox.contract import Offer, UnstorableError
+
+Row = tuple[Any, ...]
+
+_PERSON: Final = (
+    *("customer_name", "customer_email", "customer_avatar"),
+    *("event_quantity", "metadata"),
+)
+
+# Made once: json.dumps with options makes an encoder for every call.
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def request_key(offer: Offer) -> str | None:
+    """Join source and the caller's key, so that sources do not meet."""
+    if offer.idempotency_key is None:
+        return None
+    return f"{offer.lead.source}:{offer.idempotency_key}"
+
+
+def row_of(offer: Offer) -> Row:
+    """Give the row of an offer, :data:`relay.outbox.queries.OFFER_COLUMNS`.
+
+    Raises UnstorableError for a text that no database can keep.
+    """
+    lead = offer.lead
+    key = request_key(offer)
+    _require_text(
+        f"{lead.id}{lead.source}{lead.customer_external_id}{lead.event_name}"
+        f"{lead.click_id}{offer.dedupe_key}{key}"
+    )
+    return (
+        lead.id,
+        lead.source,
+        lead.customer_external_id,
+        lead.event_name,
+        lead.click_id,
+        lead.mode.value,
+        _person(lead),
+        encode_notes(lead.notes),
+        _encode(lead.origin if type(lead.origin) is dict else dict(lead.origin)),
+        lead.created_at,
+        offer.status.value,
+        readable(offer.reason),
+        lead.created_at if offer.status is Status.QUEUED else None,
+        lead.created_at,
+        offer.dedupe_key,
+        key,
+        offer.body_hash,
+    )
+
+
+def entry_of(row: Sequence[Any]) -> Entry:
+    """Read an entry from :data:`relay.outbox.queries.ENTRY_COLUMNS`."""
+    lead = Lead(
+        id=row[0],
+        source=row[1],
+        customer_external_id=row[2],
+        event_name=row[3],
+        click_id=row[4],
+        mode=Mode(row[5]),
+        **json.loads(row[6]),
+        notes=tuple(json.loads(row[7])),
+        origin=json.loads(row[8]),
+        created_at=row[9],
+    )
+    return Entry(
+        lead,
+        status=Status(row[10]),
+        attempts=row[11],
+        last_error=row[12],
+        due_at=row[13],
+        delivered_at=row[14],
+        in_doubt=bool(row[15]),
+        since=row[16],
+    )
+
+
+def attempt_row(lead_seq: int, number: int, attempt: Attempt) -> Row:
+    """Give the row of an attempt; number counts a lead's attempts from 1."""
+    return (
+        lead_seq,
+        number,
+        attempt.at,
+        attempt.step.value,
+        attempt.duration_ms,
+        readable(attempt.outcome),
+        attempt.http_status,
+        readable(attempt.code),
+    )
+
+
+def attempt_of(row: Sequence[Any]) -> Attempt:
+    """Read an attempt: at, step, duration_ms, outcome, http_status, code."""
+    at, step, *rest = row
+    return Attempt(at, Step(step), *rest)
+
+
+def encode_notes(notes: Sequence[str]) -> str:
+    """Write notes as JSON."""
+    return _encode(list(notes)) if notes else "[]"
+
+
+def readable(text: str | None) -> str | None:
+    """Make an explanation storable: what no database keeps becomes "?".
+
+    An explanation may quote what Dub sent. Refusing it would keep a lead from
+    ever being settled.
+    """
+    if text is None:
+        return None
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+def _person(lead: Lead) -> str:
+    values = ((name, getattr(lead, name)) for name in _PERSON)
+    return _encode({name: value for name, value in values if value is not None})
+
+
+def _require_text(text: str) -> None:
+    """Refuse what PostgreSQL and UTF-8 cannot hold: NUL and lone surrogates."""
+    if "\0" in text:
+        raise UnstorableError("a field of the lead holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UnstorableError("a field of the lead holds a lone surrogate") from error

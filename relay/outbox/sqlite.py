@@ -1,0 +1,223 @@
+"""The outbox in one SQLite file, for relays on one machine.
+
+Writes go through one thread that commits them in groups, reads through others.
+Several processes may use the file; SQLite lets one of them write at a time.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from relay.core.leads import Attempt, Entry, Status
+from relay.outbox import sqlite_delivery, sqlite_intake, sqlite_reading
+from relay.outbox.contract import (
+    Claim,
+    Gate,
+    Offer,
+    OutboxUnavailableError,
+    Query,
+    Receipt,
+    Settlement,
+)
+from relay.outbox.rows import entry_of, row_of
+from relay.outbox.sqlite_file import (
+    BUSY_MS,
+    SqliteFile,
+    connect_reader,
+    connect_writer,
+)
+from relay.outbox.sqlite_reading import Readers
+from relay.outbox.writer import Work, Writer, each
+
+
+@each
+def _touch(connection: sqlite3.Connection) -> None:
+    """Do nothing: to open the file is enough."""
+
+
+_WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
+    {
+        sqlite_intake.put,
+        sqlite_intake.release,
+        sqlite_delivery.settle,
+        sqlite_delivery.unpark,
+        sqlite_delivery.requeue,
+    }
+)
+"""Work after which something may be due; settling frees the next in line."""
+
+
+class SqliteOutbox:
+    """:class:`relay.outbox.contract.Outbox` on the SQLite file at path.
+
+    ``busy_ms`` is how long to wait for other processes' writes.
+    """
+
+    def __init__(self, path: str | Path, *, busy_ms: int = BUSY_MS) -> None:
+        self._path = Path(path)
+        self._busy_ms = busy_ms
+        self._wakes: list[Callable[[], None]] = []
+        self._writing: Writer | None = None
+        self._reading: Readers | None = None
+
+    async def open(self) -> None:
+        """Connect and migrate; raise SchemaTooNewError or OutboxUnavailableError."""
+        if self._writing is not None:
+            return
+        connect = partial(connect_writer, busy_ms=self._busy_ms)
+        writer = Writer(SqliteFile(self._path, connect), self._committed)
+        try:
+            await writer.submit(_touch, ())
+        except OutboxUnavailableError as error:
+            await writer.stop()
+            message = f"cannot open the database {self._path}: {error}"
+            raise OutboxUnavailableError(message) from error
+        except BaseException:
+            await writer.stop()
+            raise
+        self._writing = writer
+        self._reading = Readers(
+            self._path, partial(connect_reader, busy_ms=self._busy_ms)
+        )
+
+    async def close(self) -> None:
+        """Finish the writes under way and let go of the file. Idempotent."""
+        writing, reading = self._writing, self._reading
+        self._writing = self._reading = None
+        # The last connection to go moves the log into the file: the writer's.
+        if reading is not None:
+            await reading.stop()
+        if writing is not None:
+            await writing.stop()
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        """Call wake, in the event loop, whenever something may have become due."""
+        self._wakes.append(wake)
+
+    # --- Intake. ---
+
+    async def put(self, offer: Offer) -> Receipt:
+        """Commit a lead, or say which earlier one it repeats."""
+        return await self._writer.submit(sqlite_intake.put, (offer, row_of(offer)))
+
+    async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
+        """Resolve a HELD lead: put the final offer in its place, or remove it."""
+        final = None
+        if offer is not None:
+            offer = _with_id(offer, lead_id)
+            final = (offer, row_of(offer))
+        return await self._writer.submit(sqlite_intake.release, (lead_id, final))
+
+    # --- Delivery. ---
+
+    async def claim(self, limit: int, now: int, lease_ms: int) -> builtins.list[Claim]:
+        """Lease up to limit due entries, oldest due first."""
+        leased = await self._writer.submit(
+            sqlite_delivery.claim, (limit, now, lease_ms)
+        )
+        return [Claim(entry_of(row), leased.token) for row in leased.rows]
+
+    async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
+        """Lease the oldest parked or due entry although the gate is closed."""
+        leased = await self._writer.submit(sqlite_delivery.claim_probe, (now, lease_ms))
+        claims = [Claim(entry_of(row), leased.token) for row in leased.rows]
+        return claims[0] if claims else None
+
+    async def begin_recording(
+        self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
+    ) -> bool:
+        """Write down that the recording call is about to be sent (in_doubt)."""
+        return await self._writer.submit(
+            sqlite_delivery.begin_recording, (_lease(claim), attempts, now + lease_ms)
+        )
+
+    async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
+        """Write how a delivery ended. False when the lease was lost meanwhile."""
+        return await self._writer.submit(
+            sqlite_delivery.settle, (_lease(claim), end, now)
+        )
+
+    async def park_due(self, now: int, limit: int) -> int:
+        """Turn up to limit due QUEUED or WAITING entries to PARKED; how many."""
+        return await self._writer.submit(sqlite_delivery.park_due, (now, limit))
+
+    async def unpark(self, now: int, limit: int) -> int:
+        """Turn up to limit PARKED entries to QUEUED, due now; how many."""
+        return await self._writer.submit(sqlite_delivery.unpark, (now, limit))
+
+    async def gate(self) -> Gate:
+        """The gate as it stands for every worker on this database."""
+        return await self._readers.run(sqlite_reading.gate)
+
+    async def set_gate(self, gate: Gate) -> None:
+        """Open or close the gate for every worker on this database."""
+        await self._writer.submit(sqlite_delivery.set_gate, (gate,))
+
+    async def next_due(self) -> int | None:
+        """When the next entry becomes due (epoch ms)."""
+        return await self._readers.run(sqlite_reading.next_due)
+
+    # --- People and monitoring. ---
+
+    async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
+        """Turn DELIVERED or UNCONFIRMED entries to CONFIRMED; how many."""
+        return await self._writer.submit(sqlite_delivery.confirm, (lead_ids, now))
+
+    async def requeue(self, lead_id: str, now: int) -> bool:
+        """Send a RETRYABLE entry again, at once. False if it is not one."""
+        return await self._writer.submit(sqlite_delivery.requeue, (lead_id, now))
+
+    async def get(self, lead_id: str) -> Entry | None:
+        """One entry, or None."""
+        return await self._readers.run(sqlite_reading.get, lead_id)
+
+    async def attempts(self, lead_id: str) -> builtins.list[Attempt]:
+        """Every call made for a lead, oldest first."""
+        return await self._readers.run(sqlite_reading.attempts, lead_id)
+
+    async def list(self, query: Query) -> builtins.list[Entry]:
+        """Entries, newest first."""
+        return await self._readers.run(sqlite_reading.entries, query)
+
+    async def counts(self) -> Mapping[Status, int]:
+        """How many entries are in each state that has any."""
+        return await self._readers.run(sqlite_reading.counts)
+
+    async def oldest_open(self) -> int | None:
+        """When the oldest open lead was created (epoch ms)."""
+        return await self._readers.run(sqlite_reading.oldest_open)
+
+    async def check_writable(self) -> None:
+        """Commit something harmless; raise OutboxUnavailableError if it fails."""
+        await self._writer.submit(sqlite_delivery.beat, ())
+
+    @property
+    def _writer(self) -> Writer:
+        if self._writing is None:
+            raise OutboxUnavailableError("the outbox is not open")
+        return self._writing
+
+    @property
+    def _readers(self) -> Readers:
+        if self._reading is None:
+            raise OutboxUnavailableError("the outbox is not open")
+        return self._reading
+
+    def _committed(self, done: set[Work[Any, Any]]) -> None:
+        if not _WAKING.isdisjoint(done):
+            for wake in self._wakes:
+                wake()
+
+
+def _lease(claim: Claim) -> tuple[str, str]:
+    return claim.entry.lead.id, claim.token
+
+
+def _with_id(offer: Offer, lead_id: str) -> Offer:
+    return replace(offer, lead=replace(offer.lead, id=lead_id))

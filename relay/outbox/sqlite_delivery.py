@@ -1,0 +1,310 @@
+"""How leads leave the SQLite file: claims, leases, settlements, the gate."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from relay.core.leads import OPEN, Attempt, IllegalMoveError, Status, require_move
+from relay.outbox.contract import Gate, Settlement
+from relay.outbox.queries import ENTRY_COLUMNS, sql
+from relay.outbox.rows import Row, attempt_row, encode_notes, readable
+from relay.outbox.writer import each
+
+CLAIM_PAGE: Final = 64
+"""Due leads looked at in one go, at least; a claim rarely wants more."""
+
+CLAIM_PAGES: Final = 10
+"""Pages after which a claim gives what it has found.
+
+Others wait to write meanwhile. Each page that held leads in vain is put off, so
+the next claim goes on behind it.
+"""
+
+PROBE_SCAN: Final = 1_000
+"""Parked leads looked at for one that may be sent: some milliseconds at most."""
+
+_DUE: Final = sql(
+    """
+    SELECT {entry}, l.seq, {behind} FROM leads AS l
+    WHERE l.due_at <= ?
+    ORDER BY l.due_at, l.seq LIMIT ?
+    """
+)
+
+_PARKED: Final = sql(
+    """
+    SELECT {entry}, l.seq, {behind} FROM leads AS l
+    WHERE l.status = 'parked' ORDER BY l.seq
+    """
+)
+
+_LEASE: Final = sql(
+    """
+    UPDATE leads SET status = 'sending', due_at = ?, token = ?
+    WHERE seq IN (SELECT value FROM json_each(?)) AND status IN {sendable}
+    """
+)
+
+_PUT_OFF: Final = "UPDATE leads SET due_at = ? WHERE seq = ?"
+
+_LEASED: Final = """
+    SELECT seq, attempts, notes, customer FROM leads
+    WHERE id = ? AND token = ? AND status = 'sending'
+"""
+
+_SETTLE: Final = """
+    UPDATE leads SET
+        status = ?, due_at = ?, token = NULL, attempts = ?, notes = ?,
+        last_error = ?, delivered_at = coalesce(?, delivered_at),
+        in_doubt = coalesce(?, in_doubt)
+    WHERE seq = ?
+"""
+
+_NEXT_IN_LINE: Final = """
+    UPDATE leads SET due_at = ?1
+    WHERE due_at > ?1 AND seq = (
+        SELECT min(seq) FROM leads WHERE customer = ?2 AND status = 'queued'
+    )
+"""
+
+_ATTEMPT: Final = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class Leased(NamedTuple):
+    """Rows of leads as they were claimed, and the token that settles them."""
+
+    rows: list[Row]
+    token: str
+
+
+class _Due(NamedTuple):
+    """A lead that could go; behind is when one before it is due, None if none is."""
+
+    row: Row
+    seq: int
+    behind: int | None
+
+
+@each
+def claim(
+    connection: sqlite3.Connection, limit: int, now: int, lease_ms: int
+) -> Leased:
+    """Lease what is due and first in its customer's line, oldest due first."""
+    found: list[_Due] = []
+    page = max(limit, CLAIM_PAGE)
+    token = secrets.token_hex(16)
+    for _ in range(CLAIM_PAGES):
+        due = _read(connection.execute(_DUE, (now, page)))
+        first = [one for one in due if one.behind is None][: limit - len(found)]
+        _lease(connection, first, now + lease_ms, token)
+        _put_off(connection, due, now, lease_ms)
+        found += first
+        if len(found) == limit or len(due) < page:
+            break
+    return Leased([_claimed(one, now + lease_ms) for one in found], token)
+
+
+def _put_off(
+    connection: sqlite3.Connection, due: Iterable[_Due], now: int, lease_ms: int
+) -> None:
+    """Make what waits behind another lead due when that one is.
+
+    Left as they are, they would be walked over by each claim, and next_due would
+    ask for claims that find nothing. settle makes the next in line due again;
+    should it not, because the one ahead is parked or ended some other way, they
+    are looked at again after a lease's time.
+    """
+    connection.executemany(
+        _PUT_OFF,
+        [
+            (one.behind if one.behind > now else now + lease_ms, one.seq)
+            for one in due
+            if one.behind is not None
+        ],
+    )
+
+
+@each
+def claim_probe(connection: sqlite3.Connection, now: int, lease_ms: int) -> Leased:
+    """Lease one lead: the oldest parked one, or what a claim would take first."""
+    parked = map(_due, connection.execute(_PARKED))
+    for one in islice(parked, PROBE_SCAN):
+        if one.behind is None:
+            token = secrets.token_hex(16)
+            _lease(connection, [one], now + lease_ms, token)
+            return Leased([_claimed(one, now + lease_ms)], token)
+    return claim(connection, [(1, now, lease_ms)])[0]
+
+
+@each
+def begin_recording(
+    connection: sqlite3.Connection,
+    lease: tuple[str, str],
+    attempts: Sequence[Attempt],
+    until: int,
+) -> bool:
+    """Note that the lead may count from now on; renew its lease."""
+    leased = connection.execute(_LEASED, lease).fetchone()
+    if leased is None:
+        return False
+    seq, made, *_ = leased
+    _add_attempts(connection, seq, made, attempts)
+    connection.execute(
+        "UPDATE leads SET in_doubt = 1, due_at = ?, attempts = ? WHERE seq = ?",
+        (until, made + len(attempts), seq),
+    )
+    return True
+
+
+@each
+def settle(
+    connection: sqlite3.Connection, lease: tuple[str, str], end: Settlement, now: int
+) -> bool:
+    """Write how a delivery ended."""
+    _require_end(end.status)
+    leased = connection.execute(_LEASED, lease).fetchone()
+    if leased is None:
+        return False
+    seq, made, notes, customer = leased
+    if end.notes:
+        notes = encode_notes([*json.loads(notes), *end.notes])
+    again = end.status in {Status.QUEUED, Status.WAITING}
+    # Without a time the lead would never be due.
+    due_at = (now if end.due_at is None else end.due_at) if again else None
+    _add_attempts(connection, seq, made, end.attempts)
+    connection.execute(
+        _SETTLE,
+        (
+            *(end.status.value, due_at, made + len(end.attempts), notes),
+            *(readable(end.last_error), end.delivered_at, end.in_doubt, seq),
+        ),
+    )
+    if end.status not in OPEN:
+        connection.execute(_NEXT_IN_LINE, (now, customer))
+    return True
+
+
+@each
+def park_due(connection: sqlite3.Connection, now: int, limit: int) -> int:
+    """Park what is due."""
+    return connection.execute(
+        sql(
+            """
+            UPDATE leads SET status = 'parked', due_at = NULL WHERE seq IN (
+                SELECT seq FROM leads INDEXED BY leads_due
+                WHERE status IN {parkable} AND due_at <= ?
+                ORDER BY due_at LIMIT ?
+            )
+            """
+        ),
+        (now, limit),
+    ).rowcount
+
+
+@each
+def unpark(connection: sqlite3.Connection, now: int, limit: int) -> int:
+    """Put what is parked back in line, oldest first, with a new round."""
+    return connection.execute(
+        """
+        UPDATE leads SET status = 'queued', due_at = ?1, round_at = ?1
+        WHERE seq IN (
+            SELECT seq FROM leads WHERE status = 'parked' ORDER BY seq LIMIT ?2
+        )
+        """,
+        (now, limit),
+    ).rowcount
+
+
+@each
+def set_gate(connection: sqlite3.Connection, gate: Gate) -> None:
+    """Write the one gate."""
+    connection.execute(
+        "UPDATE gate SET closed = ?, reason = ?, probe_at = ?, failures = ?",
+        (gate.closed, readable(gate.reason), gate.probe_at, gate.failures),
+    )
+
+
+@each
+def confirm(connection: sqlite3.Connection, lead_ids: Sequence[str], now: int) -> int:
+    """Mark leads that Dub says it has."""
+    return connection.execute(
+        sql(
+            """
+            UPDATE leads SET status = 'confirmed', in_doubt = 0,
+                delivered_at = coalesce(delivered_at, ?)
+            WHERE id IN (SELECT value FROM json_each(?))
+                AND status IN {confirmable}
+            """
+        ),
+        (now, json.dumps(list(lead_ids))),
+    ).rowcount
+
+
+@each
+def requeue(connection: sqlite3.Connection, lead_id: str, now: int) -> bool:
+    """Begin a new round for a lead that rests."""
+    changed = connection.execute(
+        sql(
+            """
+            UPDATE leads SET status = 'queued', due_at = ?1, round_at = ?1
+            WHERE id = ?2 AND status IN {resendable}
+            """
+        ),
+        (now, lead_id),
+    )
+    return changed.rowcount == 1
+
+
+@each
+def beat(connection: sqlite3.Connection) -> None:
+    """Commit something harmless that reaches the disk."""
+    connection.execute("UPDATE pulse SET beats = beats + 1")
+
+
+def _due(row: Row) -> _Due:
+    *entry, seq, behind = row
+    return _Due(tuple(entry), seq, behind)
+
+
+def _read(rows: Iterable[Row]) -> list[_Due]:
+    return [_due(row) for row in rows]
+
+
+def _lease(
+    connection: sqlite3.Connection, first: Sequence[_Due], until: int, token: str
+) -> None:
+    if first:
+        seqs = json.dumps([one.seq for one in first])
+        connection.execute(_LEASE, (until, token, seqs))
+
+
+def _claimed(one: _Due, until: int) -> Row:
+    """Give the row as it is after the lease."""
+    row: list[Any] = list(one.row)
+    row[_STATUS], row[_DUE_AT] = Status.SENDING.value, until
+    return tuple(row)
+
+
+_STATUS: Final = ENTRY_COLUMNS.index("status")
+_DUE_AT: Final = ENTRY_COLUMNS.index("due_at")
+
+
+def _add_attempts(
+    connection: sqlite3.Connection, seq: int, made: int, attempts: Sequence[Attempt]
+) -> None:
+    connection.executemany(
+        _ATTEMPT,
+        [attempt_row(seq, n, one) for n, one in enumerate(attempts, made + 1)],
+    )
+
+
+def _require_end(status: Status) -> None:
+    require_move(Status.SENDING, status)
+    if status is Status.SENDING:
+        # MOVES means a claim by it; settled so, the lead would have no owner.
+        raise IllegalMoveError("a delivery cannot end in sending")

@@ -1,0 +1,142 @@
+"""What is read from the SQLite file, in a few threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+from relay.core.leads import OPEN, Attempt, Entry, Status
+from relay.outbox.contract import Gate, OutboxUnavailableError, Query
+from relay.outbox.queries import sql
+from relay.outbox.rows import attempt_of, entry_of
+from relay.outbox.sqlite_file import Connect, SqliteFile
+
+READERS: Final = 2
+"""Threads: one long listing must not hold up delivery's short questions."""
+
+_NEWEST_FIRST: Final = "ORDER BY l.seq DESC LIMIT ?"
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+class Readers:
+    """Runs reads in threads, each with a connection for the time being."""
+
+    def __init__(self, path: Path, connect: Connect) -> None:
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="outbox-reader")
+        self._files = [SqliteFile(path, connect) for _ in range(READERS)]
+        self._free: queue.SimpleQueue[SqliteFile] = queue.SimpleQueue()
+        for file in self._files:
+            self._free.put(file)
+
+    async def run(
+        self,
+        read: Callable[[sqlite3.Connection, *Arguments], Result],
+        *arguments: *Arguments,
+    ) -> Result:
+        """Give what read gives; raise OutboxUnavailableError if it could not read."""
+        loop = asyncio.get_running_loop()
+        try:
+            answer = loop.run_in_executor(self._pool, self._read, read, *arguments)
+        except RuntimeError as error:
+            raise OutboxUnavailableError("the outbox is closed") from error
+        return await answer
+
+    async def stop(self) -> None:
+        """Wait for the reads under way and close the connections."""
+        await asyncio.to_thread(self._pool.shutdown)
+        for file in self._files:
+            file.close()
+
+    def _read(
+        self,
+        read: Callable[[sqlite3.Connection, *Arguments], Result],
+        *arguments: *Arguments,
+    ) -> Result:
+        # Never empty: there are as many files as threads.
+        file = self._free.get()
+        try:
+            with file.reading() as connection:
+                return read(connection, *arguments)
+        finally:
+            self._free.put(file)
+
+
+def get(connection: sqlite3.Connection, lead_id: str) -> Entry | None:
+    """One entry, or None."""
+    row = connection.execute(
+        sql("SELECT {entry} FROM leads AS l WHERE l.id = ?"), (lead_id,)
+    ).fetchone()
+    return None if row is None else entry_of(row)
+
+
+def attempts(connection: sqlite3.Connection, lead_id: str) -> list[Attempt]:
+    """Every call made for a lead, oldest first."""
+    rows = connection.execute(
+        """
+        SELECT at, step, duration_ms, outcome, http_status, code FROM attempts
+        WHERE lead_seq = (SELECT seq FROM leads WHERE id = ?) ORDER BY n
+        """,
+        (lead_id,),
+    )
+    return [attempt_of(row) for row in rows]
+
+
+def entries(connection: sqlite3.Connection, query: Query) -> list[Entry]:
+    """Entries, newest first."""
+    wanted: list[tuple[str, Any]] = [
+        ("l.status = ?", query.status),
+        ("l.customer = ?", query.customer),
+        ("l.created_at >= ?", query.since),
+    ]
+    given = [(test, value) for test, value in wanted if value is not None]
+    where = " AND ".join(["TRUE", *(test for test, _ in given)])
+    parts = [sql("SELECT {entry} FROM leads AS l WHERE"), where, _NEWEST_FIRST]
+    rows = connection.execute(
+        " ".join(parts),
+        # A negative limit is none.
+        (*(value for _, value in given), -1 if query.limit is None else query.limit),
+    )
+    return [entry_of(row) for row in rows]
+
+
+def counts(connection: sqlite3.Connection) -> dict[Status, int]:
+    """How many entries are in each state."""
+    rows = connection.execute("SELECT status, count(*) FROM leads GROUP BY status")
+    return {Status(status): number for status, number in rows}
+
+
+def oldest_open(connection: sqlite3.Connection) -> int | None:
+    """When the oldest open lead was created."""
+    found = [
+        connection.execute(
+            "SELECT created_at FROM leads WHERE status = ? ORDER BY seq LIMIT 1",
+            (status.value,),
+        ).fetchone()
+        for status in OPEN
+    ]
+    return min((row[0] for row in found if row is not None), default=None)
+
+
+def next_due(connection: sqlite3.Connection) -> int | None:
+    """When the next entry becomes due."""
+    row = connection.execute(
+        """
+        SELECT due_at FROM leads WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1
+        """
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def gate(connection: sqlite3.Connection) -> Gate:
+    """Read the one gate."""
+    closed, reason, probe_at, failures = connection.execute(
+        "SELECT closed, reason, probe_at, failures FROM gate"
+    ).fetchone()
+    return Gate(bool(closed), reason, probe_at, failures)

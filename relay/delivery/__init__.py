@@ -1,0 +1,1 @@
+"""Taking leads out of the outbox and settling them with Dub."""

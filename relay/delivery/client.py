@@ -1,0 +1,86 @@
+"""The only code that talks to Dub. Foreign errors stop here."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+from yarl import URL
+
+from relay import __version__
+from relay.core.answers import Answer, NoAnswer
+
+CONNECT_TIMEOUT_S: Final = 5.0
+"""A host that does not take a connection in five seconds is down for now."""
+
+MAX_ANSWER: Final = 256 * 1024
+"""Dub's answers are below 2 KiB; a page of HTML from a proxy may be longer."""
+
+
+class DubClient:
+    """Dub's API over one pool of connections.
+
+    ``timeout`` is the limit in seconds for a whole call, answer included.
+    """
+
+    def __init__(
+        self, api_url: str, api_key: str, *, timeout: float, in_flight: int
+    ) -> None:
+        self._lead_url = URL(api_url.rstrip("/") + "/track/lead")
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=in_flight),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_S),
+            headers={
+                "Authorization": f"Bearer {api_key}",
+                "Content-Type": "application/json",
+                "Accept": "application/json",
+                "User-Agent": f"dub-relay/{__version__}",
+            },
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def track_lead(self, body: bytes, signature: str) -> Answer | NoAnswer:
+        """Send ``POST /track/lead`` once; never raises for what Dub or the net do.
+
+        NoAnswer.sent is False only where no byte of the request can have
+        reached Dub: then the call cannot have counted.
+        """
+        try:
+            async with self._session.post(
+                self._lead_url,
+                data=body,
+                headers={"Relay-Signature": signature},
+                allow_redirects=False,
+            ) as answer:
+                content = await answer.content.read(MAX_ANSWER)
+                while not answer.content.at_eof() and len(content) < MAX_ANSWER:
+                    content += await answer.content.read(MAX_ANSWER - len(content))
+                headers = {
+                    name.lower(): value for name, value in answer.headers.items()
+                }
+                return Answer(status=answer.status, headers=headers, body=content)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            return NoAnswer(sent=False, reason=f"no connection to Dub ({_kind(error)})")
+        except TimeoutError:
+            return NoAnswer(sent=True, reason="Dub did not answer in time")
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
+            return NoAnswer(sent=True, reason=f"the call was cut ({_kind(error)})")
+
+
+def _kind(error: BaseException) -> str:
+    """Name an error without its text, which may quote addresses or content."""
+    cause = error.__cause__ or error
+    return type(cause).__name__

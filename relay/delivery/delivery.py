@@ -1,0 +1,206 @@
+"""The delivery of one lead: two calls at most, and what to write about them."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from relay.clock import Clock, Roll, iso
+from relay.core import signing
+from relay.core.answers import Answer, Meaning, NoAnswer, Outcome, interpret
+from relay.core.dubapi import lead_body
+from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
+from relay.core.retry import Move, Park, Policy, Proceed, decide
+from relay.delivery.pacing import WINDOW_S, Pacer
+from relay.logs import get_logger
+from relay.metrics import Metrics
+from relay.outbox.contract import Claim, Outbox, Settlement
+
+log = get_logger()
+
+KEY_WORKS: Final = frozenset(
+    {Meaning.TAKEN, Meaning.NO_LINK, Meaning.CLICK_MISSING, Meaning.FINAL},
+)
+"""Answers that Dub gives only after it has accepted key, workspace and plan."""
+
+
+SETTLE_S: Final = 5.0
+"""What a lease allows for commits and a busy loop on top of the calls. Were it
+too short, a lead would be claimed a second time while its call is under way:
+Dub would not count it twice, but its state would end in doubt."""
+
+
+def lease_ms(timeout_s: float, in_flight: int, rate: int) -> int:
+    """How long a claimed lead belongs to its worker, in ms.
+
+    Two calls of at most ``timeout_s``, each waiting its turn behind those of
+    the other leads in flight at ``rate`` calls a minute. Not longer than that:
+    what a worker that died had claimed waits so long.
+    """
+    turn = in_flight * WINDOW_S / rate
+    return round((2 * (timeout_s + turn) + SETTLE_S) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the settings say about delivery.
+
+    With ``two_step`` off, only the recording call is made: half the calls, but
+    a click that Dub cannot find yet then costs a week (its dedupe key).
+    """
+
+    policy: Policy
+    in_flight: int
+    lease_ms: int
+    two_step: bool = True
+
+
+class TrackLead(Protocol):
+    """The call to Dub, as delivery needs it."""
+
+    async def track_lead(self, body: bytes, signature: str) -> Answer | NoAnswer:
+        """Send ``POST /track/lead`` once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """How a delivery ended. ``park`` is the reason to close the gate, if any."""
+
+    park: str | None = None
+    key_works: bool = False
+
+
+class Delivery:
+    """Takes a claim through Dub's two-step protocol and settles it."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        dub: TrackLead,
+        *,
+        secrets: tuple[str, ...],
+        terms: Terms,
+        pacer: Pacer,
+        clock: Clock,
+        roll: Roll,
+        metrics: Metrics,
+    ) -> None:
+        self._outbox = outbox
+        self._dub = dub
+        self._secrets = secrets
+        self._terms = terms
+        self._pacer = pacer
+        self._clock = clock
+        self._roll = roll
+        self._metrics = metrics
+
+    async def deliver(self, claim: Claim) -> Delivered:
+        """Make the calls and write how they ended; the claim must be leased."""
+        lead = claim.entry.lead
+        calls: list[Attempt] = []
+        if self._terms.two_step or lead.mode is Mode.DEFERRED:
+            await self._pacer.wait()
+            outcome = await self._call(lead, Step.PROVE, calls)
+            decision = self._decide(claim.entry, Step.PROVE, outcome)
+            if not isinstance(decision, Proceed):
+                return await self._settle(claim, decision, outcome, calls)
+        # The turn is waited for first: what is written down next is true only
+        # if the call follows at once.
+        await self._pacer.wait()
+        if not await self._outbox.begin_recording(
+            claim, calls, self._clock(), self._terms.lease_ms
+        ):
+            log.warning("lead.lease_lost", lead=lead.id)
+            return Delivered()
+        calls = []
+        outcome = await self._call(lead, Step.RECORD, calls)
+        decision = self._decide(claim.entry, Step.RECORD, outcome)
+        return await self._settle(claim, decision, outcome, calls)
+
+    async def _call(self, lead: Lead, step: Step, calls: list[Attempt]) -> Outcome:
+        body = json.dumps(lead_body(lead, step), separators=(",", ":")).encode()
+        at = self._clock()
+        signature = signing.sign_call(self._secrets, lead.id, body, at)
+        started = time.perf_counter()
+        reply = await self._dub.track_lead(body, signature)
+        took = time.perf_counter() - started
+        now = self._clock()
+        outcome = interpret(reply, step, now)
+        self._metrics.calls.labels(step.value, outcome.meaning.value).observe(took)
+        if outcome.meaning is Meaning.THROTTLED and outcome.retry_at is not None:
+            self._pacer.pause((outcome.retry_at - now) / 1000)
+        calls.append(
+            Attempt(
+                at=at,
+                step=step,
+                duration_ms=round(took * 1000),
+                outcome=outcome.reason,
+                http_status=outcome.http_status,
+                code=outcome.code,
+            )
+        )
+        return outcome
+
+    def _decide(
+        self, entry: Entry, step: Step, outcome: Outcome
+    ) -> Proceed | Park | Move:
+        return decide(
+            entry,
+            step,
+            outcome,
+            now=self._clock(),
+            since=entry.since or entry.lead.created_at,
+            roll=self._roll(),
+            policy=self._terms.policy,
+        )
+
+    async def _settle(
+        self,
+        claim: Claim,
+        decision: Park | Move | Proceed,
+        outcome: Outcome,
+        calls: list[Attempt],
+    ) -> Delivered:
+        now = self._clock()
+        end = _settlement(decision, calls, now)
+        kept = await self._outbox.settle(claim, end, now)
+        _tell(claim.entry.lead, end, kept=kept)
+        return Delivered(
+            park=decision.reason if isinstance(decision, Park) else None,
+            key_works=outcome.meaning in KEY_WORKS,
+        )
+
+
+def _settlement(
+    decision: Park | Move | Proceed, calls: list[Attempt], now: int
+) -> Settlement:
+    if isinstance(decision, Proceed):
+        raise TypeError("a recording call never proceeds to another step")
+    if isinstance(decision, Park):
+        return Settlement(
+            Status.PARKED,
+            calls,
+            last_error=decision.reason,
+            in_doubt=decision.in_doubt,
+        )
+    return Settlement(
+        decision.status,
+        calls,
+        due_at=decision.due_at,
+        last_error=decision.reason,
+        delivered_at=now if decision.status is Status.DELIVERED else None,
+        in_doubt=decision.in_doubt,
+        notes=(decision.note,) if decision.note else (),
+    )
+
+
+def _tell(lead: Lead, end: Settlement, *, kept: bool) -> None:
+    if not kept:
+        log.warning("lead.lease_lost", lead=lead.id)
+    elif end.status in (Status.DELIVERED, Status.DUPLICATE):
+        log.info(f"lead.{end.status}", lead=lead.id)
+    else:
+        due = None if end.due_at is None else iso(end.due_at)
+        log.warning(f"lead.{end.status}", lead=lead.id, reason=end.last_error, due=due)

@@ -1,0 +1,205 @@
+"""The loop that takes due leads out of the outbox and has them delivered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from relay.clock import Clock
+from relay.core.leads import Status
+from relay.core.retry import probe_delay
+from relay.delivery.delivery import Delivered, Delivery, Terms
+from relay.delivery.pacing import Pacer
+from relay.logs import get_logger
+from relay.outbox.contract import (
+    Claim,
+    Gate,
+    Outbox,
+    OutboxUnavailableError,
+    Settlement,
+)
+
+log = get_logger()
+
+POLL_S: Final = 1.0
+"""How long the loop sleeps at most: another process may have made leads due."""
+
+SHORTEST_NAP_S: Final = 0.05
+"""A due lead may stand behind an older one of its customer; do not spin on it."""
+
+TROUBLE_NAP_S: Final = 1.0
+"""Pause after the database refused, so that a full disk is not hammered."""
+
+STOP_GRACE_S: Final = 5.0
+"""How long calls under way may still take at a stop. Dub answers within one
+second; whatever hangs longer is given back to the outbox."""
+
+PARK_BATCH: Final = 500
+"""Leads parked or unparked in one transaction, so that none holds the writer long."""
+
+
+class Worker:
+    """Delivers what is due, at most ``terms.in_flight`` at once.
+
+    Run it as one task with :meth:`run`; end it with :meth:`stop`, which returns
+    when every claim is settled or given back.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        delivery: Delivery,
+        *,
+        terms: Terms,
+        pacer: Pacer,
+        clock: Clock,
+    ) -> None:
+        self._outbox = outbox
+        self._delivery = delivery
+        self._pacer = pacer
+        self._terms = terms
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self.stopping = False
+        self._running: dict[asyncio.Task[None], Claim] = {}
+        outbox.on_ready(self._wake.set)
+
+    async def run(self) -> None:
+        """Go on until stop() is called. Trouble with the database is waited out."""
+        await self._probe_soon()
+        while not self.stopping:
+            self._wake.clear()
+            try:
+                busy = await self._turn()
+            except OutboxUnavailableError as error:
+                log.error("delivery.database_unavailable", reason=str(error))
+                await self._nap(TROUBLE_NAP_S)
+            else:
+                if not busy:
+                    await self._nap(await self._until_due())
+
+    async def stop(self) -> None:
+        """Stop claiming, let the calls under way end, give the others back."""
+        self.stopping = True
+        self._wake.set()
+        if not self._running:
+            return
+        _, late = await asyncio.wait(self._running, timeout=STOP_GRACE_S)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    async def _probe_soon(self) -> None:
+        """Probe at once after a start: perhaps a person has just put it right."""
+        try:
+            gate = await self._outbox.gate()
+            if gate.closed:
+                await self._outbox.set_gate(
+                    Gate(closed=True, reason=gate.reason, probe_at=self._clock())
+                )
+        except OutboxUnavailableError as error:
+            log.error("delivery.database_unavailable", reason=str(error))
+
+    async def _turn(self) -> bool:
+        """Claim once. True when there may be more to claim straight away."""
+        free = self._terms.in_flight - len(self._running)
+        if free <= 0 or self._pacer.delay() > 0:
+            return False
+        gate = await self._outbox.gate()
+        now = self._clock()
+        if gate.closed:
+            return await self._turn_parked(gate, now)
+        claims = await self._outbox.claim(free, now, self._terms.lease_ms)
+        for claim in claims:
+            self._start(claim, probing=None)
+        return len(claims) == free and free < self._terms.in_flight
+
+    async def _turn_parked(self, gate: Gate, now: int) -> bool:
+        parked = await self._outbox.park_due(now, PARK_BATCH)
+        if gate.probe_at is None or gate.probe_at <= now:
+            # The next probe is booked before this one goes, so that of several
+            # relays on one database only one sends it.
+            booked = Gate(
+                closed=True,
+                reason=gate.reason,
+                probe_at=now + probe_delay(gate.failures, self._terms.policy),
+                failures=gate.failures + 1,
+            )
+            await self._outbox.set_gate(booked)
+            claim = await self._outbox.claim_probe(now, self._terms.lease_ms)
+            if claim is not None:
+                log.info("delivery.probe", lead=claim.entry.lead.id)
+                self._start(claim, probing=booked)
+        return parked == PARK_BATCH
+
+    def _start(self, claim: Claim, *, probing: Gate | None) -> None:
+        task = asyncio.create_task(self._deliver(claim, probing))
+        self._running[task] = claim
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        claim = self._running.pop(task)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()):
+            # The lease ends by itself and the lead is tried again: a defect of
+            # ours delays a lead, it does not lose one.
+            log.error(
+                "delivery.failed",
+                lead=claim.entry.lead.id,
+                error=type(error).__name__,
+                detail=str(error),
+            )
+
+    async def _deliver(self, claim: Claim, probing: Gate | None) -> None:
+        try:
+            end = await self._delivery.deliver(claim)
+        except asyncio.CancelledError:
+            await self._give_back(claim)
+            raise
+        except OutboxUnavailableError as error:
+            # Not settled: the lease ends and the lead is claimed again.
+            log.error(
+                "delivery.not_settled", lead=claim.entry.lead.id, reason=str(error)
+            )
+            return
+        await self._move_gate(end, probing)
+
+    async def _give_back(self, claim: Claim) -> None:
+        """Return a claim at a stop; begin_recording has said if it is in doubt."""
+        now = self._clock()
+        end = Settlement(
+            Status.WAITING,
+            due_at=now,
+            last_error="the relay was stopped during the call",
+        )
+        await self._outbox.settle(claim, end, now)
+        log.info("lead.given_back", lead=claim.entry.lead.id)
+
+    async def _move_gate(self, end: Delivered, probing: Gate | None) -> None:
+        if end.park is not None and probing is None:
+            if not (await self._outbox.gate()).closed:
+                delay = probe_delay(0, self._terms.policy)
+                await self._outbox.set_gate(
+                    Gate(closed=True, reason=end.park, probe_at=self._clock() + delay)
+                )
+                log.error("delivery.parked", reason=end.park)
+        elif probing is not None and end.key_works:
+            await self._outbox.set_gate(Gate())
+            log.info("delivery.resumed")
+            while await self._outbox.unpark(self._clock(), PARK_BATCH):
+                pass
+
+    async def _until_due(self) -> float:
+        """Give the seconds to sleep: until a lead is due and a call may go."""
+        due = await self._outbox.next_due()
+        if due is None:
+            return POLL_S
+        wait = max((due - self._clock()) / 1000, self._pacer.delay(), SHORTEST_NAP_S)
+        return min(wait, POLL_S)
+
+    async def _nap(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return

@@ -1,0 +1,85 @@
+"""Structured logs: one JSON line an event, on stderr.
+
+An event is named ``thing.happened`` and carries the lead's id where there is
+one. Names, addresses, customer ids, cookies and keys never go into a line.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Final, TextIO
+
+import structlog
+
+LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+Logger = structlog.typing.FilteringBoundLogger
+
+
+class _OneLine(logging.Formatter):
+    """Turns records of other libraries into the same JSON lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._render = structlog.processors.JSONRenderer()
+        self._stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Keep the logger's name, the message and the kind of the error only.
+
+        A traceback of the web server's may quote what a visitor sent.
+        """
+        line = {
+            "event": "library.message",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info and record.exc_info[0]:
+            line["error"] = record.exc_info[0].__name__
+        return str(self._render(None, "", self._stamp(None, "", line)))
+
+
+class _BadRequests(logging.Filter):
+    """Drops the web server's traceback for every malformed request.
+
+    Anybody can send malformed requests at any rate; they are answered with
+    400 and must not fill the disk with lines.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Error handling request")
+
+
+def configure(level: str = "info", stream: TextIO | None = None) -> None:
+    """Send every event at or above level ("debug".."error") to stream (stderr)."""
+    out = stream or sys.stderr
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(_OneLine())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(LEVELS[level], logging.WARNING))
+    logging.getLogger("aiohttp.server").addFilter(_BadRequests())
+
+
+def get_logger() -> Logger:
+    """Give the logger that every part of the relay writes to."""
+    logger: Logger = structlog.get_logger()
+    return logger

@@ -1,0 +1,265 @@
+"""What ``dub-relay check`` looks at, one function a question.
+
+No check changes anything: Dub is asked with an empty body, which it can only
+refuse, and it refuses it after it has judged the key. All checks run even if
+one fails, at the same time and with short time limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from relay.cli_base import sqlite_file
+from relay.clock import now_ms
+from relay.core.answers import Answer, Meaning, NoAnswer, interpret
+from relay.core.leads import Step
+from relay.core.signing import sign_call
+from relay.delivery.client import DubClient
+from relay.outbox.contract import Outbox, OutboxError
+from relay.settings import Settings
+
+TIMEOUT_S: Final = 5.0
+"""A person is waiting; what takes longer is as good as down for sign-ups."""
+
+MAX_SKEW_MS: Final = 60_000
+"""A signed hook may be 300 s off; a minute leaves room for the sender's clock."""
+
+PROBE: Final = b"{}"
+"""Dub judges a body after the key, the workspace and the plan; this one lacks
+every required field, so that nothing can be recorded."""
+
+
+class Result(StrEnum):
+    """How a check ended. A note is no failure: something to know."""
+
+    OK = "ok"
+    NOTE = "note"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    result: Result
+    detail: str
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether the command must end with 1."""
+        return self.result is Result.FAIL
+
+
+def ok(name: str, detail: str) -> Finding:
+    """Make a finding of something that works."""
+    return Finding(name, Result.OK, detail)
+
+
+def note(name: str, detail: str) -> Finding:
+    """Make a finding of something to know."""
+    return Finding(name, Result.NOTE, detail)
+
+
+def fail(name: str, detail: str) -> Finding:
+    """Make a finding of something that does not work."""
+    return Finding(name, Result.FAIL, detail)
+
+
+async def run_checks(settings: Settings, outbox: Outbox) -> list[Finding]:
+    """Run all checks, whatever each of them finds."""
+    stored, site, dub = await asyncio.gather(
+        check_database(settings, outbox), check_upstream(settings), check_dub(settings)
+    )
+    reached, key, clock = dub
+    cookie = check_cookie(settings)
+    return [check_settings(settings), stored, site, reached, key, cookie, clock]
+
+
+def check_settings(settings: Settings) -> Finding:
+    """Say where the settings came from; they were valid, or we were not here."""
+    if settings.config is None:
+        return ok("settings", "valid, from the environment alone: no file was read")
+    return ok("settings", f"valid, from {settings.config} and the environment")
+
+
+async def check_database(settings: Settings, outbox: Outbox) -> Finding:
+    """Open, migrate and write, as a relay does when it starts."""
+    path = sqlite_file(settings.database)
+    if path is not None and not path.exists():
+        return _missing_file(path)
+    try:
+        await outbox.open()
+        await outbox.check_writable()
+        total = sum((await outbox.counts()).values())
+        gate = await outbox.gate()
+    except OutboxError as error:
+        return fail("database", str(error))
+    finally:
+        await outbox.close()
+    if gate.closed:
+        return note("database", f"writable, but delivery is stopped: {gate.reason}")
+    return ok("database", f"migrated and writable, leads in it: {total}")
+
+
+def _missing_file(path: Path) -> Finding:
+    """Judge a database that the first start will make; make none for a check."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return fail("database", f"there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return fail("database", f"the folder {folder} is not writable")
+    return note("database", f"{path} is not there yet; serve makes it")
+
+
+async def check_upstream(settings: Settings) -> Finding:
+    """Ask the site for its first page; any answer will do."""
+    if settings.upstream is None:
+        return note("upstream", "not set: no reverse proxy")
+    try:
+        status = await _ask(settings.upstream)
+    except TimeoutError:
+        return fail("upstream", f"no answer within {TIMEOUT_S:g} s")
+    except (aiohttp.ClientError, OSError) as error:
+        return fail("upstream", f"not reachable ({_kind(error)})")
+    if status >= 500:
+        return note("upstream", f"reachable, but answers HTTP {status}")
+    return ok("upstream", f"reachable, answers HTTP {status}")
+
+
+async def _ask(upstream: str) -> int:
+    connector: aiohttp.BaseConnector
+    if upstream.startswith("unix:"):
+        connector = aiohttp.UnixConnector(upstream.removeprefix("unix:"))
+        url = "http://localhost/"
+    else:
+        connector, url = aiohttp.TCPConnector(), f"{upstream}/"
+    async with (
+        aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
+        ) as session,
+        session.get(url, allow_redirects=False) as answer,
+    ):
+        return answer.status
+
+
+async def check_dub(settings: Settings) -> tuple[Finding, Finding, Finding]:
+    """Ask Dub once: is it there, does it take the key, are our clocks alike."""
+    timeout = min(settings.dub_timeout, TIMEOUT_S)
+    async with DubClient(
+        settings.dub_api_url, settings.dub_api_key, timeout=timeout, in_flight=1
+    ) as dub:
+        signature = sign_call(settings.secret, "check", PROBE, now_ms())
+        reply = await dub.track_lead(PROBE, signature)
+    now = now_ms()
+    if isinstance(reply, NoAnswer):
+        unknown = "not known: Dub did not answer"
+        return (
+            fail("dub", f"{settings.dub_api_url} is not reachable: {reply.reason}"),
+            note("key", unknown),
+            note("clock", unknown),
+        )
+    return (*_judge(settings, reply, now), _clock(reply, now))
+
+
+def _judge(settings: Settings, reply: Answer, now: int) -> tuple[Finding, Finding]:
+    """Read what Dub says to the empty body."""
+    outcome = interpret(reply, Step.PROVE, now)
+    reached = ok("dub", f"{settings.dub_api_url} answers (HTTP {reply.status})")
+    match outcome.meaning:
+        case Meaning.FINAL | Meaning.CLICK_MISSING if outcome.code:
+            return reached, ok("key", "accepted")
+        case Meaning.THROTTLED:
+            return reached, note("key", f"accepted, but {outcome.reason}")
+        case Meaning.OPERATOR if outcome.code:
+            return reached, fail("key", outcome.reason)
+        case Meaning.AGAIN:
+            trouble = fail("dub", f"{settings.dub_api_url}: {outcome.reason}")
+        case _:
+            trouble = fail(
+                "dub",
+                f"{settings.dub_api_url} answers HTTP {reply.status}, but not as Dub"
+                " does: is dub.api_url right?",
+            )
+    return trouble, note("key", "not known: Dub did not judge it")
+
+
+def _clock(reply: Answer, now: int) -> Finding:
+    """Compare clocks by the Date of Dub's answer, which has whole seconds."""
+    try:
+        theirs = parsedate_to_datetime(reply.headers.get("date", ""))
+    except ValueError:
+        return note("clock", "not known: the answer has no date")
+    skew = now - round(theirs.timestamp() * 1000)
+    if abs(skew) <= MAX_SKEW_MS:
+        return ok("clock", "agrees with Dub's within a minute")
+    word = "ahead of" if skew > 0 else "behind"
+    return fail("clock", f"is {abs(skew) / 1000:.0f} s {word} Dub's: set it by NTP")
+
+
+def check_cookie(settings: Settings) -> Finding:
+    """Say for which domain the click cookie is set, and whether browsers take it."""
+    domain = settings.cookie_domain
+    if domain is None:
+        return ok("cookie", "domain by the visited host: . + host without www.")
+    bare = domain.removeprefix(".")
+    if _is_address(bare) or "." not in bare:
+        return fail("cookie", f"browsers refuse a cookie for {domain}: leave it unset")
+    return ok("cookie", f"set for {domain} and every host below it")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _kind(error: BaseException) -> str:
+    """Name an error without its text, which may quote an address."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else type(error).__name__
+
+
+def report_lines(settings: Settings, findings: Sequence[Finding]) -> Iterator[str]:
+    """Write the report for people; settings that are not default below the first."""
+    for finding in findings:
+        yield f"{finding.result:<5} {finding.name:<9} {finding.detail}"
+        if finding.name == "settings":
+            yield from _setting_lines(settings)
+
+
+def _setting_lines(settings: Settings) -> Iterator[str]:
+    for row in settings.describe():
+        if row.origin != "default":
+            yield f"      {row.name} = {row.value}  ({row.origin})"
+
+
+def report_json(settings: Settings, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Give the report for programs; secrets are masked here as well."""
+    return {
+        "ok": not any(finding.failed for finding in findings),
+        "checks": [
+            {
+                "name": finding.name,
+                "result": finding.result.lower(),
+                "detail": finding.detail,
+            }
+            for finding in findings
+        ],
+        "settings": [
+            {"name": row.name, "value": row.value, "origin": row.origin}
+            for row in settings.describe()
+        ],
+    }

@@ -1,0 +1,279 @@
+"""``dub-relay``: the commands, and what becomes of their mistakes.
+
+Exit codes: 0 good, 1 the thing failed, 2 wrong usage or configuration. A
+mistake is one line on stderr, never a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import shlex
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Final, TextIO
+
+import click
+
+from relay import __version__
+from relay.cli_base import (
+    FailedError,
+    config_option,
+    make_outbox,
+    printable,
+    read_settings,
+    say,
+)
+from relay.cli_leads import leads
+from relay.clock import now_ms
+from relay.core.signing import sign_webhook
+from relay.settings import ConfigError, Listen
+from relay.settings_docs import settings_help
+from relay.settings_values import listen
+
+NAME: Final = "dub-relay"
+
+SANDBOX_LISTEN: Final = "127.0.0.1:8787"
+SIGNAL_EXIT: Final = 130
+"""What a shell reports of a program that Ctrl-C ended (128 + SIGINT)."""
+
+
+@click.group(
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
+)
+@click.version_option(__version__, message=f"{NAME} %(version)s")
+@config_option
+def cli() -> None:
+    """A self-hosted attribution relay for Dub: a click becomes a lead.
+
+    `dub-relay serve --help` lists all settings.
+    """
+
+
+@cli.command(epilog="\b\n" + settings_help().replace("\n\n", "\n\n\b\n"))
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that share the port.",
+)
+@click.option("--no-web", is_flag=True, help="Only deliver: listen nowhere.")
+@click.option("--no-delivery", is_flag=True, help="Only capture: call Dub never.")
+@config_option
+def serve(*, workers: int, no_web: bool, no_delivery: bool) -> int:
+    """Run the relay: capture and delivery in one process."""
+    if no_web and no_delivery:
+        raise click.UsageError("--no-web and --no-delivery leave nothing to do.")
+    settings = read_settings()
+    make_outbox(settings)
+    # Here, so that --help and version do not wait for the whole program.
+    from relay.server import serve as run  # noqa: PLC0415
+
+    return run(settings, web=not no_web, delivery=not no_delivery, workers=workers)
+
+
+@cli.command()
+@click.option(
+    "--once", is_flag=True, help="Click and sign up in each way, say so, and end."
+)
+@config_option
+def demo(*, once: bool) -> int:
+    """Run a sandbox Dub, a sample site and the relay at once.
+
+    It brings its own settings and reads none of yours.
+    """
+    from relay.demo import run  # noqa: PLC0415 - as in serve
+
+    return run(once=once)
+
+
+def _listen(_: click.Context, __: click.Parameter, value: str) -> Listen:
+    try:
+        address = listen(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    if address.unix is not None:
+        raise click.BadParameter("must be host:port")
+    return address
+
+
+@cli.command()
+@click.option(
+    "--listen",
+    "address",
+    default=SANDBOX_LISTEN,
+    callback=_listen,
+    metavar="HOST:PORT",
+    show_default=True,
+    help="Where to listen.",
+)
+@click.option(
+    "--api-key",
+    metavar="KEY",
+    help="The key it accepts, which it prints: never your real one.",
+)
+@config_option
+def sandbox(*, address: Listen, api_key: str | None) -> int:
+    """Run a local Dub: links, clicks, leads, and its traps.
+
+    Of your settings it reads RELAY_SECRET, to verify the relay's signatures.
+    """
+    settings = read_settings(complete=False)
+    from relay.sandbox.app import API_KEY  # noqa: PLC0415 - as in serve
+    from relay.sandbox.app import serve as run  # noqa: PLC0415
+
+    return run(address.host, address.port, api_key or API_KEY, settings.secret)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def check(*, as_json: bool) -> int:
+    """Say line by line what works; exit 1 if anything fails.
+
+    Changes nothing and records nothing at Dub.
+    """
+    settings = read_settings()
+    outbox = make_outbox(settings)
+    from relay.check import report_json, report_lines, run_checks  # noqa: PLC0415
+
+    findings = asyncio.run(run_checks(settings, outbox))
+    if as_json:
+        click.echo(json.dumps(report_json(settings, findings)))
+    else:
+        for line in report_lines(settings, findings):
+            click.echo(printable(line))
+    return int(any(finding.failed for finding in findings))
+
+
+@cli.command()
+@click.option(
+    "--id", "message_id", metavar="ID", help="The webhook-id. [msg_ + random]"
+)
+@click.option("--curl", "url", metavar="URL", help="Print a curl line for this URL.")
+@config_option
+def sign(*, message_id: str | None, url: str | None) -> None:
+    """Sign a hook body from stdin; print the headers.
+
+    The signature covers the exact bytes, and its time is now: the receiver
+    takes it for five minutes.
+    """
+    settings = read_settings(complete=False)
+    if not settings.hook_secret:
+        raise ConfigError("RELAY_HOOK_SECRET: is required to sign a hook's body")
+    body = sys.stdin.buffer.read()
+    if url is not None:
+        body = one_line(body)
+    try:
+        headers = sign_webhook(
+            settings.hook_secret,
+            message_id or f"msg_{secrets.token_hex(12)}",
+            now_ms() // 1000,
+            body,
+        )
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--id") from error
+    if url is not None:
+        click.echo(curl_line(url, headers, body))
+        return
+    for name, value in headers.items():
+        click.echo(f"{name}: {value}")
+
+
+def one_line(body: bytes) -> bytes:
+    """Take the line breaks out of a JSON body, where they mean nothing.
+
+    The line break that `echo` leaves at the end goes from any body.
+    """
+    body = body.rstrip(b"\r\n")
+    try:
+        json.loads(body)
+    except ValueError:
+        return body
+    # JSON has none inside its texts (RFC 8259, section 7).
+    return re.sub(rb"[\r\n]+", b" ", body)
+
+
+def curl_line(url: str, headers: dict[str, str], body: bytes) -> str:
+    """Write a curl command that a POSIX shell takes as it is."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise FailedError(
+            "the body is not UTF-8 text; a shell cannot hold it"
+        ) from error
+    if "\0" in text:
+        raise FailedError("the body has a NUL in it; a shell cannot hold it")
+    sent = {"content-type": "application/json", **headers}
+    # curl would take a body that begins with @ for a file's name.
+    flag = "--data-raw" if text.startswith("@") else "--data-binary"
+    headed = [
+        word for name, value in sent.items() for word in ("-H", f"{name}: {value}")
+    ]
+    return shlex.join(["curl", "-sS", *headed, flag, text, url])
+
+
+@cli.command()
+@config_option
+def version() -> None:
+    """Print the version."""
+    click.echo(f"{NAME} {__version__}")
+
+
+cli.add_command(leads)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; give its exit code."""
+    _never_refuse(sys.stdout)
+    _never_refuse(sys.stderr)
+    try:
+        result = cli.main(arguments, prog_name=NAME, standalone_mode=False)
+        # Here and not at the interpreter's end, where a closed pipe would tell.
+        sys.stdout.flush()
+    except (ConfigError, click.ClickException) as error:
+        return _told(error)
+    except (click.Abort, KeyboardInterrupt):
+        return SIGNAL_EXIT
+    except BrokenPipeError:
+        return _reader_is_gone()
+    return result if isinstance(result, int) else 0
+
+
+def _told(error: ConfigError | click.ClickException) -> int:
+    """Tell a mistake; give the exit code it deserves."""
+    match error:
+        case click.exceptions.NoArgsIsHelpError():
+            error.show()
+            return 2
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx else NAME
+            return _mistake(f"{error.format_message()} (see {path} --help)", 2)
+        case click.ClickException():
+            return _mistake(error.format_message(), error.exit_code)
+        case _:
+            return _mistake(str(error), 2)
+
+
+def _mistake(message: str, code: int) -> int:
+    """Tell a mistake in one line, whatever its message holds."""
+    say(f"{NAME}: {printable(' '.join(message.split()))}")
+    return code
+
+
+def _never_refuse(stream: TextIO) -> None:
+    """Let a terminal that lacks a character show an escape, not a traceback."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _reader_is_gone() -> int:
+    """End quietly after `| head`: what is left to print goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

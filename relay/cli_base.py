@@ -1,0 +1,136 @@
+"""What all commands share: the configuration, their errors, their output."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from relay.outbox.contract import Outbox, OutboxError
+from relay.settings import ConfigError, Settings, load
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_CONFIG: Final = "relay.config"
+
+
+class FailedError(click.ClickException):
+    """The thing failed: one line on stderr, exit code 1."""
+
+    exit_code = 1
+
+
+def _keep_config(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Remember the file; the option after the command beats the one before it."""
+    if value is not None:
+        context.meta[_CONFIG] = value
+
+
+config_option = click.option(
+    "--config",
+    metavar="FILE",
+    expose_value=False,
+    callback=_keep_config,
+    help="The TOML file to read. [RELAY_CONFIG; default: relay.toml, if it exists]",
+)
+"""``--config``, on every command and every group."""
+
+
+def read_settings(*, complete: bool = True) -> Settings:
+    """Read the settings for the command that is running, or raise ConfigError."""
+    path = click.get_current_context().meta.get(_CONFIG)
+    return load(path, os.environ, complete=complete)
+
+
+def run_with_outbox(
+    settings: Settings, work: Callable[[Outbox], Coroutine[Any, Any, T]]
+) -> T:
+    """Open the outbox, do the work, close it; no running relay is needed."""
+    return asyncio.run(_with_outbox(settings, work))
+
+
+async def _with_outbox(settings: Settings, work: Callable[[Outbox], Awaitable[T]]) -> T:
+    outbox = existing_outbox(settings)
+    try:
+        await outbox.open()
+        return await work(outbox)
+    except OutboxError as error:
+        raise FailedError(f"database: {error}") from error
+    finally:
+        await outbox.close()
+
+
+def existing_outbox(settings: Settings) -> Outbox:
+    """Give the outbox, unopened; fail where it would be made anew.
+
+    A relative path means another file in every folder: an empty list from a
+    database that was never there would be a lie.
+    """
+    path = sqlite_file(settings.database)
+    if path is not None and not path.exists():
+        raise FailedError(f"database: there is no {path} (started in another folder?)")
+    return make_outbox(settings)
+
+
+def make_outbox(settings: Settings) -> Outbox:
+    """Give the outbox, unopened; raise ConfigError for a kind that is not there."""
+    # Here, so that --help and version do not wait for a database driver.
+    from relay.outbox import open_outbox  # noqa: PLC0415
+
+    try:
+        return open_outbox(settings.database)
+    except ValueError as error:
+        raise ConfigError(f"RELAY_DATABASE: {error}") from error
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Give the file of an SQLite URL, None for any other database."""
+    prefix = "sqlite:///"
+    return Path(url.removeprefix(prefix)) if url.startswith(prefix) else None
+
+
+def say(line: str) -> None:
+    """Write one line on stderr, beside what may be piped."""
+    click.echo(line, err=True)
+
+
+def printable(text: object) -> str:
+    """Make a stranger's text safe for a terminal: no control characters in it."""
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1]
+        for character in str(text)
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table: drawn where stdout is a terminal, plain columns elsewhere."""
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(head, cells)
+        return
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    for row in (head, *cells):
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def _draw(head: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+    from rich import box  # noqa: PLC0415 - only terminals wait for rich
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, name in enumerate(head):
+        # An id that is broken cannot be copied into the next command.
+        drawn.add_column(name, no_wrap=number < 2, overflow="fold")
+    for row in cells:
+        # Text, not str: "[red]" in a customer's id is no markup.
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console().print(drawn)

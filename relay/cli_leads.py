@@ -1,0 +1,293 @@
+"""``dub-relay leads``: look at leads and send them again, relay running or not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+
+from relay.cli_base import (
+    FailedError,
+    config_option,
+    printable,
+    read_settings,
+    run_with_outbox,
+    say,
+    table,
+)
+from relay.clock import iso, now_ms
+from relay.core.leads import RETRYABLE, Attempt, Entry, Status
+from relay.outbox.contract import Gate, Outbox, Query
+from relay.settings_values import duration
+from relay.views import (
+    STEP_WORDS,
+    click_origin,
+    entry_json,
+    next_attempt_at,
+    next_step,
+    span,
+    story_json,
+)
+
+PLAIN_LIMIT: Final = 50
+"""Rows of a listing for people; a program that asks for --json gets all."""
+
+_COLUMNS: Final = ("ID", "STATUS", "CAPTURED", "EVENT", "CUSTOMER", "NEWS")
+"""Few, so that a row fits a terminal beside its 31 characters of id."""
+
+
+def _since(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Read a point in time as epoch ms: ISO 8601 (UTC unless it says so), or 2h."""
+    if value is None:
+        return None
+    try:
+        # A bare number is a year or a slip; seconds ago would be a strange guess.
+        if re.fullmatch(r"[0-9.]+ ?(ms|s|m|h|d)", value):
+            return now_ms() - round(duration(value) * 1000)
+        point = datetime.fromisoformat(value)
+        if point.tzinfo is None:
+            point = point.replace(tzinfo=UTC)
+        return round(point.timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            "must be such as 2026-01-31T12:00Z, or 2h for ago"
+        ) from error
+
+
+def _status(_: click.Context, __: click.Parameter, value: str | None) -> Status | None:
+    return Status(value) if value else None
+
+
+def _statuses(chosen: Sequence[Status]) -> click.Choice[str]:
+    return click.Choice([status.value for status in chosen])
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line."
+)
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), help="At most so many, the newest."
+)
+
+
+@click.group(no_args_is_help=True)
+@config_option
+def leads() -> None:
+    """Look at the leads, and send them again.
+
+    Reads the database itself: no relay needs to run, and one that runs is not
+    disturbed.
+    """
+
+
+@leads.command("list")
+@click.option(
+    "--status",
+    type=_statuses(list(Status)),
+    callback=_status,
+    help="Only leads in this state.",
+)
+@click.option("--customer", metavar="ID", help="Only this customer's leads.")
+@click.option(
+    "--since",
+    callback=_since,
+    metavar="T",
+    help="Only leads captured since then: ISO 8601, or such as 2h for ago.",
+)
+@limit_option
+@json_option
+@config_option
+def list_leads(
+    *,
+    status: Status | None,
+    customer: str | None,
+    since: int | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """List leads, newest first: 50 unless --limit says more, all with --json."""
+    shown = limit if limit or as_json else PLAIN_LIMIT
+    # One more than is shown tells whether there are more.
+    asked = shown + 1 if shown else None
+    query = Query(status=status, customer=customer, since=since, limit=asked)
+    entries = run_with_outbox(read_settings(complete=False), lambda o: o.list(query))
+    if as_json:
+        for entry in entries[:shown]:
+            click.echo(json.dumps(entry_json(entry)))
+        return
+    table(_COLUMNS, map(_row, entries[:shown]))
+    if shown and len(entries) > shown and limit is None:
+        say(f"There are more than these {shown}: --limit N shows them.")
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    lead = entry.lead
+    return (
+        lead.id,
+        entry.status,
+        _to_seconds(lead.created_at),
+        lead.event_name,
+        lead.customer_external_id,
+        _news(entry),
+    )
+
+
+def _news(entry: Entry) -> str:
+    due = next_attempt_at(entry)
+    if entry.last_error and due is not None:
+        return f"{entry.last_error}; again at {_to_seconds(due)}"
+    return entry.last_error or (entry.lead.notes[0] if entry.lead.notes else "")
+
+
+def _to_seconds(at: int) -> str:
+    """Write a time as ISO 8601 without the milliseconds that nobody reads here."""
+    return iso(at)[:19] + "Z"
+
+
+@leads.command()
+@click.argument("lead_id", metavar="ID")
+@json_option
+@config_option
+def show(*, lead_id: str, as_json: bool) -> None:
+    """Tell the whole story of one lead, the customer's own data included."""
+
+    async def look(outbox: Outbox) -> tuple[Entry, list[Attempt], Gate]:
+        entry = await outbox.get(lead_id)
+        if entry is None:
+            raise FailedError(f"no lead {printable(lead_id)} in this database")
+        return entry, await outbox.attempts(lead_id), await outbox.gate()
+
+    entry, attempts, gate = run_with_outbox(read_settings(complete=False), look)
+    if as_json:
+        click.echo(json.dumps(story_json(entry, attempts, gate, now_ms())))
+        return
+    for line in story(entry, attempts, gate, now_ms()):
+        click.echo(line)
+
+
+def story(
+    entry: Entry, attempts: Sequence[Attempt], gate: Gate, now: int
+) -> Iterator[str]:
+    """Tell a lead's story in plain lines: captured, noted, called, and next."""
+    yield f"{entry.lead.id} is {entry.status}."
+    yield ""
+    for name, value in _facts(entry, now):
+        if value not in (None, ""):
+            yield f"  {name:<9} {printable(value)}"
+    if entry.lead.notes:
+        yield from ("", "Noted:")
+        yield from (f"  - {printable(note)}" for note in entry.lead.notes)
+    yield from ("", "Calls to Dub:" if attempts else "No call to Dub so far.")
+    yield from map(_attempt_line, attempts)
+    if entry.last_error and not (attempts and attempts[-1].outcome == entry.last_error):
+        yield from ("", f"Reason: {printable(entry.last_error)}")
+    yield from ("", f"Next: {printable(next_step(entry, gate, now))}")
+
+
+def _facts(entry: Entry, now: int) -> Iterator[tuple[str, object]]:
+    lead = entry.lead
+    ago = span(now - lead.created_at)
+    yield "captured", f"{iso(lead.created_at)} ({ago} ago) by {lead.source}"
+    yield "rule", lead.origin.get("rule")
+    yield "click", f"{lead.click_id or '(none)'}, from {click_origin(entry)}"
+    yield "event", lead.event_name
+    yield "quantity", lead.event_quantity
+    yield "mode", lead.mode
+    yield "customer", lead.customer_external_id
+    yield "name", lead.customer_name
+    yield "e-mail", lead.customer_email
+    yield "avatar", lead.customer_avatar
+    yield "metadata", json.dumps(dict(lead.metadata)) if lead.metadata else None
+    yield "delivered", iso(entry.delivered_at) if entry.delivered_at else None
+
+
+def _attempt_line(attempt: Attempt) -> str:
+    answer = f"HTTP {attempt.http_status}" if attempt.http_status else "no answer"
+    return (
+        f"  {iso(attempt.at)}  {STEP_WORDS[attempt.step]:<15}  {answer:<9}"
+        f" {attempt.duration_ms:>6} ms  {printable(attempt.outcome)}"
+    )
+
+
+@leads.command()
+@click.argument("lead_ids", metavar="[ID]...", nargs=-1)
+@click.option(
+    "--status",
+    type=_statuses(sorted(RETRYABLE)),
+    callback=_status,
+    help="Every lead in this state, instead of ids.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say which ones.")
+@limit_option
+@json_option
+@config_option
+def retry(
+    *,
+    lead_ids: tuple[str, ...],
+    status: Status | None,
+    dry_run: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Send held, parked, rejected or unconfirmed leads again.
+
+    Never one that Dub has taken. Says first how many.
+    """
+    if bool(lead_ids) == bool(status):
+        raise click.UsageError("Give either lead ids or --status.")
+    refused: list[str] = []
+
+    async def send(outbox: Outbox) -> None:
+        if status is not None:
+            entries = await outbox.list(Query(status=status, limit=limit))
+        else:
+            entries = await _named(outbox, lead_ids, refused)
+        chosen = entries[:limit]
+        await _retry(outbox, chosen, refused, dry_run=dry_run, as_json=as_json)
+
+    run_with_outbox(read_settings(complete=False), send)
+    if refused:
+        raise FailedError("; ".join(map(printable, refused)))
+
+
+async def _named(
+    outbox: Outbox, lead_ids: Sequence[str], refused: list[str]
+) -> list[Entry]:
+    """Get the leads that may be sent again; say of the others why not."""
+    found = []
+    for lead_id in dict.fromkeys(lead_ids):
+        entry = await outbox.get(lead_id)
+        if entry is None:
+            refused.append(f"there is no lead {lead_id}")
+        elif entry.status not in RETRYABLE:
+            refused.append(f"{lead_id} is {entry.status} and is not sent again")
+        else:
+            found.append(entry)
+    return found
+
+
+async def _retry(
+    outbox: Outbox,
+    entries: Sequence[Entry],
+    refused: list[str],
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    count = f"{len(entries)} lead{'' if len(entries) == 1 else 's'}"
+    # With --json stdout belongs to the program that reads it.
+    click.echo(f"{count} {'would be' if dry_run else 'to be'} sent again", err=as_json)
+    # In the order in which they came.
+    for entry in sorted(entries, key=lambda entry: entry.lead.created_at):
+        if not dry_run and not await outbox.requeue(entry.lead.id, now_ms()):
+            refused.append(f"{entry.lead.id} has moved on meanwhile")
+            continue
+        current = entry if dry_run else await outbox.get(entry.lead.id) or entry
+        line = f"{entry.lead.id}  {entry.status} -> {Status.QUEUED}"
+        click.echo(json.dumps(entry_json(current)) if as_json else line)
+    if entries and (gate := await outbox.gate()).closed:
+        say(f"Delivery waits for a person: {printable(gate.reason)}")

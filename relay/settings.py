@@ -1,0 +1,173 @@
+"""All settings, typed and checked, from TOML, the environment and secret files.
+
+Everything is checked at start. A mistake is a :class:`ConfigError` of one line
+that names the setting and never quotes what was written there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from relay.core.cookies import Attribution
+from relay.core.rules import RuleError, SignupRule, compile_rules
+from relay.settings_sources import (
+    RULES_KEY,
+    ConfigError,
+    Written,
+    config_path,
+    find,
+    flat,
+    read_config,
+    refuse_unknown_env,
+)
+from relay.settings_table import SETTINGS, Setting
+from relay.settings_values import Listen, Network
+
+__all__ = ["ConfigError", "Described", "Listen", "Setting", "Settings", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One setting as a person reads it: its value masked, and its origin."""
+
+    name: str
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Settings:
+    """All settings. Durations are seconds; repr masks secrets.
+
+    ``config`` is the file that was read, ``origins`` tells by attribute where
+    a value came from.
+    """
+
+    listen: Listen
+    prefix: str
+    upstream: str | None = None
+    database: str
+    secret: tuple[str, ...] = ()
+    attribution: Attribution
+    trusted_proxies: tuple[Network, ...] = ()
+    dedupe_days: int
+    dub_api_key: str = ""
+    dub_api_url: str
+    dub_webhook_secret: str | None = None
+    dub_timeout: float
+    hook_secret: tuple[bytes, ...] = ()
+    api_token: str | None = None
+    admin_password: str | None = None
+    cookie_domain: str | None = None
+    cookie_days: int
+    retry_base: float
+    retry_max: float
+    retry_for: float
+    rate: int
+    in_flight: int
+    steps: int
+    log_level: str
+    signup: tuple[SignupRule, ...] = ()
+    config: str | None = None
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        shown = (f"{row.name}={row.value!r}" for row in self.describe())
+        return f"Settings({', '.join(shown)})"
+
+    @property
+    def two_step(self) -> bool:
+        """Tell whether a lead is proved with a deferred call before it is recorded."""
+        return self.steps == 2
+
+    def describe(self) -> list[Described]:
+        """List every setting with its value, masked, and where it came from."""
+        rows = [self._row(setting) for setting in SETTINGS]
+        count = f"{len(self.signup)} rule{'' if len(self.signup) == 1 else 's'}"
+        origin = str(self.config) if self.signup else "default"
+        return [*rows, Described(RULES_KEY, count, origin)]
+
+    def _row(self, setting: Setting) -> Described:
+        shown = setting.show(getattr(self, setting.name))
+        return Described(setting.toml, shown, self.origins.get(setting.name, "default"))
+
+
+def load(
+    path: str | None, environ: Mapping[str, str], *, complete: bool = True
+) -> Settings:
+    """Read and check all settings; raise ConfigError at the first mistake.
+
+    The file is path, else RELAY_CONFIG, else relay.toml if there is one.
+    ``complete=False`` is for commands that call nobody: required settings may
+    be missing then, all that is written is checked as ever.
+    """
+    config = config_path(path, environ)
+    source, document = read_config(config) if config else ("", {})
+    rules = _rules(document.pop(RULES_KEY, []), source, config)
+    keys = flat(document, config)
+    refuse_unknown_env(environ)
+    written = {
+        setting: found
+        for setting in SETTINGS
+        if (found := find(setting, environ, keys, config))
+    }
+    if complete:
+        _require(written)
+    settings = Settings(
+        **{setting.name: _parsed(setting, found) for setting, found in written.items()},
+        signup=rules,
+        config=config,
+        origins=MappingProxyType(
+            {s.name: found.origin for s, found in written.items()}
+        ),
+    )
+    _check_together(settings)
+    return settings
+
+
+def _require(written: Mapping[Setting, Written]) -> None:
+    for setting in SETTINGS:
+        if setting.required and setting not in written:
+            raise ConfigError(
+                f"{setting.env}: is required; set it, or {setting.file_env},"
+                f" or {setting.toml} in the configuration file"
+            )
+
+
+def _parsed(setting: Setting, found: Written) -> Any:
+    try:
+        return setting.parse(found.raw)
+    except ValueError as error:
+        place = f" ({found.origin})" if found.name == setting.toml else ""
+        raise ConfigError(f"{found.name}: {error}{place}") from error
+
+
+def _rules(raw: object, source: str, config: str | None) -> tuple[SignupRule, ...]:
+    try:
+        return compile_rules(raw)
+    except RuleError as error:
+        raise ConfigError(f"{error} ({config}{_line(str(error), source)})") from error
+
+
+def _line(message: str, source: str) -> str:
+    """Find the line of the rule that a message names as ``signup[2]...``."""
+    named = re.match(rf"{RULES_KEY}\[(\d+)\]", message)
+    heads = [
+        number
+        for number, line in enumerate(source.splitlines(), 1)
+        if re.match(rf"\s*\[\[\s*{RULES_KEY}\s*\]\]", line)
+    ]
+    index = int(named[1]) if named else len(heads)
+    return f", the rule at line {heads[index]}" if index < len(heads) else ""
+
+
+def _check_together(settings: Settings) -> None:
+    """Refuse values that are right alone and wrong with each other."""
+    if settings.retry_max < settings.retry_base:
+        raise ConfigError("delivery.retry_max: must not be below delivery.retry_base")
+    if settings.upstream in (f"http://{settings.listen}", str(settings.listen)):
+        raise ConfigError("upstream: is where the relay itself listens")

@@ -1,0 +1,308 @@
+"""The one table of settings.
+
+It makes the TOML keys, the environment names, ``--help``, docs/settings.md,
+the sample file, and what ``check`` prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from relay import settings_values as values
+from relay.core import signing
+
+MASK: Final = "********"
+"""What is shown in a secret's place; its length tells nothing."""
+
+Raw = str | int
+"""A default or an example, as TOML would have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting.
+
+    ``default`` and ``example`` are written as TOML has them and go through
+    ``parse`` like anything else. ``unset`` says what holds without a value.
+    """
+
+    name: str
+    env: str
+    toml: str
+    parse: values.Parser
+    help: str
+    default: Raw | None = None
+    unset: str = ""
+    example: Raw | None = None
+    secret: bool = False
+    required: bool = False
+
+    @property
+    def file_env(self) -> str | None:
+        """Name the environment variable that points to a file, for secrets."""
+        return f"{self.env}_FILE" if self.secret else None
+
+    def show(self, value: object) -> str:
+        """Write a value for people, with secrets masked."""
+        if value is None or value in ("", ()):
+            return self.unset or "not set"
+        if self.parse is values.database:
+            return values.masked_url(value)
+        if self.secret:
+            return MASK
+        return _plain(value)
+
+
+def _plain(value: object) -> str:
+    match value:
+        case float():
+            return f"{value:g} s"
+        case tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+SETTINGS: Final = (
+    Setting(
+        name="listen",
+        env="RELAY_LISTEN",
+        toml="listen",
+        parse=values.listen,
+        default="127.0.0.1:8080",
+        help="Where to listen: host:port, [IPv6]:port or unix:/path.",
+    ),
+    Setting(
+        name="prefix",
+        env="RELAY_PREFIX",
+        toml="prefix",
+        parse=values.prefix,
+        default="/_dub",
+        help="Where the relay's own paths live.",
+    ),
+    Setting(
+        name="upstream",
+        env="RELAY_UPSTREAM",
+        toml="upstream",
+        parse=values.upstream,
+        unset="no reverse proxy: other paths answer 404",
+        example="http://127.0.0.1:3000",
+        help="The site to stand in front of: http(s)://host:port or unix:/path.",
+    ),
+    Setting(
+        name="database",
+        env="RELAY_DATABASE",
+        toml="database",
+        parse=values.database,
+        default="sqlite:///relay.db",
+        secret=True,
+        help=(
+            "Where leads are kept: sqlite:///file, with four slashes for an absolute"
+            " path."
+        ),
+    ),
+    Setting(
+        name="secret",
+        env="RELAY_SECRET",
+        toml="secret",
+        parse=values.secrets_by(signing.parse_secrets),
+        example="a-long-random-text",
+        secret=True,
+        required=True,
+        help=(
+            "Signs the relay's own cookies, sessions and calls. A comma-separated"
+            " list: the first signs, all verify."
+        ),
+    ),
+    Setting(
+        name="attribution",
+        env="RELAY_ATTRIBUTION",
+        toml="attribution",
+        parse=values.choice("last-click", "first-click"),
+        default="last-click",
+        help="Which click counts where a visitor has made several: last-click or"
+        " first-click.",
+    ),
+    Setting(
+        name="trusted_proxies",
+        env="RELAY_TRUSTED_PROXIES",
+        toml="trusted_proxies",
+        parse=values.networks,
+        unset="none",
+        example="10.0.0.0/8, 127.0.0.1",
+        help="CIDRs, with commas between, whose X-Forwarded-* headers are believed.",
+    ),
+    Setting(
+        name="dedupe_days",
+        env="RELAY_DEDUPE_DAYS",
+        toml="dedupe_days",
+        # A century stands for "for ever" to whoever does not know of 0.
+        parse=values.whole(0, 36_500),
+        default=7,
+        help=(
+            "How many days one customer's one event counts once: 7 is Dub's own"
+            " window, 0 means for ever."
+        ),
+    ),
+    Setting(
+        name="dub_api_key",
+        env="DUB_API_KEY",
+        toml="dub.api_key",
+        parse=values.token,
+        example="dub_your_key",
+        secret=True,
+        required=True,
+        help="The workspace's key for Dub's API.",
+    ),
+    Setting(
+        name="dub_api_url",
+        env="DUB_API_URL",
+        toml="dub.api_url",
+        parse=values.api_url,
+        default="https://api.dub.co",
+        help="Dub's API.",
+    ),
+    Setting(
+        name="dub_webhook_secret",
+        env="DUB_WEBHOOK_SECRET",
+        toml="dub.webhook_secret",
+        parse=values.token,
+        unset="hooks/dub answers 404",
+        example="dub_webhook_secret",
+        secret=True,
+        help="Turns on hooks/dub, where Dub's webhooks confirm leads.",
+    ),
+    Setting(
+        name="dub_timeout",
+        env="RELAY_DUB_TIMEOUT",
+        toml="dub.timeout",
+        # A lease lasts 60 s and must outlive a call and its settling.
+        parse=values.duration_up_to(30),
+        default="10s",
+        help="How long one call to Dub may take, its answer included (at most 30 s).",
+    ),
+    Setting(
+        name="hook_secret",
+        env="RELAY_HOOK_SECRET",
+        toml="hook.secret",
+        parse=values.secrets_by(signing.parse_webhook_secrets),
+        unset="hooks/signup answers 404",
+        example="whsec_bm90IGEgc2VjcmV0LCBidXQgYW4gZXhhbXBsZQ==",
+        secret=True,
+        help=(
+            "Verifies calls to hooks/signup: whsec_ and base64. A comma-separated"
+            " list: the first signs, all verify."
+        ),
+    ),
+    Setting(
+        name="api_token",
+        env="RELAY_API_TOKEN",
+        toml="api.token",
+        parse=values.token,
+        unset="only DUB_API_KEY is accepted",
+        example="another-long-random-text",
+        secret=True,
+        help="A bearer token that track/* accepts beside DUB_API_KEY itself.",
+    ),
+    Setting(
+        name="admin_password",
+        env="RELAY_ADMIN_PASSWORD",
+        toml="dashboard.password",
+        parse=values.secret_text,
+        unset="no dashboard",
+        example="a-good-password",
+        secret=True,
+        help="Turns on the dashboard, and opens it.",
+    ),
+    Setting(
+        name="cookie_domain",
+        env="RELAY_COOKIE_DOMAIN",
+        toml="cookie.domain",
+        parse=values.cookie_domain,
+        unset="as Dub's script: . + host without www., none on localhost and IPs",
+        example=".example.com",
+        help="The Domain of the click cookie.",
+    ),
+    Setting(
+        name="cookie_days",
+        env="RELAY_COOKIE_DAYS",
+        toml="cookie.days",
+        # Chrome cuts a cookie's life at 400 days (RFC 6265bis, section 5.5).
+        parse=values.whole(1, 400),
+        default=90,
+        help="How many days the click cookie lives (1 to 400).",
+    ),
+    Setting(
+        name="retry_base",
+        env="RELAY_RETRY_BASE",
+        toml="delivery.retry_base",
+        parse=values.duration,
+        default="5s",
+        help=(
+            "The first wait after a passing fault; it doubles, jittered, up to"
+            " delivery.retry_max."
+        ),
+    ),
+    Setting(
+        name="retry_max",
+        env="RELAY_RETRY_MAX",
+        toml="delivery.retry_max",
+        parse=values.duration,
+        default="1h",
+        help="The longest wait between two attempts.",
+    ),
+    Setting(
+        name="retry_for",
+        env="RELAY_RETRY_FOR",
+        toml="delivery.retry_for",
+        parse=values.duration,
+        default="72h",
+        help="How long a lead is tried before it is rejected.",
+    ),
+    Setting(
+        name="rate",
+        env="RELAY_RATE",
+        toml="delivery.rate",
+        parse=values.whole(1, 1_000_000),
+        default=1200,
+        help=(
+            "Calls a minute to Dub for one key, across all relays on one database"
+            " (1200: the Business plan); lowered by 429s."
+        ),
+    ),
+    Setting(
+        name="in_flight",
+        env="RELAY_IN_FLIGHT",
+        toml="delivery.in_flight",
+        # Each call holds a connection; a process has 1024 file descriptors.
+        parse=values.whole(1, 512),
+        default=16,
+        help="How many calls to Dub may be under way at once in one process.",
+    ),
+    Setting(
+        name="steps",
+        env="RELAY_STEPS",
+        toml="delivery.steps",
+        parse=values.whole(1, 2),
+        default=2,
+        help=(
+            "Calls for one lead: 2 proves the click with a deferred call before"
+            " the lead is recorded, 1 halves the calls and may lose a lead to"
+            " Dub's dedupe when its first call fails."
+        ),
+    ),
+    Setting(
+        name="log_level",
+        env="RELAY_LOG_LEVEL",
+        toml="log.level",
+        parse=values.choice("debug", "info", "warning", "error"),
+        default="info",
+        help="Which log lines are written: debug, info, warning or error.",
+    ),
+)
+"""Every setting but the sign-up rules, in the order in which TOML wants them:
+top-level keys first, then table by table."""
+
+BY_ENV: Final = {setting.env: setting for setting in SETTINGS}
+BY_TOML: Final = {setting.toml: setting for setting in SETTINGS}

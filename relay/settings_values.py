@@ -1,0 +1,269 @@
+"""Reads one setting's value: from text (environment) or from TOML's own types.
+
+Every parser takes what was written and gives the typed value, or raises
+ValueError with half a sentence that fits behind the setting's name. What was
+written is never quoted: a key set under the wrong name would land in a log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Final, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+T = TypeVar("T")
+Network = IPv4Network | IPv6Network
+Parser = Callable[[object], object]
+
+MAX_SOCKET_PATH: Final = 107
+"""Bytes in a Unix socket's path: Linux keeps 108, the final NUL among them."""
+
+LONGEST_S: Final = 366 * 86_400.0
+"""A year bounds every duration; longer is a slip of the pen, not a wish."""
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION: Final = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(ms|s|m|h|d)?", re.ASCII)
+_HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+_DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
+_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+
+
+class BadValueError(ValueError):
+    """What was written is not a value of this setting; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where to listen: host and port (0: any free one), or a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    unix: str | None = None
+
+    def __str__(self) -> str:
+        if self.unix is not None:
+            return f"unix:{self.unix}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def text(raw: object) -> str:
+    """Take a text without the blanks around it."""
+    return secret_text(raw).strip()
+
+
+def secret_text(raw: object) -> str:
+    """Take a text as it is: blanks may be a part of a password."""
+    if not isinstance(raw, str):
+        raise BadValueError("must be a text in quotes")
+    return raw
+
+
+def token(raw: object) -> str:
+    """Take a bearer token: visible ASCII, all that a header may carry."""
+    value = secret_text(raw)
+    if not all("!" <= character <= "~" for character in value):
+        raise BadValueError("must be one word of ASCII characters, without blanks")
+    return value
+
+
+def comma_list(raw: object) -> str:
+    """Take a comma-separated text, or the same as a TOML array of texts."""
+    if isinstance(raw, list) and all(isinstance(item, str) for item in raw):
+        return ",".join(raw)
+    if not isinstance(raw, str):
+        raise BadValueError("must be a text with commas, or an array of texts")
+    return raw
+
+
+def secrets_by(parse: Callable[[str], tuple[T, ...]]) -> Parser:
+    """Make a parser of a list of secrets from the core's own."""
+    return lambda raw: parse(comma_list(raw))
+
+
+def choice(*words: str) -> Parser:
+    """Make a parser that takes one of a few words."""
+
+    def parse(raw: object) -> str:
+        if (value := text(raw)) not in words:
+            raise BadValueError(f"must be {_either(words)}")
+        return value
+
+    return parse
+
+
+def whole(low: int, high: int) -> Callable[[object], int]:
+    """Make a parser of a whole number from low to high."""
+
+    def parse(raw: object) -> int:
+        written = raw.strip() if isinstance(raw, str) else raw
+        if isinstance(written, str) and re.fullmatch(r"-?[0-9]{1,12}", written):
+            written = int(written)
+        # bool is an int to Python, but true is no number to a person.
+        if not isinstance(written, int) or isinstance(written, bool):
+            raise BadValueError("must be a whole number")
+        if not low <= written <= high:
+            raise BadValueError(f"must be from {low} to {high}")
+        return written
+
+    return parse
+
+
+def duration(raw: object) -> float:
+    """Take seconds as a number, or a text such as 500ms, 5s, 30m, 72h, 7d."""
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        seconds = float(raw)
+    elif isinstance(raw, str) and (found := _DURATION.fullmatch(raw.strip())):
+        seconds = float(found[1]) * _UNITS[found[2] or "s"]
+    else:
+        raise BadValueError("must be seconds, or such as 500ms, 5s, 30m, 72h, 7d")
+    # Written so that NaN, which TOML has, is refused as well.
+    if not 0 < seconds <= LONGEST_S:
+        raise BadValueError("must be more than 0 and at most a year")
+    return seconds
+
+
+def duration_up_to(limit_s: float) -> Callable[[object], float]:
+    """Make a parser of a duration with a limit in seconds."""
+
+    def parse(raw: object) -> float:
+        if (seconds := duration(raw)) > limit_s:
+            raise BadValueError(f"must be at most {limit_s:g} s")
+        return seconds
+
+    return parse
+
+
+def listen(raw: object) -> Listen:
+    """Take host:port, [IPv6]:port or unix:/path."""
+    value = text(raw)
+    if value.startswith("unix:"):
+        return Listen(unix=_socket_path(value))
+    host, _, port = value.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+        raise BadValueError("must be host:port, [IPv6]:port or unix:/path")
+    if host.startswith("[") and host.endswith("]") and _is_ipv6(host[1:-1]):
+        return Listen(host[1:-1], int(port))
+    if not _HOST.fullmatch(host):
+        raise BadValueError("must name a host before the port, such as 127.0.0.1:8080")
+    return Listen(host, int(port))
+
+
+def prefix(raw: object) -> str:
+    """Take a path to live under, without the slash at its end."""
+    value = text(raw).rstrip("/")
+    if not _PREFIX.fullmatch(value):
+        raise BadValueError('must be a plain path such as /_dub, and not "/" alone')
+    return value
+
+
+def upstream(raw: object) -> str:
+    """Take the site's origin, http(s)://host[:port] or unix:/path."""
+    value = text(raw)
+    if value.startswith("unix:"):
+        return f"unix:{_socket_path(value)}"
+    parts = _http_url(value)
+    if parts.path not in ("", "/"):
+        raise BadValueError("must be an origin without a path, such as http://app:3000")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def api_url(raw: object) -> str:
+    """Take an http(s) URL, a path allowed, without the slash at its end."""
+    return _http_url(text(raw)).geturl().rstrip("/")
+
+
+def database(raw: object) -> str:
+    """Take sqlite:///file, sqlite:////absolute/file or postgresql://..."""
+    value = text(raw)
+    if value.startswith("sqlite:///") and not _is_memory(value):
+        return value
+    if value.startswith(("postgresql://", "postgres://")) and _parts(value):
+        return value
+    raise BadValueError("must be such as sqlite:///relay.db")
+
+
+def cookie_domain(raw: object) -> str:
+    """Take a cookie's Domain, such as .example.com, in lower case."""
+    value = text(raw)
+    if not _DOMAIN.fullmatch(value):
+        raise BadValueError("must be a domain such as .example.com")
+    return value.lower()
+
+
+def networks(raw: object) -> tuple[Network, ...]:
+    """Take CIDRs and single addresses, with commas or as a TOML array."""
+    try:
+        return tuple(ip_network(item) for item in _items(comma_list(raw)))
+    except BadValueError:
+        raise
+    except ValueError as error:
+        # ip_network's own words quote what was written.
+        raise BadValueError(
+            "must be CIDRs such as 10.0.0.0/8, without host bits set"
+        ) from error
+
+
+def masked_url(url: object) -> str:
+    """Show a database's URL without its password and its query."""
+    parts = urlsplit(str(url))
+    if parts.scheme == "sqlite":
+        return str(url)
+    user, _, host = parts.netloc.rpartition("@")
+    shown = f"{user.partition(':')[0]}:***@" if ":" in user else f"{user}@"
+    query = "?***" if parts.query else ""
+    return f"{parts.scheme}://{shown if user else ''}{host}{parts.path}{query}"
+
+
+def _items(value: str) -> Iterable[str]:
+    return filter(None, (item.strip() for item in value.split(",")))
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return ", ".join(words[:-1]) + f" or {words[-1]}"
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_memory(url: str) -> bool:
+    """Tell a database that would be lost with the process, or has no name."""
+    return url in ("sqlite:///", "sqlite:///:memory:") or url.endswith("/")
+
+
+def _socket_path(value: str) -> str:
+    path = value.removeprefix("unix:")
+    if not path.startswith("/") or len(path.encode()) > MAX_SOCKET_PATH:
+        raise BadValueError(
+            f"must be unix: and an absolute path of at most {MAX_SOCKET_PATH} bytes"
+        )
+    return path
+
+
+def _parts(value: str) -> SplitResult | None:
+    """Split a URL; None where it has blanks, or a port that is none."""
+    if any(character <= " " or character == "\x7f" for character in value):
+        return None
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return None
+    return None if port == 0 else parts
+
+
+def _http_url(value: str) -> SplitResult:
+    parts = _parts(value)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadValueError("must be a URL such as http://127.0.0.1:3000")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise BadValueError("must be a URL without user, password, query or fragment")
+    return parts

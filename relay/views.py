@@ -1,0 +1,177 @@
+"""A lead as it is shown: as JSON, and as sentences for people.
+
+The CLI, the dashboard and the API read leads through this module, so that one
+lead reads the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from relay.clock import iso
+from relay.core.leads import Attempt, Entry, Status, Step
+from relay.outbox.contract import Gate
+
+STEP_WORDS: Final = {
+    Step.PROVE: "prove the click",
+    Step.RECORD: "record the lead",
+}
+
+CLICK_ORIGINS: Final = {
+    "cookie": "the dub_id cookie",
+    "clickId": "the caller, as clickId",
+    "customer": "nobody: Dub is asked for this customer's earlier click",
+    "query": "?dub_id= of the landing page",
+    "companion": "the relay's signed companion cookie; dub_id itself was lost",
+}
+"""What ``origin["click"]`` means, in words."""
+
+_RETRY: Final = "`dub-relay leads retry {id}` sends it"
+
+_ENDS: Final = {
+    Status.HELD: (
+        "Nothing happens by itself: the sign-up was passed on, but the relay ended"
+        f" before the site's answer was known. If the site has this customer, {_RETRY}."
+    ),
+    Status.DELIVERED: (
+        "Nothing more: Dub has taken it. Dub's own lead.created webhook would turn"
+        " it into confirmed."
+    ),
+    Status.CONFIRMED: "Nothing more: Dub has confirmed it.",
+    Status.DUPLICATE: (
+        "Nothing more: Dub had this customer and event before the relay's first call."
+    ),
+    Status.UNCONFIRMED: (
+        "A person or Dub's webhook decides: a call that got no answer may or may not"
+        f" have counted. If Dub does not show the lead, {_RETRY} again."
+    ),
+    Status.REJECTED: (
+        f"Nothing happens by itself: this will not pass as it is. After a fix, {_RETRY}"
+        " again."
+    ),
+}
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """Give an entry as ``leads list --json`` has it: nothing of a person's but ids."""
+    lead = entry.lead
+    return {
+        "id": lead.id,
+        "status": entry.status.value,
+        "source": lead.source,
+        "clickId": lead.click_id,
+        "eventName": lead.event_name,
+        "customerExternalId": lead.customer_external_id,
+        "mode": lead.mode.value,
+        "createdAt": iso(lead.created_at),
+        "attempts": entry.attempts,
+        "lastError": entry.last_error,
+        "nextAttemptAt": _iso_or_none(next_attempt_at(entry)),
+        "deliveredAt": _iso_or_none(entry.delivered_at),
+        "notes": list(lead.notes),
+    }
+
+
+def attempt_json(attempt: Attempt) -> dict[str, Any]:
+    """Give one call to Dub and its answer."""
+    return {
+        "at": iso(attempt.at),
+        "step": attempt.step.value,
+        "durationMs": attempt.duration_ms,
+        "httpStatus": attempt.http_status,
+        "code": attempt.code,
+        "outcome": attempt.outcome,
+    }
+
+
+def story_json(
+    entry: Entry, attempts: Sequence[Attempt], gate: Gate, now: int
+) -> dict[str, Any]:
+    """Give the whole story of a lead, the person's own fields included."""
+    lead = entry.lead
+    return {
+        **entry_json(entry),
+        "customerName": lead.customer_name,
+        "customerEmail": lead.customer_email,
+        "customerAvatar": lead.customer_avatar,
+        "eventQuantity": lead.event_quantity,
+        "metadata": None if lead.metadata is None else dict(lead.metadata),
+        "origin": dict(lead.origin),
+        "inDoubt": entry.in_doubt,
+        "history": [attempt_json(attempt) for attempt in attempts],
+        "next": next_step(entry, gate, now),
+    }
+
+
+def next_attempt_at(entry: Entry) -> int | None:
+    """Tell when the next call is due (epoch ms); None if none is planned.
+
+    A lead that is being sent has a lease's end there, which is no attempt.
+    """
+    planned = entry.status in (Status.QUEUED, Status.WAITING)
+    return entry.due_at if planned else None
+
+
+def next_step(entry: Entry, gate: Gate, now: int) -> str:
+    """Say in a sentence what happens next to this lead, and when."""
+    if entry.status is Status.PARKED or (gate.closed and _is_line(entry)):
+        return _gate_sentence(entry, gate)
+    if entry.status is Status.SENDING:
+        return (
+            "A call to Dub is under way. If its relay died, another one takes the"
+            f" lead up after {_when(entry.due_at, now)}."
+        )
+    if _is_line(entry):
+        return _line_sentence(entry, now)
+    return _ENDS[entry.status].format(id=entry.lead.id)
+
+
+def click_origin(entry: Entry) -> str:
+    """Say where the click id came from."""
+    told_by = entry.lead.origin.get("click", "")
+    if not told_by and not entry.lead.click_id:
+        told_by = "customer"
+    return CLICK_ORIGINS.get(told_by, told_by or "not written down")
+
+
+def span(milliseconds: int) -> str:
+    """Write a length of time roughly, as a person says it: "4 min"."""
+    seconds = max(milliseconds, 0) / 1000
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _is_line(entry: Entry) -> bool:
+    return entry.status in (Status.QUEUED, Status.WAITING)
+
+
+def _line_sentence(entry: Entry, now: int) -> str:
+    if entry.due_at is None or entry.due_at <= now:
+        return (
+            "It is due: it goes as soon as a relay is free, after the customer's"
+            " earlier leads."
+        )
+    word = "It is tried again" if entry.attempts else "It is sent"
+    return f"{word} at {_when(entry.due_at, now)}."
+
+
+def _gate_sentence(entry: Entry, gate: Gate) -> str:
+    reason = (gate.reason or entry.last_error or "no reason kept").rstrip(".")
+    if not gate.closed:
+        return "Delivery goes on: it is sent as soon as a relay is free."
+    probe = f" The next probe goes at {iso(gate.probe_at)}." if gate.probe_at else ""
+    return (
+        f"Delivery waits for a person: {reason}.{probe} Once a probe passes, it goes"
+        " on by itself."
+    )
+
+
+def _when(at: int | None, now: int) -> str:
+    return f"{iso(at)} (in {span(at - now)})" if at is not None else "some time"
+
+
+def _iso_or_none(at: int | None) -> str | None:
+    return None if at is None else iso(at)

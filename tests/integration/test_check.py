@@ -1,0 +1,321 @@
+"""What `check` says about a database, a site, Dub, the key, cookies and clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from relay.check import Finding, Result, run_checks
+from relay.outbox import open_outbox
+from relay.outbox.contract import Gate
+from relay.settings import Settings, load
+
+NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "s3cret"}
+NOWHERE = "http://127.0.0.1:9"
+"""The discard port: nothing listens there."""
+
+GOOD = (422, "unprocessable_entity", "invalid_type: eventName: Invalid input")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[str]:
+    """A server that answers everything with one handler; gives its address."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+def dub(status: int, code: str, message: str, **headers: str) -> Handler:
+    """A Dub that gives one error to everybody."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        error = {"code": code, "message": message, "doc_url": ""}
+        return web.json_response({"error": error}, status=status, headers=headers)
+
+    return answer
+
+
+def page(status: int, text: str = "hello") -> Handler:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text=text)
+
+    return answer
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name: str, content: bytes) -> None:
+    Path(name).write_bytes(content)
+
+
+def is_there(name: str) -> bool:
+    return Path(name).exists()
+
+
+def settings(**environ: str) -> Settings:
+    return load(None, NEEDED | {"DUB_API_URL": NOWHERE} | environ)
+
+
+async def checked(**environ: str) -> dict[str, Finding]:
+    """All findings, by name."""
+    made = settings(**environ)
+    findings = await run_checks(made, open_outbox(made.database))
+    return {finding.name: finding for finding in findings}
+
+
+def results(findings: dict[str, Finding]) -> dict[str, str]:
+    return {name: finding.result.value for name, finding in findings.items()}
+
+
+async def migrate() -> None:
+    outbox = open_outbox("sqlite:///relay.db")
+    await outbox.open()
+    await outbox.close()
+
+
+async def test_when_all_is_well_every_line_is_ok() -> None:
+    await migrate()
+    async with serving(dub(*GOOD)) as api, serving(page(200)) as site:
+        findings = await checked(DUB_API_URL=api, RELAY_UPSTREAM=site)
+
+    assert results(findings) == {
+        "settings": "ok",
+        "database": "ok",
+        "upstream": "ok",
+        "dub": "ok",
+        "key": "ok",
+        "clock": "ok",
+        "cookie": "ok",
+    }
+
+
+async def test_dub_that_is_not_there_is_said_clearly_and_all_else_is_checked() -> None:
+    await migrate()
+
+    findings = await checked()
+
+    assert findings["dub"].result is Result.FAIL
+    assert f"{NOWHERE} is not reachable" in findings["dub"].detail
+    assert results(findings) | {"dub": "FAIL"} == {
+        "settings": "ok",
+        "database": "ok",
+        "upstream": "note",
+        "dub": "FAIL",
+        "key": "note",
+        "clock": "note",
+        "cookie": "ok",
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "reached", "key"),
+    [
+        (dub(*GOOD), "ok", "ok"),
+        (dub(400, "bad_request", "customerExternalId is required"), "ok", "ok"),
+        (dub(401, "unauthorized", "Unauthorized: Invalid API key."), "ok", "FAIL"),
+        (dub(403, "forbidden", "Unauthorized: Need higher plan."), "ok", "FAIL"),
+        (dub(404, "not_found", "Workspace ID not found. Did"), "ok", "FAIL"),
+        (dub(409, "invite_pending", "Invite pending."), "ok", "FAIL"),
+        (dub(429, "rate_limit_exceeded", "Too many requests."), "ok", "note"),
+        (dub(500, "internal_server_error", "An internal"), "FAIL", "note"),
+        (page(404, "<h1>nginx</h1>"), "FAIL", "note"),
+        (page(200, "<h1>nginx</h1>"), "FAIL", "note"),
+        (page(422, "no"), "FAIL", "note"),
+    ],
+)
+async def test_what_dub_answers_tells_whether_the_key_works(
+    answer: Handler, reached: str, key: str
+) -> None:
+    async with serving(answer) as api:
+        findings = await checked(DUB_API_URL=api)
+
+    assert (findings["dub"].result, findings["key"].result) == (reached, key)
+
+
+async def test_dub_is_asked_once_with_nothing_that_it_could_record() -> None:
+    asked: list[tuple[str, str, bytes, str | None]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        signed = request.headers.get("Relay-Signature")
+        asked.append((request.method, request.path, await request.read(), signed))
+        return await dub(*GOOD)(request)
+
+    async with serving(answer) as api:
+        await checked(DUB_API_URL=api)
+
+    ((method, path, body, signed),) = asked
+    assert (method, path, body) == ("POST", "/track/lead", b"{}")
+    assert signed
+
+
+@pytest.mark.parametrize(
+    ("off", "result"), [(0, "ok"), (30, "ok"), (120, "FAIL"), (-120, "FAIL")]
+)
+async def test_a_clock_over_a_minute_off_fails(off: int, result: str) -> None:
+    date = formatdate(time.time() + off, usegmt=True)
+
+    async with serving(dub(*GOOD, Date=date)) as api:
+        findings = await checked(DUB_API_URL=api)
+
+    assert findings["clock"].result == result
+
+
+async def test_a_date_that_is_none_leaves_the_clock_unknown() -> None:
+    async with serving(dub(*GOOD, Date="soon")) as api:
+        findings = await checked(DUB_API_URL=api)
+
+    assert findings["clock"].result is Result.NOTE
+
+
+async def test_a_site_that_is_down_fails_and_one_in_trouble_is_noted() -> None:
+    down = await checked(RELAY_UPSTREAM=NOWHERE)
+    async with serving(page(503)) as site:
+        troubled = await checked(RELAY_UPSTREAM=site)
+
+    assert down["upstream"] == Finding(
+        "upstream", Result.FAIL, "not reachable (Connection refused)"
+    )
+    assert troubled["upstream"].result is Result.NOTE
+
+
+async def test_a_site_on_a_unix_socket_is_reached(tmp_path: Path) -> None:
+    app = web.Application()
+    app.router.add_get("/", page(200))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "s")).start()
+
+    findings = await checked(RELAY_UPSTREAM=f"unix:{tmp_path}/s")
+
+    await runner.cleanup()
+    assert findings["upstream"].result is Result.OK
+
+
+async def test_a_database_that_is_not_there_yet_is_noted_and_not_made() -> None:
+    findings = await checked()
+
+    assert findings["database"].result is Result.NOTE
+    assert not is_there("relay.db")
+
+
+async def test_a_database_in_a_folder_that_is_not_there_fails() -> None:
+    findings = await checked(RELAY_DATABASE="sqlite:///gone/relay.db")
+
+    assert findings["database"].result is Result.FAIL
+    assert "gone" in findings["database"].detail
+
+
+async def test_a_file_that_is_no_database_fails() -> None:
+    write("relay.db", b"not a database, but long enough" * 100)
+
+    findings = await checked()
+
+    assert findings["database"].result is Result.FAIL
+
+
+async def test_a_stopped_delivery_is_noted_with_its_reason() -> None:
+    outbox = open_outbox("sqlite:///relay.db")
+    await outbox.open()
+    await outbox.set_gate(Gate(closed=True, reason="The API key has expired"))
+    await outbox.close()
+
+    findings = await checked()
+
+    assert findings["database"].result is Result.NOTE
+    assert "The API key has expired" in findings["database"].detail
+
+
+@pytest.mark.parametrize(
+    ("domain", "result"),
+    [
+        ("", "ok"),
+        (".example.com", "ok"),
+        ("localhost", "FAIL"),
+        ("com", "FAIL"),
+        ("127.0.0.1", "FAIL"),
+    ],
+)
+async def test_a_cookie_domain_that_browsers_refuse_fails(
+    domain: str, result: str
+) -> None:
+    findings = await checked(RELAY_COOKIE_DOMAIN=domain)
+
+    assert findings["cookie"].result == result
+
+
+# The command
+
+
+async def check(*arguments: str, **environ: str) -> tuple[int, str, str]:
+    """Run the command in a process of its own; exit code, out, err."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RELAY_", "DUB_"))
+    }
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "relay", "check", *arguments],
+        env=clean | NEEDED | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ran.returncode, ran.stdout, ran.stderr
+
+
+async def test_the_report_has_a_line_a_check_and_ends_with_0() -> None:
+    write("relay.toml", b"[delivery]\nrate = 60\n")
+    async with serving(dub(*GOOD)) as api:
+        code, out, err = await check(DUB_API_URL=api)
+
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0] == "ok    settings  valid, from relay.toml and the environment"
+    assert "      delivery.rate = 60  (relay.toml)" in lines
+    assert "      dub.api_key = ********  (environment, DUB_API_KEY)" in lines
+    assert "ok    key       accepted" in lines
+    assert "note  upstream  not set: no reverse proxy" in lines
+
+
+async def test_a_failed_check_ends_with_1_and_the_others_are_there() -> None:
+    code, out, err = await check(DUB_API_URL=NOWHERE)
+
+    assert (code, err) == (1, "")
+    assert "\nFAIL  dub       http://127.0.0.1:9 is not reachable" in out
+    assert "\nok    cookie    " in out
+
+
+async def test_the_report_as_json() -> None:
+    code, out, _ = await check("--json", DUB_API_URL=NOWHERE)
+
+    report: dict[str, Any] = json.loads(out)
+    assert code == 1
+    assert report["ok"] is False
+    assert {row["name"]: row["result"] for row in report["checks"]}["dub"] == "fail"
+    assert {
+        "name": "dub.api_key",
+        "value": "********",
+        "origin": "environment, DUB_API_KEY",
+    } in report["settings"]

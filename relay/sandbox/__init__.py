@@ -1,0 +1,1 @@
+"""A local Dub, and the demo's sample site."""

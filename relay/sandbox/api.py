@@ -1,0 +1,246 @@
+"""The API's endpoints as functions from a request to a reply; no sockets.
+
+Server routes take the workspace's key, browser routes the publishable key or
+none. Every route keeps Dub's order of checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from relay.core import errors
+from relay.core.dubapi import MAX_CUSTOMER_ID, InvalidFieldError, LeadFields, validate
+from relay.core.signing import BadSignatureError, verify_call
+from relay.sandbox.dub import Around, Dub, LeadAnswer
+from relay.sandbox.faults import Conditions
+from relay.sandbox.gate import (
+    PUBLISHABLE_RATE,
+    Gate,
+    require_hostname,
+    require_plan,
+)
+from relay.sandbox.model import Customer, RefusalError
+from relay.sandbox.options import Options
+from relay.sandbox.sales import track_sale
+from relay.sandbox.state import api_customer_json
+from relay.sandbox.wire import Incoming, Reply, refused, with_cors
+
+PAGE_SIZE: Final = 100
+"""Dub's largest page of a listing."""
+
+CUSTOMER_NOT_FOUND: Final = (
+    "Customer not found. Make sure you're using the correct customer ID "
+    "(e.g. `cus_3TagGjzRzmsFJdH8od2BNCsc`) or external ID "
+    "(has to be prefixed with `ext_`)."
+)
+
+Work = Callable[[Incoming, Conditions], Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What the ``Relay-Signature`` of a call is worth, and the lead it names."""
+
+    word: str
+    lead_id: str | None = None
+
+
+class Api:
+    """The endpoints over one Dub.
+
+    ``secrets`` are the relay's; without them a signature stays "unchecked".
+    """
+
+    def __init__(
+        self, dub: Dub, gate: Gate, options: Options, secrets: Sequence[str]
+    ) -> None:
+        self.dub = dub
+        self.gate = gate
+        self.options = options
+        self._secrets = tuple(secrets)
+
+    def signature(self, call: Incoming) -> Signature:
+        """Check the relay's signature on a call."""
+        value = call.headers.get("Relay-Signature")
+        if value is None:
+            return Signature("no")
+        if not self._secrets:
+            return Signature("unchecked")
+        try:
+            lead_id = verify_call(self._secrets, value, call.body, call.now)
+        except BadSignatureError:
+            return Signature("invalid")
+        return Signature("yes", lead_id)
+
+    # Server routes
+
+    def track_lead(self, call: Incoming, conditions: Conditions) -> Reply:
+        """``POST /track/lead``."""
+        return self._server(call, conditions, self._lead)
+
+    def track_sale(self, call: Incoming, conditions: Conditions) -> Reply:
+        """``POST /track/sale``."""
+        return self._server(call, conditions, self._sale)
+
+    def customers(self, call: Incoming, conditions: Conditions) -> Reply:
+        """``GET /customers``, by externalId, email or search."""
+        return self._server(call, conditions, self._list_customers)
+
+    def customer(self, call: Incoming, conditions: Conditions) -> Reply:
+        """``GET /customers/{id}`` and ``GET /customers/ext_{externalId}``."""
+        return self._server(call, conditions, self._one_customer)
+
+    def _server(self, call: Incoming, conditions: Conditions, work: Work) -> Reply:
+        def admitted(call: Incoming, conditions: Conditions) -> Reply:
+            self.gate.admit(conditions)
+            self._require_signature(call)
+            return work(call, conditions)
+
+        try:
+            self.gate.identify(call.headers.get("Authorization"), conditions)
+        except RefusalError as refusal:
+            return refused(refusal)
+        return self._metered("server", call, conditions, admitted)
+
+    def _metered(
+        self, meter: str, call: Incoming, conditions: Conditions, work: Work
+    ) -> Reply:
+        """Hold a call to the rate, then do the work; errors tell the rate."""
+        rate = conditions.rate
+        if rate is None and meter == "publishable":
+            rate = PUBLISHABLE_RATE
+        passed, allowance = self.gate.count(meter, call.now, rate)
+        if not passed:
+            return refused(_too_many(), allowance.headers())
+        try:
+            return work(call, conditions)
+        except RefusalError as refusal:
+            return refused(refusal, allowance.headers())
+
+    def rate_headers(self) -> dict[str, str]:
+        """Give the rate headers as they stand, without counting a call."""
+        return self.gate.standing("server", self.dub.clock()).headers()
+
+    def _require_signature(self, call: Incoming) -> None:
+        if self.options.require_signature and self.signature(call).word != "yes":
+            message = "This sandbox takes calls with a good Relay-Signature only."
+            raise RefusalError("forbidden", message)
+
+    def _lead(self, call: Incoming, conditions: Conditions) -> Reply:
+        return self._track(call, conditions, _checked(call.parsed))
+
+    def _track(
+        self, call: Incoming, conditions: Conditions, fields: LeadFields
+    ) -> Reply:
+        answer = self.dub.track_lead(fields, self._around(call, conditions))
+        return Reply(200, answer.body, lead=answer.lead, note=_told(answer))
+
+    def _sale(self, call: Incoming, conditions: Conditions) -> Reply:
+        around = self._around(call, conditions)
+        return Reply(200, track_sale(self.dub, call.parsed, around))
+
+    def _around(self, call: Incoming, conditions: Conditions) -> Around:
+        return Around(
+            signed=self.signature(call).word,
+            click_delay=round(conditions.click_delay * 1000),
+            lead_delay=round(conditions.lead_delay * 1000),
+            crash=conditions.crash,
+        )
+
+    def _list_customers(self, call: Incoming, _: Conditions) -> Reply:
+        external_id, email = call.query.get("externalId"), call.query.get("email")
+        search = call.query.get("search", "").lower()
+        found = (
+            customer
+            for customer in reversed(self.dub.customers.values())
+            if external_id in (None, customer.external_id)
+            and email in (None, customer.email)
+            and search in f"{customer.name} {customer.email}".lower()
+        )
+        page = [api_customer_json(it) for it in islice(found, PAGE_SIZE)]
+        return Reply(200, page)
+
+    def _one_customer(self, call: Incoming, _: Conditions) -> Reply:
+        found = self._find_customer(call.path.removeprefix("/customers/"))
+        if found is None:
+            raise RefusalError("not_found", CUSTOMER_NOT_FOUND)
+        return Reply(200, api_customer_json(found))
+
+    def _find_customer(self, wanted: str) -> Customer | None:
+        customers = self.dub.customers
+        if wanted.startswith("ext_"):
+            return customers.get(wanted.removeprefix("ext_"))
+        return next((it for it in customers.values() if it.id == wanted), None)
+
+    # Browser routes with a publishable key
+
+    def track_lead_client(self, call: Incoming, conditions: Conditions) -> Reply:
+        """``POST /track/lead/client``."""
+        return self._publishable(call, conditions, self._client_lead)
+
+    def track_sale_client(self, call: Incoming, conditions: Conditions) -> Reply:
+        """``POST /track/sale/client``."""
+        return self._publishable(call, conditions, self._sale)
+
+    def _publishable(self, call: Incoming, conditions: Conditions, work: Work) -> Reply:
+        def admitted(call: Incoming, conditions: Conditions) -> Reply:
+            require_plan(conditions)
+            self.require_hostname(call)
+            return work(call, conditions)
+
+        try:
+            self.gate.identify_publishable(call.headers.get("Authorization"))
+        except RefusalError as refusal:
+            return with_cors(refused(refusal))
+        return with_cors(self._metered("publishable", call, conditions, admitted))
+
+    def require_hostname(self, call: Incoming) -> None:
+        """Hold a browser's call to the allowed hostnames; raise RefusalError."""
+        require_hostname(
+            self.options.allowed_hostnames,
+            call.headers.get("Referer"),
+            call.headers.get("Origin"),
+        )
+
+    def _client_lead(self, call: Incoming, conditions: Conditions) -> Reply:
+        body = call.parsed
+        fields = _checked(body)
+        _strict(body)
+        return self._track(call, conditions, fields)
+
+
+def _told(answer: LeadAnswer) -> str:
+    """Say in the list of calls what an answer of 200 did."""
+    if answer.body["link"] is None:
+        return "link: null, nothing recorded"
+    return "lead recorded" if answer.lead else "customer and click kept, no lead"
+
+
+def _too_many() -> RefusalError:
+    return RefusalError("rate_limit_exceeded", errors.TOO_MANY_REQUESTS)
+
+
+def _checked(body: object) -> LeadFields:
+    try:
+        return validate(body)
+    except InvalidFieldError as error:
+        issue = error.issue
+        raise RefusalError(issue.error_code, issue.text) from None
+
+
+def _strict(body: Mapping[str, Any]) -> None:
+    """Check what the browser's route checks beyond the server's."""
+    if not isinstance(body.get("clickId"), str):
+        text = "invalid_type: clickId: Invalid input: expected string"
+        raise RefusalError(errors.UNPROCESSABLE, text)
+    external_id = body.get("customerExternalId")
+    if not isinstance(external_id, str):
+        text = "invalid_type: customerExternalId: Invalid input: expected string"
+        raise RefusalError(errors.UNPROCESSABLE, text)
+    if len(external_id) > MAX_CUSTOMER_ID:
+        limit = f"<={MAX_CUSTOMER_ID} characters"
+        text = f"too_big: customerExternalId: Too big: expected string to have {limit}"
+        raise RefusalError(errors.UNPROCESSABLE, text)

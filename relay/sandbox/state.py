@@ -1,0 +1,149 @@
+"""What the sandbox holds, written as JSON for the tests and the page.
+
+Times are ISO 8601 in UTC; the newest comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Reversible, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from relay.clock import iso
+from relay.sandbox.dub import Dub, customer_json
+from relay.sandbox.model import (
+    Call,
+    Click,
+    Customer,
+    Link,
+    RecordedLead,
+    RecordedSale,
+)
+
+T = TypeVar("T")
+
+
+def state_json(dub: Dub, limit: int | None = None) -> dict[str, Any]:
+    """Write everything, or the newest ``limit`` of each kind."""
+    return {
+        "links": [link_json(dub, link) for link in dub.links.values()],
+        "clicks": [click_json(dub, it) for it in _last(dub.clicks.values(), limit)],
+        "customers": [
+            stored_customer_json(it) for it in _last(dub.customers.values(), limit)
+        ],
+        "leads": [lead_json(dub, it) for it in _last(dub.leads, limit)],
+        "sales": [sale_json(it) for it in _last(dub.sales, limit)],
+        "calls": [call_json(it) for it in _last(dub.calls, limit)],
+        "phantoms": dub.phantoms,
+    }
+
+
+def _last(items: Reversible[T], limit: int | None) -> Sequence[T]:
+    """Take the newest without walking through the rest; oldest first."""
+    return list(islice(reversed(items), limit))[::-1]
+
+
+def link_json(dub: Dub, link: Link) -> dict[str, Any]:
+    """Write a link with the ways in which it is broken."""
+    return {
+        "id": link.id,
+        "key": link.key,
+        "path": f"/{link.path}",
+        "domain": dub.domain,
+        "url": link.url,
+        "partner": link.partner,
+        "tracked": link.hands_on,
+        "foreign": link.foreign,
+        "gone": link.gone,
+        "disabled": link.disabled,
+    }
+
+
+def click_json(dub: Dub, click: Click) -> dict[str, Any]:
+    """Write a click."""
+    return {
+        "id": click.id,
+        "linkKey": click.link_key,
+        "partner": dub.links[click.link_key].partner,
+        "at": iso(click.at),
+        "referrer": click.referrer,
+    }
+
+
+def stored_customer_json(customer: Customer) -> dict[str, Any]:
+    """Write a customer with the click that made it."""
+    return {
+        "id": customer.id,
+        **customer_json(customer),
+        "clickId": customer.click.id,
+        "linkKey": customer.click.link_key,
+        "sales": customer.sales,
+        "saleAmount": customer.sale_amount,
+        "createdAt": iso(customer.created_at),
+    }
+
+
+def api_customer_json(customer: Customer) -> dict[str, Any]:
+    """Write a customer as ``GET /customers`` does: its click is not told."""
+    first_sale = customer.first_sale_at
+    return {
+        "id": customer.id,
+        **customer_json(customer),
+        "stripeCustomerId": None,
+        "country": None,
+        "sales": customer.sales,
+        "saleAmount": customer.sale_amount,
+        "createdAt": iso(customer.created_at),
+        "firstSaleAt": None if first_sale is None else iso(first_sale),
+        "subscriptionCanceledAt": None,
+    }
+
+
+def lead_json(dub: Dub, lead: RecordedLead) -> dict[str, Any]:
+    """Write a lead that counts."""
+    return {
+        "id": lead.id,
+        "customerExternalId": lead.customer.external_id,
+        "customerName": lead.customer.name,
+        "eventName": lead.event_name,
+        "clickId": lead.click.id,
+        "linkKey": lead.click.link_key,
+        "partner": dub.links[lead.click.link_key].partner,
+        "quantity": lead.quantity,
+        "metadata": lead.metadata,
+        "at": iso(lead.at),
+        "signed": lead.signed,
+    }
+
+
+def sale_json(sale: RecordedSale) -> dict[str, Any]:
+    """Write a sale."""
+    return {
+        "id": sale.id,
+        "customerExternalId": sale.customer.external_id,
+        "eventName": sale.event_name,
+        "clickId": sale.click.id,
+        "amount": sale.amount,
+        "currency": sale.currency,
+        "paymentProcessor": sale.processor,
+        "invoiceId": sale.invoice_id,
+        "metadata": sale.metadata,
+        "at": iso(sale.at),
+    }
+
+
+def call_json(call: Call) -> dict[str, Any]:
+    """Write a call to the API."""
+    return {
+        "method": call.method,
+        "path": call.path,
+        "at": iso(call.at),
+        "status": call.status,
+        "step": call.step,
+        "code": call.code,
+        "note": call.note,
+        "signed": call.signed,
+        "leadId": call.lead_id,
+        "customerExternalId": call.customer,
+        "eventName": call.event,
+    }

@@ -1,0 +1,345 @@
+"""The sandbox's links, sales, faults, rates and hostnames."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, Final
+
+import pytest
+
+from relay.core.dubapi import LeadFields
+from relay.core.leads import Mode
+from relay.sandbox.app import sample_links
+from relay.sandbox.dub import Around, Dub
+from relay.sandbox.faults import Faults, KnobError
+from relay.sandbox.gate import Gate, require_hostname
+from relay.sandbox.model import Link, RefusalError
+from relay.sandbox.options import Options
+from relay.sandbox.sales import track_sale
+from relay.sandbox.shortlinks import Visitor, final_url, visit
+
+START = 1_700_000_000_000
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0.0.0 Safari/537.36"
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def dub(clock: Clock) -> Dub:
+    return new_dub(clock)
+
+
+def new_dub(clock: Clock) -> Dub:
+    links = sample_links("http://localhost:8080/?plan=pro")
+    # Repeatable ids: nothing here is a secret.
+    rng = Random(1)  # noqa: S311 - a test's names and ids
+    return Dub(links, clock=clock, rng=rng, domain="acme.link")
+
+
+def minted(dub: Dub, key: str = "ada") -> str:
+    return dub.click(dub.links[key]).id
+
+
+def lead(click_id: str | None, **changes: Any) -> LeadFields:
+    given_fields = {"event_name": "Sign Up", "customer_external_id": "u_1"}
+    return LeadFields(click_id=click_id, **(given_fields | changes))
+
+
+def refused(dub: Dub, fields: LeadFields, around: Around | None = None) -> RefusalError:
+    with pytest.raises(RefusalError) as caught:
+        dub.track_lead(fields, around or Around())
+    return caught.value
+
+
+class TestShortLinks:
+    def visitor(self, **changes: Any) -> Visitor:
+        asked = {"address": "10.0.0.1", "agent": BROWSER, "method": "GET"}
+        return Visitor(**(asked | changes))
+
+    def test_a_browsers_click_is_recorded(self, dub: Dub) -> None:
+        assert visit(dub, dub.links["ada"], self.visitor()) in dub.clicks
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"agent": "curl/8.5.0"},
+            {"agent": "Python/3.11 aiohttp/3.14.5"},
+            {"agent": BROWSER.replace("Chrome", "HeadlessChrome")},
+            {"agent": "Googlebot/2.1"},
+            {"method": "HEAD"},
+            {"no_track": True},
+            {"query": (("dub-no-track", "1"),)},
+            {"query": (("bot", "1"),)},
+        ],
+    )
+    def test_what_is_not_counted_gets_an_id_that_leads_nowhere(
+        self, dub: Dub, changes: dict[str, Any]
+    ) -> None:
+        click_id = visit(dub, dub.links["ada"], self.visitor(**changes))
+
+        assert len(click_id) == 16
+        assert dub.clicks == {}
+        assert dub.phantoms == 1
+
+    def test_fresh_makes_every_click_a_new_one(self, dub: Dub) -> None:
+        ada = dub.links["ada"]
+
+        same = {visit(dub, ada, self.visitor()) for _ in range(3)}
+        fresh = {visit(dub, ada, self.visitor(fresh=True)) for _ in range(3)}
+
+        assert (len(same), len(fresh)) == (1, 3)
+
+    @pytest.mark.parametrize(
+        ("url", "query", "expected"),
+        [
+            ("https://a.example/", (), "https://a.example/?dub_id=ID&via=ada"),
+            (
+                "https://a.example/p?plan=pro#top",
+                (("utm", "x y"),),
+                "https://a.example/p?plan=pro&dub_id=ID&via=ada&utm=x+y#top",
+            ),
+            (
+                "https://a.example/?dub_id=old",
+                (("dub_id", "chosen"), ("qr", "1")),
+                "https://a.example/?dub_id=chosen&via=ada",
+            ),
+            (
+                "https://pay.example/?dub_client_reference_id=1",
+                (),
+                (
+                    "https://pay.example/?dub_client_reference_id=1"
+                    "&client_reference_id=dub_id_ID"
+                ),
+            ),
+        ],
+    )
+    def test_the_destination_keeps_its_parameters_and_gets_the_click(
+        self, url: str, query: tuple[tuple[str, str], ...], expected: str
+    ) -> None:
+        link = Link("link_ada", "ada", "partner-ada", url, "Ada")
+
+        assert final_url(link, "ID", query) == expected
+
+    def test_a_plain_link_hands_no_click_on(self) -> None:
+        link = Link("link_p", "p", "p", "https://a.example/?x=1", tracked=False)
+
+        assert final_url(link, "ID", ()) == "https://a.example/?x=1"
+
+
+SALE: Final = {"customerExternalId": "u_1", "amount": 5000}
+
+
+class TestSales:
+    def test_a_sale_of_nobody_known_is_answered_with_nulls(self, dub: Dub) -> None:
+        assert track_sale(dub, SALE) == {
+            "eventName": "Purchase",
+            "customer": None,
+            "sale": None,
+        }
+        assert dub.sales == []
+
+    def test_a_sale_after_its_lead_counts(self, dub: Dub) -> None:
+        dub.track_lead(lead(minted(dub)))
+
+        answer = track_sale(dub, SALE)
+
+        assert answer["sale"]["amount"] == 5000
+        assert dub.customers["u_1"].sales == 1
+
+    def test_only_an_invoice_makes_a_repeat_harmless(self, dub: Dub) -> None:
+        dub.track_lead(lead(minted(dub)))
+
+        for _ in range(2):
+            track_sale(dub, {**SALE, "invoiceId": "in_1"})
+        assert len(dub.sales) == 1
+        for _ in range(2):
+            track_sale(dub, SALE)
+        assert len(dub.sales) == 3
+
+    @pytest.mark.parametrize(
+        ("mode", "found"), [(Mode.ASYNC, False), (Mode.WAIT, True)]
+    )
+    def test_only_wait_lets_a_sale_follow_at_once(
+        self, dub: Dub, mode: Mode, *, found: bool
+    ) -> None:
+        dub.track_lead(lead(minted(dub), mode=mode), Around(lead_delay=1000))
+
+        if found:
+            assert track_sale(dub, SALE)["sale"] is not None
+            return
+        with pytest.raises(RefusalError, match="and leadEventName: null"):
+            track_sale(dub, SALE)
+
+    def test_a_direct_sale_makes_customer_and_lead(self, dub: Dub) -> None:
+        track_sale(dub, {**SALE, "clickId": minted(dub)})
+
+        assert [it.event_name for it in dub.leads] == [
+            "Direct sale tracking lead event"
+        ]
+        assert len(dub.sales) == 1
+
+    @pytest.mark.parametrize(
+        ("body", "code"),
+        [
+            ([], "unprocessable_entity"),
+            ({"amount": 1}, "bad_request"),
+            ({"customerExternalId": "u", "amount": -1}, "unprocessable_entity"),
+            ({"customerExternalId": "u", "amount": True}, "unprocessable_entity"),
+            ({"customerExternalId": 1, "amount": 1}, "unprocessable_entity"),
+            (
+                {"customerExternalId": "u", "amount": 1, "paymentProcessor": "cash"},
+                "unprocessable_entity",
+            ),
+            (
+                {"customerExternalId": "u", "amount": 1, "metadata": []},
+                "unprocessable_entity",
+            ),
+        ],
+    )
+    def test_a_bad_sale_is_refused(self, dub: Dub, body: object, code: str) -> None:
+        with pytest.raises(RefusalError) as caught:
+            track_sale(dub, body)
+
+        assert caught.value.code == code
+
+
+class TestFaults:
+    def statuses(self, faults: Faults, calls: int, step: str = "record") -> list[Any]:
+        return [faults.take("/track/lead", step).status for _ in range(calls)]
+
+    def test_counted_faults_follow_each_other_then_the_lasting_one_rules(self) -> None:
+        faults = Faults()
+        faults.add({"status": 503, "count": 2})
+        faults.add({"status": 500})
+        faults.add({"status": 429, "count": 1})
+
+        assert self.statuses(faults, 5) == [503, 503, 429, 500, 500]
+
+    def test_different_knobs_hit_the_same_call(self) -> None:
+        faults = Faults()
+        faults.add({"slow": 2, "count": 1})
+        faults.add({"status": 503, "count": 1})
+
+        conditions = faults.take("/track/lead", "record")
+
+        assert (conditions.slow, conditions.status) == (2, 503)
+        assert not faults.standing
+
+    def test_step_and_path_narrow_a_fault(self) -> None:
+        faults = Faults()
+        faults.add({"status": 503, "count": 1, "step": "record"})
+        faults.add({"status": 418, "path": "/customers"})
+
+        assert self.statuses(faults, 2, "deferred") == [None, None]
+        assert self.statuses(faults, 2, "record") == [503, None]
+        assert faults.take("/customers/ext_1", None).status == 418
+
+    def test_a_knob_turned_again_takes_its_own_place(self) -> None:
+        faults = Faults()
+        faults.add({"key": "revoked"})
+        faults.add({"key": "valid"})
+
+        assert faults.take("/track/lead", "record").key == "valid"
+        assert [fault.json() for fault in faults.standing] == [
+            {"id": 2, "key": "valid"}
+        ]
+
+    @pytest.mark.parametrize(
+        ("posted", "named"),
+        [
+            ([], "JSON object"),
+            ({}, "no knob"),
+            ({"count": 3}, "no knob"),
+            ({"stats": 503}, "no knob 'stats'"),
+            ({"status": "503"}, "status takes"),
+            ({"status": True}, "status takes"),
+            ({"hang": -1}, "hang takes"),
+            ({"hang": float("inf")}, "hang takes"),
+            ({"cut": "sometimes"}, "cut takes before"),
+            ({"cut": ["before"]}, "cut takes before"),
+            ({"status": 503, "count": 0}, "count takes"),
+            ({"status": 503, "step": "first"}, "step takes"),
+            ({"retry_after": "1\r\nX: y"}, "retry_after takes"),
+        ],
+    )
+    def test_a_knob_that_does_not_exist_or_fit_is_named(
+        self, posted: object, named: str
+    ) -> None:
+        faults = Faults()
+
+        with pytest.raises(KnobError, match=named):
+            faults.add(posted)
+
+        assert not faults.standing
+
+    def test_options_change_all_or_not_at_all(self) -> None:
+        options = Options()
+
+        with pytest.raises(KnobError, match="webhook_url takes an http address"):
+            options.change({"fresh": True, "webhook_url": "file:///x"})
+        assert options.json()["fresh"] is False
+        options.change({"fresh": True, "allowed_hostnames": ["a.example"]})
+        assert options.json()["fresh"] is True
+        assert options.json()["allowed_hostnames"] == ("a.example",)
+
+
+class TestRateAndHostnames:
+    def test_the_rate_is_held_within_any_minute(self) -> None:
+        gate = Gate("dub_x", "dub_pk_x")
+
+        passed = [gate.count("server", START + i * 20_000, 2)[0] for i in range(5)]
+
+        assert passed == [True, True, False, True, True]
+
+    def test_times_are_told_in_epoch_milliseconds(self) -> None:
+        gate = Gate("dub_x", "dub_pk_x")
+
+        _, allowance = gate.count("server", START, None)
+
+        assert allowance.headers() == {
+            "X-RateLimit-Limit": "1200",
+            "X-RateLimit-Remaining": "1199",
+            "X-RateLimit-Reset": str(START + 40_000),
+            "Retry-After": str(START + 40_000),
+        }
+
+    @pytest.mark.parametrize(
+        ("allowed", "referer", "origin", "passes"),
+        [
+            ((), None, None, True),
+            (("a.example",), "https://www.a.example/x", None, True),
+            (("a.example",), None, "https://a.example", True),
+            (("a.example",), "https://b.example/", "https://a.example", False),
+            (("a.example",), None, None, False),
+            (("*.a.example",), "https://x.a.example/", None, True),
+            (("*.a.example",), "https://a.example/", None, False),
+            (("*.a.example",), "https://evil-a.example/", None, False),
+            (("a.example",), "https://[bad/", None, False),
+        ],
+    )
+    def test_hostnames_are_held_as_dub_holds_them(
+        self,
+        allowed: tuple[str, ...],
+        referer: str | None,
+        origin: str | None,
+        *,
+        passes: bool,
+    ) -> None:
+        if passes:
+            require_hostname(allowed, referer, origin)
+            return
+        with pytest.raises(RefusalError, match="is not included in the allowed"):
+            require_hostname(allowed, referer, origin)

@@ -253,9 +253,9 @@ def test_an_unclear_answer_to_a_recording_call_may_have_counted(status: int) -> 
     ],
 )
 def test_no_answer_may_have_counted_once_the_recording_call_was_sent(
-    sent: bool,  # noqa: FBT001 - a row of the table
+    sent: bool,
     step: Step,
-    counted: bool,  # noqa: FBT001 - a row of the table
+    counted: bool,
 ) -> None:
     outcome = interpret(NoAnswer(sent=sent, reason="Dub did not answer"), step, NOW)
 

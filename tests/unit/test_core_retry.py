@@ -125,8 +125,8 @@ def test_the_wait_grows_with_the_calls_made_so_far() -> None:
 )
 def test_doubt_is_kept_while_nothing_settles_it(
     before: Entry,
-    counted: bool,  # noqa: FBT001 - a row of the table
-    doubt: bool,  # noqa: FBT001 - a row of the table
+    counted: bool,
+    doubt: bool,
 ) -> None:
     outcome = Outcome(Meaning.AGAIN, "cut", may_have_counted=counted)
 

@@ -1,0 +1,44 @@
+# Two commands matter from a clean clone: `make demo` and `make test`.
+# Everything lands in .venv; nothing outside this folder is touched, but for
+# Chromium, which `make test` installs through apt-get where it may.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs bench clean
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY) ## run sandbox, sample site and relay; ONCE=1: sign up three times, then end
+	@$(BIN)/python -m relay demo $(if $(ONCE),--once)
+
+test: $(READY) ## run all tests; ARGS="-k hook" goes to pytest
+	@.ci/chromium
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(READY) ## check style and types
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+
+format: $(READY) ## put the code into shape
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/ruff format --quiet
+
+docs: $(READY) ## write docs/settings.md and relay.example.toml anew from the table
+	@$(BIN)/python -m relay.settings_docs
+
+bench: $(READY) ## measure speed (needs wrk)
+	@set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+clean: ## remove what was made here
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml .ci/venv
+	@.ci/venv "$(PYTHON)"
+	@touch $@

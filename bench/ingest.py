@@ -1,0 +1,214 @@
+"""How many signed hooks a second the relay commits, beside bare aiohttp.
+
+One server process on one core, wrk on the other, 64 connections, loopback, in
+turn (bare, hook, bare, hook, ...): read the ratio, not the figures. Every
+answer is checked: the relay's own counters must show one new lead a request.
+
+    python bench/ingest.py [--rounds 5] [--seconds 5] [--connections 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Self
+
+from relay.core import signing
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLUSw"  # a documentation key
+SERVER_CORE, LOAD_CORE = "0", "1"
+
+BARE = """
+import uvloop, asyncio
+from aiohttp import web
+async def hello(request): return web.Response(text="Hello, world")
+app = web.Application(); app.router.add_get("/", hello)
+uvloop.install()
+web.run_app(app, host="127.0.0.1", port={port}, access_log=None, print=None)
+"""
+
+LUA = """
+local lines = {{}}
+for line in io.lines("{bodies}") do lines[#lines + 1] = line end
+local i = 0
+function request()
+  i = i + 1
+  local id, stamp, sig, body = lines[i]:match("^(%S+) (%S+) (%S+) (.*)$")
+  return wrk.format("POST", "/_dub/hooks/signup", {{
+    ["webhook-id"] = id, ["webhook-timestamp"] = stamp,
+    ["webhook-signature"] = sig, ["content-type"] = "application/json"}}, body)
+end
+"""
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        ratios, rows = [], []
+        for round_ in range(options.rounds):
+            order = [bare, hook] if round_ % 2 == 0 else [hook, bare]
+            got = {run.__name__: run(Path(folder), options) for run in order}
+            rows.append(got)
+            ratios.append(got["hook"][0] / got["bare"][0])
+            print(
+                f"round {round_ + 1}: bare {got['bare'][0]:,.0f}/s, "
+                f"hook {got['hook'][0]:,.0f}/s, p99 {got['hook'][1]:.1f} ms, "
+                f"ratio {ratios[-1]:.2f}",
+                flush=True,
+            )
+    print(
+        f"median ratio {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f}-{max(ratios):.3f}), median hook "
+        f"{statistics.median(r['hook'][0] for r in rows):,.0f}/s, p99 "
+        f"{statistics.median(r['hook'][1] for r in rows):.1f} ms"
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--connections", type=int, default=64)
+    return parser.parse_args()
+
+
+def bare(_folder: Path, options: argparse.Namespace) -> tuple[float, float]:
+    port = 18310
+    with Server([sys.executable, "-c", BARE.format(port=port)], {}, port, "/"):
+        return wrk(options, f"http://127.0.0.1:{port}/")
+
+
+def hook(folder: Path, options: argparse.Namespace) -> tuple[float, float]:
+    port = 18311
+    data = folder / uuid.uuid4().hex
+    data.mkdir()
+    env = {
+        "DUB_API_KEY": "dub_bench",
+        "DUB_API_URL": "http://127.0.0.1:9",
+        "RELAY_SECRET": "bench-secret-bench-secret",
+        "RELAY_HOOK_SECRET": SECRET,
+        "RELAY_LISTEN": f"127.0.0.1:{port}",
+        "RELAY_DATABASE": f"sqlite:///{data}/relay.db",
+    }
+    bodies, script = data / "bodies", data / "load.lua"
+    write_bodies(bodies, options.seconds * 30_000)
+    script.write_text(LUA.format(bodies=bodies))
+    command = [sys.executable, "-m", "relay", "serve", "--no-delivery"]
+    with Server(command, env, port, "/_dub/livez") as server:
+        figures = wrk(options, f"http://127.0.0.1:{port}", script)
+        server.check_counters()
+    shutil.rmtree(data)
+    return figures
+
+
+def write_bodies(path: Path, count: int) -> None:
+    keys = signing.parse_webhook_secrets(SECRET)
+    now = int(time.time())
+    with path.open("w") as out:
+        for n in range(count):
+            body = json.dumps(
+                {
+                    "clickId": f"click{n:011d}",
+                    "eventName": "Sign Up",
+                    "customerExternalId": f"user_{n}",
+                    "customerName": "Ada Lovelace",
+                    "customerEmail": f"ada{n}@example.com",
+                    "customerAvatar": "https://example.com/avatars/ada.png",
+                    "metadata": {"plan": "team", "source": "bench"},
+                }
+            ).encode()
+            headers = signing.sign_webhook(keys, f"msg_{n}", now, body)
+            # wrk splits on blanks: the JSON comes last.
+            out.write(
+                " ".join(
+                    [
+                        headers["webhook-id"],
+                        headers["webhook-timestamp"],
+                        headers["webhook-signature"],
+                        body.decode(),
+                    ]
+                )
+                + "\n"
+            )
+
+
+class Server:
+    """A server process on its own core, up when it answers, ended by SIGTERM."""
+
+    def __init__(
+        self, command: list[str], env: dict[str, str], port: int, path: str
+    ) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.probe = self.url + path
+        self.command = ["taskset", "-c", SERVER_CORE, *command]
+        self.env = os.environ | env
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self.command, env=self.env, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(self.probe, timeout=1).read()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return self
+        raise SystemExit(f"{self.command} did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+
+    def check_counters(self) -> None:
+        """Refuse figures of a run in which a request made no new lead."""
+        text = urllib.request.urlopen(self.url + "/_dub/metrics").read().decode()
+        counted = dict(
+            re.findall(
+                r'dub_relay_captured_total\{result="(\w+)",source="hook"\} (\S+)', text
+            )
+        )
+        if set(counted) != {"new"}:
+            raise SystemExit(f"not every request made a new lead: {counted}")
+
+
+def wrk(
+    options: argparse.Namespace, url: str, script: Path | None = None
+) -> tuple[float, float]:
+    """Requests a second and the p99 in milliseconds; refuses any non-2xx."""
+    command = [
+        "taskset",
+        "-c",
+        LOAD_CORE,
+        "wrk",
+        "-t1",
+        f"-c{options.connections}",
+        f"-d{options.seconds}s",
+        "--latency",
+        url,
+    ]
+    if script:
+        command += ["-s", str(script)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in out or "Socket errors" in out:
+        raise SystemExit(out)
+    rate = float(re.search(r"Requests/sec:\s+(\S+)", out)[1])  # type: ignore[index]
+    value, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", out).groups()  # type: ignore[union-attr]
+    return rate, float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+
+
+if __name__ == "__main__":
+    main()

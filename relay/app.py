@@ -1,0 +1,175 @@
+"""The composition root: settings in, a running relay out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+
+from relay import metrics as prometheus
+from relay.capture.answers import Handler, RefusedError, answer, speaking_json
+from relay.capture.hooks import SignupHook
+from relay.capture.intake import Intake
+from relay.capture.landing import Landing
+from relay.capture.proxied import ProxiedSignups
+from relay.capture.proxy import Proxy
+from relay.capture.script import NAMES, Snippet
+from relay.clock import now_ms, roll
+from relay.core.retry import Policy
+from relay.delivery.client import DubClient
+from relay.delivery.delivery import Delivery, Terms, lease_ms
+from relay.delivery.pacing import Pacer
+from relay.delivery.worker import Worker
+from relay.metrics import Metrics
+from relay.outbox import open_outbox
+from relay.outbox.contract import Outbox, OutboxUnavailableError
+from relay.settings import Settings
+
+MAX_OWN_BODY: Final = 1024 * 1024
+"""What an endpoint of the relay's own reads at most; the proxy streams instead."""
+
+
+class Relay:
+    """One relay process: its outbox, its web side and its delivery."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.stopping = False
+        self.metrics = Metrics()
+        self.outbox: Outbox = open_outbox(settings.database)
+        self.intake = Intake(
+            self.outbox,
+            dedupe_days=settings.dedupe_days,
+            clock=now_ms,
+            metrics=self.metrics,
+        )
+
+    def worker(self, dub: DubClient) -> Worker:
+        """Put delivery together; it runs until its stop() is awaited."""
+        settings = self.settings
+        pacer = Pacer(settings.rate, time.monotonic)
+        terms = _terms(settings)
+        delivery = Delivery(
+            self.outbox,
+            dub,
+            secrets=settings.secret,
+            terms=terms,
+            pacer=pacer,
+            clock=now_ms,
+            roll=roll,
+            metrics=self.metrics,
+        )
+        return Worker(self.outbox, delivery, terms=terms, pacer=pacer, clock=now_ms)
+
+    def dub(self) -> DubClient:
+        """Give a client for Dub; the caller closes it."""
+        return DubClient(
+            self.settings.dub_api_url,
+            self.settings.dub_api_key,
+            timeout=self.settings.dub_timeout,
+            in_flight=self.settings.in_flight,
+        )
+
+    def application(self) -> web.Application:
+        """Put the web side together: the relay's own paths, then the site."""
+        app = web.Application(client_max_size=MAX_OWN_BODY)
+        prefix = self.settings.prefix
+        for method, path, handler in self._endpoints():
+            app.router.add_route(method, f"{prefix}/{path}", speaking_json(handler))
+        app.router.add_route("*", prefix, speaking_json(self._unknown))
+        app.router.add_route("*", prefix + "/{path:.*}", speaking_json(self._unknown))
+        self._add_site(app)
+        return app
+
+    def _endpoints(self) -> list[tuple[str, str, Handler]]:
+        hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
+        snippet = Snippet(
+            cookie_domain=self.settings.cookie_domain,
+            cookie_days=self.settings.cookie_days,
+            attribution=self.settings.attribution,
+        )
+        scripts: list[tuple[str, str, Handler]] = [
+            ("GET", name, snippet.handle) for name in NAMES
+        ]
+        return [
+            ("POST", "hooks/signup", hook.handle),
+            ("GET", "livez", self._livez),
+            ("GET", "readyz", self._readyz),
+            ("GET", "metrics", self._metrics),
+            *scripts,
+        ]
+
+    def _add_site(self, app: web.Application) -> None:
+        settings = self.settings
+        if settings.upstream is None:
+            app.router.add_route("*", "/{path:.*}", _no_site)
+            return
+        landing = Landing(
+            settings.secret,
+            domain=settings.cookie_domain,
+            days=settings.cookie_days,
+            attribution=settings.attribution,
+            clock=now_ms,
+            metrics=self.metrics,
+        )
+        Proxy(
+            settings.upstream,
+            settings.signup,
+            ProxiedSignups(self.intake, self.metrics),
+            landing,
+            trusted=settings.trusted_proxies,
+        ).install(app)
+
+    async def _livez(self, _: web.Request) -> web.StreamResponse:
+        return answer({"status": "alive"})
+
+    async def _readyz(self, _: web.Request) -> web.StreamResponse:
+        if self.stopping:
+            raise RefusedError(503, "The relay is stopping.")
+        try:
+            await self.outbox.check_writable()
+        except OutboxUnavailableError as error:
+            raise RefusedError(503, f"The database takes no leads: {error}") from None
+        return answer({"status": "ready"})
+
+    async def _metrics(self, _: web.Request) -> web.StreamResponse:
+        oldest = await self.outbox.oldest_open()
+        text = self.metrics.render(
+            await self.outbox.counts(),
+            (now_ms() - oldest) / 1000 if oldest is not None else 0.0,
+            parked=(await self.outbox.gate()).closed,
+        )
+        return web.Response(
+            body=text, headers={"Content-Type": prometheus.CONTENT_TYPE}
+        )
+
+    async def _unknown(self, request: web.Request) -> web.StreamResponse:
+        allowed = self._methods().get(request.path.removeprefix(self.settings.prefix))
+        if allowed:
+            raise RefusedError(405, f"Use {allowed} here.", {"Allow": allowed})
+        raise RefusedError(404, "The relay has nothing at this path.")
+
+    def _methods(self) -> Mapping[str, str]:
+        return {f"/{path}": method for method, path, _ in self._endpoints()}
+
+
+def _terms(settings: Settings) -> Terms:
+    return Terms(
+        policy=Policy(
+            base_ms=round(settings.retry_base * 1000),
+            max_ms=round(settings.retry_max * 1000),
+            for_ms=round(settings.retry_for * 1000),
+        ),
+        in_flight=settings.in_flight,
+        lease_ms=lease_ms(settings.dub_timeout, settings.in_flight, settings.rate),
+        two_step=settings.two_step,
+    )
+
+
+async def _no_site(_: web.Request) -> web.StreamResponse:
+    return web.Response(
+        status=404,
+        text="This relay stands in front of no site: set RELAY_UPSTREAM.\n",
+    )

@@ -1,0 +1,1 @@
+"""The ways in: every one makes a lead and puts it in the outbox."""

@@ -1,0 +1,90 @@
+"""Answers of the relay's own endpoints: one JSON shape for every error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from aiohttp import web
+
+from relay.core.errors import error_body
+from relay.logs import get_logger
+
+log = get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+RETRY_AFTER_S: Final = "5"
+"""What a caller is told to wait when the database refused. In seconds, as RFC
+9110 10.2.3 has it; group commit makes room again within one."""
+
+_CODES: Final[Mapping[int, str]] = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "bad_request",
+    409: "conflict",
+    413: "bad_request",
+    415: "bad_request",
+    422: "unprocessable_entity",
+    429: "rate_limit_exceeded",
+    500: "internal_server_error",
+    503: "internal_server_error",
+}
+"""Dub has no code of its own for 405, 413, 415 and 503."""
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error; the message is for the caller."""
+
+    def __init__(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers or {}
+
+
+def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
+    """Give a JSON answer that nobody may cache."""
+    return web.Response(
+        body=json.dumps(body, separators=(",", ":")).encode(),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def refusal(refused: RefusedError) -> web.Response:
+    """Give an error in Dub's shape."""
+    response = answer(
+        error_body(_CODES[refused.status], refused.message), refused.status
+    )
+    response.headers.update(refused.headers)
+    return response
+
+
+def speaking_json(handler: Handler) -> Handler:
+    """Wrap a handler so that whatever goes wrong is told in Dub's error shape."""
+
+    async def wrapped(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except RefusedError as refused:
+            return refusal(refused)
+        except web.HTTPRequestEntityTooLarge:
+            return refusal(RefusedError(413, "The body may have 1 MiB at most."))
+        except web.HTTPException as error:
+            if error.status not in _CODES:
+                raise
+            return refusal(RefusedError(error.status, error.reason))
+        except Exception as error:  # noqa: BLE001 - the border: told, logged, answered
+            log.error("request.failed", error=type(error).__name__, path=request.path)
+            return refusal(
+                RefusedError(500, "The relay failed to handle this request.")
+            )
+
+    return wrapped

@@ -1,0 +1,369 @@
+"""One connection to the site: a request goes out, its answer comes in.
+
+It stands on aiohttp's client protocol and its answer parser, not on
+``ClientSession``: a session rewrites targets, orders and decodes headers,
+keeps cookies, follows redirects and repeats requests, and none of that may
+happen between a visitor and the site.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import StreamReader
+from aiohttp.client_exceptions import (
+    ClientConnectionError,
+    ClientError,
+    ClientPayloadError,
+)
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
+
+from relay.capture.exchange import Body, RequestBodyError, UpstreamError, read_visitor
+from relay.core.headers import Headers
+
+READ_BUFFER: Final = 2**16
+"""Bytes buffered of one answer before the site is made to wait (twice that)."""
+
+MAX_LINE: Final = 2**14
+MAX_FIELD: Final = 2**16
+"""Sites send long policies and cookies; the visitor's browser is the judge."""
+MAX_FIELDS: Final = 512
+
+_FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""Never inside a field value (RFC 9110, 5.5); the answer parser is lenient."""
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the site and the visitor may take, in seconds.
+
+    ``connect`` until the connection stands, ``answer`` from the end of the
+    request to the answer's head, ``stall`` without a byte moving between the
+    relay and the site in a body. Server-sent events are exempt from the last:
+    they may be silent. ``visitor``: without a byte of the visitor's body.
+    """
+
+    connect: float = 10.0
+    answer: float = 60.0
+    stall: float = 300.0
+    visitor: float = 60.0
+
+
+class GoneError(UpstreamError):
+    """The connection ended before any answer: a safe request may go again."""
+
+
+class SiteProtocol(ResponseHandler):
+    """aiohttp's client protocol, which tells every end of an answer.
+
+    The base class takes a reset for the end of an answer without length, and
+    tells nobody who reads a body of an error in its chunks.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.broken = False
+        self._body: StreamReader | None = None
+
+    def watch(self, body: StreamReader) -> None:
+        """Make sure that this body ends when the connection does."""
+        self._body = body
+        if not self.connected:
+            self._end_body()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note whether the connection broke before anybody is told of its end."""
+        self.broken = exc is not None
+        super().connection_lost(exc)
+        self._end_body()
+
+    def _end_body(self) -> None:
+        body = self._body
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(ClientPayloadError("the connection ended"))
+
+
+class Connection:
+    """One connection to the site, one exchange at a time."""
+
+    __slots__ = (
+        "_answered",
+        "_keep",
+        "_limits",
+        "_loop",
+        "protocol",
+        "sender",
+        "since",
+    )
+
+    def __init__(
+        self,
+        protocol: SiteProtocol,
+        limits: Limits,
+        keep: Callable[[Connection], None],
+    ) -> None:
+        self._keep = keep
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._answered = False
+        self.protocol = protocol
+        self.sender: asyncio.Task[None] | None = None
+        self.since = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent: open, and nothing left over."""
+        return self.protocol.is_connected() and not self.protocol.should_close
+
+    async def exchange(
+        self, method: str, head: bytes, body: Body | None
+    ) -> UpstreamAnswer:
+        """Send a request and wait for the answer's head."""
+        self._answered = False
+        self._expect(method)
+        try:
+            await self._send(head, body)
+            message, payload = await self._read_head()
+            answer = UpstreamAnswer(self, method, message, payload)
+        except BaseException:
+            self.abort()
+            raise
+        return answer
+
+    def release(self) -> None:
+        """Give the connection back if all of the exchange is over, else cut it."""
+        sending = self.sender is not None and not self.sender.done()
+        if sending or not self.usable:
+            self.abort()
+        else:
+            self.sender = None
+            self._keep(self)
+
+    def abort(self) -> None:
+        """Cut the connection, so that the site knows nobody waits any more."""
+        if self.sender is not None:
+            self.sender.cancel()
+        self.protocol.abort()
+
+    def _expect(self, method: str) -> None:
+        self.protocol.set_response_params(
+            skip_payload=method == "HEAD",
+            read_until_eof=True,
+            auto_decompress=False,
+            read_timeout=self._limits.answer,
+            read_bufsize=READ_BUFFER,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_FIELD,
+            max_headers=MAX_FIELDS,
+        )
+
+    async def _send(self, head: bytes, body: Body | None) -> None:
+        """Send the head and what is there of the body; a task sends the rest.
+
+        What is there is small (1 MiB at most) and not waited for: a site may
+        answer without reading it.
+        """
+        writer = StreamWriter(self.protocol, self._loop)
+        rest = body.rest if body is not None else None
+        if body is not None:
+            head += body.framed_start(last=rest is None)
+        try:
+            await writer.write(head, drain=False)
+        except ConnectionError as error:
+            raise GoneError("the site closed the connection unanswered") from error
+        if body is None or rest is None:
+            self.protocol.start_timeout()
+            return
+        self.sender = self._loop.create_task(
+            self._send_rest(rest, writer, chunked=body.length is None)
+        )
+
+    async def _send_rest(
+        self, rest: StreamReader, writer: StreamWriter, *, chunked: bool
+    ) -> None:
+        if chunked:
+            writer.enable_chunking()
+        try:
+            while data := await read_visitor(rest, self._limits.visitor):
+                async with asyncio.timeout(self._limits.stall):
+                    await writer.write(data)
+            await writer.write_eof()
+        except TimeoutError:
+            self._fail(UpstreamError("the site stopped taking the request", status=504))
+        except RequestBodyError as error:
+            self._fail(error)
+        except ConnectionError:
+            # The site may have answered without wanting the rest; reading tells.
+            return
+        else:
+            if not self._answered:
+                self.protocol.start_timeout()
+
+    def _fail(self, error: Exception) -> None:
+        """End the exchange for whoever reads it, and cut the connection.
+
+        Cut, not closed: the site must never take half a body for a whole one.
+        """
+        transport = self.protocol.transport
+        self.protocol.set_exception(error)
+        if transport is not None:
+            transport.abort()
+
+    async def _read_head(self) -> tuple[RawResponseMessage, StreamReader]:
+        try:
+            while True:
+                message, payload = await self.protocol.read()
+                # 100 and 103 are for this hop; 101 ends HTTP on the connection.
+                if message.code >= 200 or message.code == 101:
+                    self._answered = True
+                    return message, payload
+                self.protocol.start_timeout()
+        except (UpstreamError, RequestBodyError):
+            raise
+        except TimeoutError as error:
+            raise UpstreamError(
+                "the site did not answer in time", status=504
+            ) from error
+        except ClientConnectionError as error:
+            raise GoneError("the site closed the connection unanswered") from error
+        except (HttpProcessingError, ClientError, OSError) as error:
+            raise UpstreamError("the site's answer is no valid HTTP") from error
+
+    def head_is_there(self, headers: Headers) -> None:
+        """Go over from the time limit of the head to that of the body."""
+        events = any(
+            name.lower() == b"content-type"
+            and value.lower().startswith(b"text/event-stream")
+            for name, value in headers
+        )
+        self.protocol.read_timeout = None if events else self._limits.stall
+        self.protocol.start_timeout()
+
+
+class UpstreamAnswer:
+    """The site's answer: its head, and its body as it arrives.
+
+    ``length`` is the body's size in bytes, None when only its end will tell;
+    ``empty`` says that there is none, whatever the headers announce (answers
+    to HEAD, 204, 304). ``upgraded``: from here on the bytes are no HTTP.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_connection",
+        "_payload",
+        "_until_close",
+        "empty",
+        "headers",
+        "length",
+        "reason",
+        "status",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        method: str,
+        message: RawResponseMessage,
+        payload: StreamReader,
+    ) -> None:
+        self._connection = connection
+        self._payload = payload
+        self._closed = False
+        self.status = message.code
+        self.reason = message.reason.encode("utf-8", "surrogateescape")
+        self.headers: Headers = message.raw_headers
+        self.length = _checked_length(message.raw_headers)
+        self._until_close = self.length is None and not message.chunked
+        self.empty = method == "HEAD" or message.code in {101, 204, 304}
+        connection.protocol.watch(payload)
+        if not payload.is_eof():
+            connection.head_is_there(message.raw_headers)
+
+    @property
+    def upgraded(self) -> bool:
+        """Whether the site switched protocols (101)."""
+        return self.status == 101
+
+    @property
+    def protocol(self) -> SiteProtocol:
+        """The connection's protocol, for a tunnel."""
+        return self._connection.protocol
+
+    def read_nowait(self) -> bytes:
+        """Give what has arrived of the body, b"" if nothing has."""
+        if self._payload.exception() is not None:
+            return b""
+        return self._payload.read_nowait()
+
+    async def read(self) -> bytes:
+        """Give the next bytes of the body, b"" at its end.
+
+        Raises :class:`UpstreamError` if the body was cut: it must then be cut
+        for the visitor too.
+        """
+        try:
+            data = await self._payload.readany()
+        except TimeoutError as error:
+            raise UpstreamError("the site's answer stalled", status=504) from error
+        except (ClientError, HttpProcessingError, OSError) as error:
+            raise UpstreamError("the site's answer was cut") from error
+        if not data and self._broken:
+            raise UpstreamError("the site's answer was cut")
+        return data
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the body has been read."""
+        whole = self._payload.exception() is None and not self._broken
+        return whole and self._payload.at_eof()
+
+    @property
+    def _broken(self) -> bool:
+        return self._until_close and not self.empty and self.protocol.broken
+
+    def close(self) -> None:
+        """Let go of the connection: kept if the answer ended, else cut."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.upgraded:
+            # Closed, not cut: a close frame may still be on its way out.
+            self._connection.protocol.close()
+        elif self.ended:
+            self._connection.release()
+        else:
+            self._connection.abort()
+
+
+def _checked_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
+    """Give Content-Length after checking the framing as RFC 9112, 6 demands.
+
+    The answer parser is lenient; what a visitor's browser might read otherwise
+    than it did must not be passed on.
+    """
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    for name, value in headers:
+        if _TOKEN.fullmatch(name) is None or _FORBIDDEN.search(value) is not None:
+            raise UpstreamError("the site's answer has a malformed header")
+        lower = name.lower()
+        if lower == b"content-length":
+            lengths.append(value)
+        elif lower == b"transfer-encoding":
+            codings.append(value.lower())
+    if codings and (lengths or codings != [b"chunked"]):
+        raise UpstreamError("the site's answer is framed ambiguously")
+    if not lengths:
+        return None
+    if len(lengths) > 1 or _DIGITS.fullmatch(lengths[0]) is None:
+        raise UpstreamError("the site's answer has a wrong Content-Length")
+    return int(lengths[0])

@@ -1,0 +1,129 @@
+"""``POST hooks/signup``: a signed registration hook becomes a lead."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+from aiohttp import web
+
+from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer
+from relay.capture.intake import Capture, Intake
+from relay.clock import Clock
+from relay.core import cookies, signing
+from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
+from relay.outbox.contract import OutboxUnavailableError, Taken
+
+SOURCE: Final = "hook"
+
+FORGERY_HELP: Final = (
+    "The signature does not fit. Sign 'webhook-id.webhook-timestamp.body' with "
+    "the hook secret (Standard Webhooks), over the exact bytes that are sent."
+)
+
+
+class SignupHook:
+    """Checks the signature first, then the body, then commits the lead."""
+
+    def __init__(self, intake: Intake, keys: tuple[bytes, ...], clock: Clock) -> None:
+        self._intake = intake
+        self._keys = keys
+        self._clock = clock
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer as the table of ``POST hooks/signup`` in the docs says."""
+        if not self._keys:
+            raise RefusedError(404, "hooks/signup is off: set RELAY_HOOK_SECRET.")
+        body = await request.read()
+        message_id = self._verify(request.headers, body)
+        fields, notes, document = _read(body)
+        click_id, told_by = _click(fields, document)
+        if click_id is None:
+            self._intake.unattributed(SOURCE)
+            return answer({"id": None, "status": "unattributed"}, 202)
+        capture = Capture(
+            source=SOURCE,
+            click_id=click_id,
+            fields=fields,
+            notes=notes,
+            origin={"click": told_by},
+            idempotency_key=message_id,
+            body_hash=hashlib.sha256(body).digest(),
+        )
+        return await self._take(capture)
+
+    def _verify(self, headers: Mapping[str, str], body: bytes) -> str:
+        signed = {
+            name: value
+            for name in ("webhook-id", "webhook-timestamp", "webhook-signature")
+            if (value := headers.get(name)) is not None
+        }
+        try:
+            return signing.verify_webhook(self._keys, signed, body, self._clock())
+        except signing.MissingHeaderError as error:
+            self._refuse("unsigned", 401, str(error))
+        except signing.StaleTimestampError as error:
+            self._refuse("stale", 401, str(error))
+        except signing.BadSignatureError:
+            self._refuse("forged", 401, FORGERY_HELP)
+
+    def _refuse(self, result: str, status: int, message: str) -> NoReturn:
+        self._intake.count(SOURCE, result)
+        raise RefusedError(status, message)
+
+    async def _take(self, capture: Capture) -> web.StreamResponse:
+        try:
+            receipt = await self._intake.take(capture)
+        except OutboxUnavailableError:
+            raise RefusedError(
+                503,
+                "The lead could not be stored; nothing was taken. Send it again.",
+                {"Retry-After": RETRY_AFTER_S},
+            ) from None
+        if receipt.taken is Taken.CONFLICT:
+            raise RefusedError(
+                409, "This webhook-id was taken before with another body."
+            )
+        if receipt.taken is Taken.DUPLICATE:
+            return answer({"id": receipt.lead_id, "status": "duplicate"}, 200)
+        return answer({"id": receipt.lead_id, "status": "queued"}, 202)
+
+
+def _read(body: bytes) -> tuple[LeadFields, tuple[str, ...], Mapping[str, Any]]:
+    """Turn a hook's body into sanitised fields, or refuse it with what to do."""
+    document = read_json(body)
+    if not isinstance(document, dict):
+        raise RefusedError(422, "The body must be a JSON object.")
+    cookie = document.get("cookie")
+    if cookie is not None and not isinstance(cookie, str):
+        raise RefusedError(422, "cookie: must be the raw Cookie header, a string.")
+    try:
+        fields, notes = sanitise(document)
+    except InvalidFieldError as error:
+        raise RefusedError(422, error.issue.text) from None
+    return fields, notes, document
+
+
+def read_json(body: bytes) -> Any:
+    """Parse strict UTF-8 JSON; refuse anything else with 400."""
+    try:
+        return json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise RefusedError(400, "The body is not UTF-8.") from None
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "The body is not valid JSON.") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _click(fields: LeadFields, document: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Choose the click id; clickId beats cookie, "" means the customer's own."""
+    if fields.click_id is not None:
+        usable = fields.click_id == "" or cookies.is_click_id(fields.click_id)
+        told_by = "clickId" if fields.click_id else "customer"
+        return (fields.click_id if usable else None), told_by
+    return cookies.click_id([document.get("cookie") or ""]), "cookie"

@@ -1,0 +1,158 @@
+"""Where every way in ends: fields become a lead, and the lead is committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from relay.clock import Clock, new_lead_id
+from relay.core.dubapi import LeadFields, dedupe_key
+from relay.core.leads import Lead, Mode, Status
+from relay.logs import get_logger
+from relay.metrics import Metrics
+from relay.outbox.contract import (
+    Offer,
+    Outbox,
+    OutboxUnavailableError,
+    Receipt,
+    Taken,
+)
+
+log = get_logger()
+
+DAY_MS: Final = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A sign-up as a way in saw it, its fields already sanitised.
+
+    ``click_id`` is "" for a customer whose earlier click is meant.
+    """
+
+    source: str
+    click_id: str
+    fields: LeadFields
+    notes: Sequence[str] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    body_hash: bytes | None = None
+
+
+class Intake:
+    """Commits leads to the outbox, counts them and says so in the log."""
+
+    def __init__(
+        self, outbox: Outbox, *, dedupe_days: int, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._outbox = outbox
+        self._dedupe_ms = dedupe_days * DAY_MS
+        self._clock = clock
+        self._metrics = metrics
+
+    async def take(self, capture: Capture, *, held: str | None = None) -> Receipt:
+        """Commit a lead; raise OutboxUnavailableError if that was not possible.
+
+        ``held`` is the id under which the sign-up was written down before.
+        """
+        offer = self._offer(capture, held)
+        started = time.perf_counter()
+        try:
+            receipt = await self._store(offer, held)
+        except OutboxUnavailableError as error:
+            self.count(capture.source, "unavailable")
+            log.error("lead.not_stored", source=capture.source, reason=str(error))
+            raise
+        self._metrics.commit.observe(time.perf_counter() - started)
+        self.count(capture.source, receipt.taken.value)
+        if receipt.taken is Taken.NEW:
+            log.info("lead.queued", lead=receipt.lead_id, source=capture.source)
+        else:
+            log.info(
+                f"lead.repeated_{receipt.taken}",
+                lead=receipt.lead_id,
+                source=capture.source,
+            )
+        return receipt
+
+    async def reject(
+        self, lead: Lead, reason: str, *, held: str | None = None
+    ) -> Receipt:
+        """Keep a sign-up that can make no lead, so that it can be explained."""
+        offer = Offer(
+            lead,
+            dedupe_key="",
+            dedupe_since=None,
+            status=Status.REJECTED,
+            reason=reason,
+        )
+        receipt = await self._store(offer, held)
+        self.count(lead.source, "rejected")
+        log.warning("lead.rejected", lead=receipt.lead_id, reason=reason)
+        return receipt
+
+    async def hold(self, lead: Lead) -> str:
+        """Write a sign-up down before it is passed on; give its id."""
+        offer = Offer(lead, dedupe_key="", dedupe_since=None, status=Status.HELD)
+        return (await self._outbox.put(offer)).lead_id
+
+    async def drop(self, held: str) -> None:
+        """Forget a held sign-up: the site did not take it."""
+        await self._outbox.release(held, None)
+
+    def unattributed(self, source: str) -> None:
+        """Count a sign-up that no click led to. Nothing is stored."""
+        self.count(source, "unattributed")
+        log.info("signup.unattributed", source=source)
+
+    def count(self, source: str, result: str) -> None:
+        """Count a sign-up by its source and what became of it."""
+        self._metrics.captured.labels(source, result).inc()
+
+    def lead(self, capture: Capture, lead_id: str | None = None) -> Lead:
+        """Make the lead of a capture, as of now."""
+        now = self._clock()
+        fields = capture.fields
+        return Lead(
+            id=lead_id or new_lead_id(now),
+            source=capture.source,
+            click_id=capture.click_id,
+            event_name=fields.event_name,
+            customer_external_id=fields.customer_external_id,
+            created_at=now,
+            mode=fields.mode,
+            customer_name=fields.customer_name,
+            customer_email=fields.customer_email,
+            customer_avatar=fields.customer_avatar,
+            event_quantity=fields.event_quantity,
+            metadata=fields.metadata,
+            notes=tuple(capture.notes),
+            origin=capture.origin,
+        )
+
+    def _offer(self, capture: Capture, held: str | None) -> Offer:
+        lead = self.lead(capture, held)
+        return Offer(
+            lead,
+            dedupe_key=dedupe_key(
+                lead.customer_external_id,
+                lead.event_name,
+                deferred=lead.mode is Mode.DEFERRED,
+            ),
+            # 0 days means for ever: every earlier lead counts.
+            dedupe_since=lead.created_at - self._dedupe_ms if self._dedupe_ms else 0,
+            idempotency_key=capture.idempotency_key,
+            body_hash=capture.body_hash,
+        )
+
+    async def _store(self, offer: Offer, held: str | None) -> Receipt:
+        if held is None:
+            return await self._outbox.put(offer)
+        receipt = await self._outbox.release(held, offer)
+        if receipt is None:
+            # Released already, by a person say: the lead goes in on its own.
+            fresh = replace(offer.lead, id=new_lead_id(offer.lead.created_at))
+            receipt = await self._outbox.put(replace(offer, lead=fresh))
+        return receipt

@@ -1,0 +1,222 @@
+"""Landings: the click cookie, set by the server.
+
+Dub's script sets ``dub_id`` in the browser. Set by the site's own server the
+cookie also works without JavaScript, and Safari keeps it for its full time.
+Beside it goes the companion, out of scripts' reach, from which a lost
+``dub_id`` is restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import parse_qsl
+
+from relay.capture.guard import every
+from relay.clock import Clock
+from relay.core import cookies
+from relay.core.cookies import Companion
+from relay.core.headers import Headers
+from relay.logs import get_logger
+from relay.metrics import Metrics
+
+log = get_logger()
+
+PARAMETER: Final = "dub_id"
+DAY_S: Final = 86_400
+
+SHARED_CACHE_FIELDS: Final = frozenset(
+    {
+        b"cache-control",
+        b"expires",
+        b"pragma",
+        b"surrogate-control",
+        b"edge-control",
+        b"x-accel-expires",
+        b"cdn-cache-control",
+        b"cloudflare-cdn-cache-control",
+        b"vercel-cdn-cache-control",
+        b"netlify-cdn-cache-control",
+    }
+)
+"""What makes a cache, the visitor's or a CDN, keep an answer (RFC 9111, RFC
+9213, and the CDNs' own). One visitor's click must never be handed to another."""
+
+PRIVATE: Final = (b"Cache-Control", b"private, no-store")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request, as far as cookies go.
+
+    ``host`` is the host the visitor sees (it may carry a port), ``secure``
+    whether the visitor came by https.
+    """
+
+    method: str
+    target: str
+    headers: Headers
+    host: str
+    secure: bool
+
+    def cookie_headers(self) -> list[str]:
+        """Give every Cookie header as text, in order."""
+        return [
+            value.decode("utf-8", "surrogateescape")
+            for value in every(self.headers, b"cookie")
+        ]
+
+
+class Landing:
+    """Decides which click cookies go out with an answer."""
+
+    def __init__(
+        self,
+        secrets: Sequence[str],
+        *,
+        days: int,
+        attribution: cookies.Attribution,
+        domain: str | None,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._secrets = tuple(secrets)
+        self._days = days
+        self._attribution = attribution
+        self._domain = domain
+        self._clock = clock
+        self._metrics = metrics
+
+    def cookies(self, visit: Visit) -> list[bytes]:
+        """Give the Set-Cookie values to go out with the answer; mostly none.
+
+        There are some for a landing, and for a visit that lost its click. A
+        mistake of ours is told, and the answer goes out without.
+        """
+        try:
+            return self._cookies(visit)
+        except Exception as error:  # noqa: BLE001 - ours; the page must come
+            log.error("landing.failed", error=type(error).__name__)
+            return []
+
+    def _cookies(self, visit: Visit) -> list[bytes]:
+        if visit.method != "GET":
+            return []
+        arrived = clicked(visit.target)
+        if arrived is None:
+            return self._restored(visit)
+        if not is_navigation(visit):
+            return []
+        self._metrics.landings.inc()
+        previous = self.companion(visit)
+        if self._attribution == "first-click" and _has_earlier(visit, previous):
+            return self._restored(visit)
+        return self._write(
+            visit,
+            cookies.landed(
+                previous, arrived, self._clock(), visit.target, self._attribution
+            ),
+        )
+
+    def companion(self, visit: Visit) -> Companion | None:
+        """Give the visitor's companion, None without a genuine one."""
+        values = cookies.values(visit.cookie_headers(), cookies.COMPANION_COOKIE)
+        now, max_age = self._clock(), self._days * DAY_S
+        for value in values:
+            companion = cookies.unseal(value, self._secrets, now, max_age)
+            if companion is not None:
+                return companion
+        return None
+
+    def used(self, visit: Visit) -> list[bytes]:
+        """Clear the click cookie in both its forms; nothing may restore it."""
+        lines = list(cookies.clear_click(self._domain_of(visit)))
+        companion = self.companion(visit)
+        if companion is not None:
+            used = cookies.use(companion, self._clock())
+            lines.append(self._seal(visit, used))
+        return [line.encode("ascii") for line in lines]
+
+    def _restored(self, visit: Visit) -> list[bytes]:
+        headers = visit.cookie_headers()
+        # Most visitors have no companion; nothing more is done for them.
+        if not cookies.values(headers, cookies.COMPANION_COOKIE):
+            return []
+        if cookies.click_id(headers) is not None or not is_page_view(visit):
+            return []
+        companion = self.companion(visit)
+        if companion is None or companion.used:
+            return []
+        return self._write(visit, replace(companion, last_seen=self._clock()))
+
+    def _write(self, visit: Visit, companion: Companion) -> list[bytes]:
+        click = cookies.write_click(
+            companion.click_id,
+            domain=self._domain_of(visit),
+            days=self._days,
+            now=self._clock(),
+        )
+        return [click.encode("ascii"), self._seal(visit, companion).encode("ascii")]
+
+    def _seal(self, visit: Visit, companion: Companion) -> str:
+        now = self._clock()
+        return cookies.write_companion(
+            cookies.seal(companion, self._secrets, now),
+            domain=self._domain_of(visit),
+            days=self._days,
+            now=now,
+            secure=visit.secure,
+        )
+
+    def _domain_of(self, visit: Visit) -> str | None:
+        return cookies.cookie_domain(visit.host, self._domain)
+
+
+def _has_earlier(visit: Visit, companion: Companion | None) -> bool:
+    if cookies.click_id(visit.cookie_headers()) is not None:
+        return True
+    return companion is not None and not companion.used
+
+
+def clicked(target: str) -> str | None:
+    """Give the first valid click id of a target's query, decoded."""
+    query = target.partition("?")[2]
+    if PARAMETER not in query:
+        return None
+    pairs = parse_qsl(query, errors="replace")
+    return next(
+        (v for name, v in pairs if name == PARAMETER and cookies.is_click_id(v)), None
+    )
+
+
+def is_navigation(visit: Visit) -> bool:
+    """Whether a person went to this address, as far as can be told.
+
+    An image or a frame on a foreign page must not plant a click (cookie
+    stuffing): browsers say what a request is for; old ones say nothing.
+    """
+    wanted = every(visit.headers, b"sec-fetch-dest")
+    return all(value.strip().lower() == b"document" for value in wanted)
+
+
+def is_page_view(visit: Visit) -> bool:
+    """Whether the answer will be shown as a page: restoring needs no script's."""
+    if every(visit.headers, b"sec-fetch-dest"):
+        return is_navigation(visit)
+    accepted = b",".join(every(visit.headers, b"accept"))
+    return b"text/html" in accepted.lower()
+
+
+def with_cookies(headers: Headers, lines: Sequence[bytes], method: str) -> Headers:
+    """Add Set-Cookie lines to an answer's headers.
+
+    Caches keep answers to GET, so such an answer is kept out of them.
+    """
+    if not lines:
+        return headers
+    added = [(b"Set-Cookie", line) for line in lines]
+    if method != "GET":
+        return [*headers, *added]
+    kept = [field for field in headers if field[0].lower() not in SHARED_CACHE_FIELDS]
+    return [*kept, PRIVATE, *added]

@@ -1,0 +1,131 @@
+"""Sign-ups that the proxy saw: they pass whatever happens to the lead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from relay.capture.intake import Capture, Intake
+from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
+from relay.logs import get_logger
+from relay.metrics import Metrics
+from relay.outbox.contract import OutboxUnavailableError
+
+log = get_logger()
+
+SOURCE: Final = "proxy"
+
+_UNKNOWN: Final = "unknown"
+"""Stands in for a required field while a held sign-up's answer is not known."""
+
+
+class ProxiedSignups:
+    """Keeps the proxy's sign-ups; never raises for a store in trouble."""
+
+    def __init__(self, intake: Intake, metrics: Metrics) -> None:
+        self._intake = intake
+        self._metrics = metrics
+
+    async def hold(
+        self,
+        fields: Mapping[str, object],
+        *,
+        click_id: str,
+        origin: Mapping[str, str],
+    ) -> str | None:
+        """Commit what is known before the request goes on; None if it failed."""
+        lead = self._intake.lead(_salvaged(fields, click_id, origin))
+        try:
+            return await self._intake.hold(lead)
+        except OutboxUnavailableError as error:
+            # Not missed yet: the lead is still taken once the site has answered.
+            log.error("signup.not_held", reason=str(error))
+            return None
+
+    async def take(
+        self,
+        fields: Mapping[str, object],
+        notes: Sequence[str],
+        *,
+        click_id: str | None,
+        origin: Mapping[str, str],
+        held: str | None,
+        problem: str | None,
+    ) -> bool:
+        """Commit the lead of a sign-up that the site took; True when it is safe.
+
+        ``problem`` says why the rule could make no lead: it is then kept as
+        rejected, with that reason.
+        """
+        if click_id is None:
+            self._intake.unattributed(SOURCE)
+            return False
+        try:
+            return await self._commit(fields, notes, click_id, origin, held, problem)
+        except OutboxUnavailableError as error:
+            self.missed(str(error))
+            return False
+
+    async def drop(self, held: str) -> None:
+        """Forget a held sign-up that the site refused."""
+        try:
+            await self._intake.drop(held)
+        except OutboxUnavailableError as error:
+            # It stays in the ledger as held, where a person sees it.
+            log.error("signup.not_dropped", lead=held, reason=str(error))
+
+    def missed(self, reason: str) -> None:
+        """Count and log a sign-up that passed without its lead being kept."""
+        log.error("signup.missed", reason=reason)
+        self._metrics.missed.inc()
+
+    async def _commit(
+        self,
+        fields: Mapping[str, object],
+        notes: Sequence[str],
+        click_id: str,
+        origin: Mapping[str, str],
+        held: str | None,
+        problem: str | None,
+    ) -> bool:
+        if problem is None:
+            try:
+                clean, left_out = sanitise(fields, lenient_quantity=True)
+            except InvalidFieldError as error:
+                problem = error.issue.text
+            else:
+                capture = Capture(SOURCE, click_id, clean, (*notes, *left_out), origin)
+                await self._intake.take(capture, held=held)
+                return True
+        salvaged = _salvaged(fields, click_id, origin, notes)
+        lead = self._intake.lead(salvaged, held)
+        await self._intake.reject(lead, problem, held=held)
+        return False
+
+
+def _salvaged(
+    fields: Mapping[str, object],
+    click_id: str,
+    origin: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> Capture:
+    """Make a capture out of whatever fields are usable, the others blank."""
+    usable: dict[str, object] = {}
+    blank = {"eventName": _UNKNOWN, "customerExternalId": _UNKNOWN}
+    for name, value in fields.items():
+        try:
+            sanitise(blank | {name: value}, lenient_quantity=True)
+        except InvalidFieldError:
+            continue
+        usable[name] = value
+    clean, left_out = sanitise(blank | usable, lenient_quantity=True)
+    return Capture(
+        SOURCE, click_id, _unblanked(clean, usable), (*notes, *left_out), origin
+    )
+
+
+def _unblanked(clean: LeadFields, usable: Mapping[str, object]) -> LeadFields:
+    event = clean.event_name if "eventName" in usable else ""
+    customer = clean.customer_external_id if "customerExternalId" in usable else ""
+    return replace(clean, event_name=event, customer_external_id=customer)

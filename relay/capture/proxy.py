@@ -1,0 +1,326 @@
+"""The reverse proxy: every request that is not the relay's own goes to the site.
+
+It changes nothing it need not. What is refused stands in ``guard``, how the
+site is called in ``upstream``, how an answer is written in ``reply``, what
+becomes of sign-ups in ``signup``, of landings in ``landing``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from aiohttp import web
+
+from relay.capture.connection import Limits, UpstreamAnswer
+from relay.capture.exchange import Body, RequestBodyError, UpstreamError
+from relay.capture.guard import (
+    Framing,
+    Refusal,
+    every,
+    framing,
+    origin_form,
+    refuse,
+    wants_websocket,
+)
+from relay.capture.landing import Landing, Visit, with_cookies
+from relay.capture.reply import Reply, own_answer
+from relay.capture.signup import (
+    CopiedAnswer,
+    Signup,
+    Signups,
+    Store,
+    Tasks,
+    copied_answer,
+    copied_request,
+)
+from relay.capture.tunnel import Tunnels
+from relay.capture.upstream import Upstream
+from relay.core.headers import (
+    Headers,
+    Network,
+    visitor_scheme_host,
+    with_forwarded,
+    without_aliases,
+    without_hop_by_hop,
+)
+from relay.core.rules import SignupRule, match
+from relay.logs import get_logger
+
+log = get_logger()
+
+SERVER_OPTIONS: Final[dict[str, Any]] = {
+    # Bodies pass as they are: a decoded one would not fit its headers.
+    "auto_decompress": False,
+    # A visitor who leaves ends the call to the site.
+    "handler_cancellation": True,
+    # Cookies and signed links grow beyond aiohttp's 8190 bytes.
+    "max_line_size": 16_384,
+    "max_field_size": 32_768,
+}
+"""What the server in front of the proxy must be started with (AppRunner)."""
+
+FINISH_S: Final = 10.0
+"""How long sign-ups under way may take when the relay stops."""
+
+_DROPPED: Final = frozenset(
+    {
+        # Answered on this hop already (RFC 9110, 10.1.1).
+        b"expect",
+        # Belongs to an upgrade to HTTP/2 that is not passed on.
+        b"http2-settings",
+        # Written anew, so that the site reads one plain number.
+        b"content-length",
+    }
+)
+
+
+_Settled = tuple[UpstreamAnswer, CopiedAnswer, list[bytes]]
+"""The site's answer to a sign-up whose lead is settled: the answer, what was
+read of it, and the cookies that go with it."""
+
+
+class Proxy:
+    """Stands in front of one site."""
+
+    def __init__(
+        self,
+        upstream: str,
+        rules: Sequence[SignupRule],
+        signups: Signups,
+        landing: Landing,
+        *,
+        trusted: Sequence[Network] = (),
+        unix_trusted: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._upstream = Upstream(upstream, limits=self._limits)
+        self._rules = tuple(rules)
+        self._signups = signups
+        self._landing = landing
+        self._trusted = tuple(trusted)
+        self._unix_trusted = unix_trusted
+        self._tasks = Tasks()
+        self._tunnels = Tunnels()
+
+    def install(self, app: web.Application) -> None:
+        """Send whatever the application has no route for to the site.
+
+        A route for all paths does it for nearly all; the middleware has what
+        no route can match: ``OPTIONS *``, CONNECT, targets in absolute form.
+        """
+        app.router.add_route("*", "/{path:(?s:.*)}", self.handle)
+        app.middlewares.append(self._unrouted)
+        app.on_shutdown.append(self.stop)
+        app.cleanup_ctx.append(self.running)
+
+    @web.middleware
+    async def _unrouted(self, request: web.Request, handler: Any) -> Any:
+        if request.match_info.http_exception is not None:
+            return await self.handle(request)
+        return await handler(request)
+
+    async def running(self, _: web.Application) -> AsyncIterator[None]:
+        """Live as long as an application does (for ``cleanup_ctx``)."""
+        yield
+        await self.close()
+
+    async def stop(self, _: web.Application | None = None) -> None:
+        """End what would never end by itself; the rest may finish."""
+        self._tunnels.close()
+
+    async def close(self) -> None:
+        """Let sign-ups under way finish, and let go of the site."""
+        await self._tasks.finish(FINISH_S)
+        await self._upstream.close()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Pass a request to the site and its answer to the visitor."""
+        target = origin_form(request.raw_path, request.raw_headers)
+        refusal = refuse(request.method, target, request.raw_headers)
+        if refusal is not None:
+            return own_answer(request, refusal.status, refusal.reason)
+        passage = _Passage(request, target, self._visit(request, target))
+        try:
+            return await self._pass(passage)
+        except UpstreamError as error:
+            log.warning("proxy.site_failed", status=error.status, reason=str(error))
+            return own_answer(request, error.status, "The site does not answer.")
+        except RequestBodyError as error:
+            return own_answer(request, error.status, "The body did not come whole.")
+
+    async def _pass(self, passage: _Passage) -> web.StreamResponse:
+        signup = self._signup(passage)
+        if signup is None:
+            body = passage.streamed_body()
+            return await self._deliver(passage, await self._send(passage, body))
+        # Of its own: the site may have taken the sign-up when the visitor leaves.
+        work = self._tasks.start(self._sign_up(passage, signup))
+        try:
+            answer, copied, cookies = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_close_answer)
+            raise
+        return await self._deliver(passage, answer, copied, cookies)
+
+    def _signup(self, passage: _Passage) -> Signup | None:
+        path = passage.target.partition("?")[0]
+        found = match(self._rules, passage.request.method, path)
+        if found is None:
+            return None
+        rule, path_params = found
+        store = Store(self._signups, self._landing, self._tasks)
+        return Signup(rule, path_params, passage.visit, store)
+
+    async def _sign_up(self, passage: _Passage, signup: Signup) -> _Settled:
+        body, copy = await copied_request(
+            passage.request.content, passage.framing, self._limits.visitor
+        )
+        await signup.hold(copy)
+        try:
+            answer = await self._send(passage, body)
+        except UpstreamError as error:
+            if not error.sent:
+                await signup.drop()
+            raise
+        except RequestBodyError:
+            # Half a request, which the site cannot have taken.
+            await signup.drop()
+            raise
+        try:
+            copied = await copied_answer(answer, signup.rule)
+            cookies = await signup.conclude(answer.status, answer.headers, copied.copy)
+        except BaseException:
+            answer.close()
+            raise
+        return answer, copied, cookies
+
+    async def _send(self, passage: _Passage, body: Body | None) -> UpstreamAnswer:
+        request = passage.request
+        answer = await self._upstream.send(
+            request.method,
+            passage.target.encode("ascii"),
+            self._outgoing(request, passage.framing),
+            body,
+        )
+        if answer.upgraded and not wants_websocket(request.raw_headers):
+            answer.close()
+            raise UpstreamError("the site switched protocols unasked")
+        return answer
+
+    async def _deliver(
+        self,
+        passage: _Passage,
+        answer: UpstreamAnswer,
+        copied: CopiedAnswer | None = None,
+        cookies: Sequence[bytes] = (),
+    ) -> web.StreamResponse:
+        """Pass an answer on: what was read of it already, then the rest."""
+        request = passage.request
+        reply = Reply(
+            answer.status,
+            answer.reason,
+            self._returned(passage, answer, cookies),
+            length=answer.length,
+            empty=answer.empty,
+        )
+        first = b"".join(copied.pieces) if copied else b""
+        try:
+            await reply.begin(request, first or answer.read_nowait())
+            if answer.upgraded:
+                await self._tunnels.run(request, answer)
+            if copied is not None and copied.cut is not None:
+                raise copied.cut
+            while not answer.ended and (data := await answer.read()):
+                await reply.write(data)
+            await reply.write_eof()
+        except UpstreamError as error:
+            # The head is out: only a cut tells the visitor that this is not all.
+            log.warning("proxy.answer_cut", reason=str(error))
+            reply.cut(request)
+        except ConnectionError:
+            # The visitor left; closing the answer tells the site.
+            reply.cut(request)
+        finally:
+            answer.close()
+        return reply
+
+    def _visit(self, request: web.BaseRequest, target: str) -> Visit:
+        scheme, host = visitor_scheme_host(
+            request.raw_headers,
+            peer=request.remote or None,
+            scheme=request.scheme,
+            host=_host(request),
+            trusted=self._trusted,
+            unix_trusted=self._unix_trusted,
+        )
+        return Visit(
+            request.method, target, request.raw_headers, host, scheme == "https"
+        )
+
+    def _outgoing(self, request: web.BaseRequest, framed: Framing) -> Headers:
+        """Write the headers that the site sees."""
+        kept = without_aliases(without_hop_by_hop(request.raw_headers))
+        lines = with_forwarded(
+            [line for line in kept if line[0].lower() not in _DROPPED],
+            peer=request.remote or None,
+            scheme=request.scheme,
+            host=_host(request),
+            trusted=self._trusted,
+            unix_trusted=self._unix_trusted,
+        )
+        if not every(lines, b"host"):
+            lines.append((b"Host", self._upstream.site.authority.encode("ascii")))
+        if framed.chunked:
+            lines.append((b"Transfer-Encoding", b"chunked"))
+        elif framed.length is not None:
+            lines.append((b"Content-Length", b"%d" % framed.length))
+        if wants_websocket(request.raw_headers):
+            lines += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        return lines
+
+    def _returned(
+        self, passage: _Passage, answer: UpstreamAnswer, cookies: Sequence[bytes]
+    ) -> Headers:
+        """Write the headers that the visitor sees."""
+        lines = without_hop_by_hop(answer.headers)
+        if answer.upgraded:
+            upgrade = every(answer.headers, b"upgrade") or [b"websocket"]
+            return [*lines, (b"Connection", b"Upgrade"), (b"Upgrade", upgrade[0])]
+        if answer.status == 204:
+            # RFC 9110, 8.6 forbids it there, and some visitors would wait for it.
+            lines = [line for line in lines if line[0].lower() != b"content-length"]
+        cookies = cookies or self._landing.cookies(passage.visit)
+        return with_cookies(lines, cookies, passage.request.method)
+
+
+class _Passage:
+    """One request on its way through."""
+
+    __slots__ = ("framing", "request", "target", "visit")
+
+    def __init__(self, request: web.BaseRequest, target: str, visit: Visit) -> None:
+        self.request = request
+        self.target = target
+        self.visit = visit
+        framed = framing(request.raw_headers)
+        # Refused before, if it was ambiguous.
+        self.framing = Framing() if isinstance(framed, Refusal) else framed
+
+    def streamed_body(self) -> Body | None:
+        """Give the body for passing on as it comes."""
+        if not self.framing.has_body:
+            return None
+        return Body(self.framing.length, rest=self.request.content)
+
+
+def _host(request: web.BaseRequest) -> str:
+    return request.headers.get("Host", "")
+
+
+def _close_answer(work: asyncio.Task[_Settled]) -> None:
+    """Let go of an answer that nobody is there to read."""
+    if not work.cancelled() and work.exception() is None:
+        work.result()[0].close()

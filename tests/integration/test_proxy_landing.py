@@ -1,0 +1,226 @@
+"""Landings through the proxy: the click cookie comes from the server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
+
+import pytest
+from proxy_rig import NOW, SECRETS, landing, proxied
+from recording_site import Message, Site, ask, request, says
+
+from relay.core import cookies
+
+CLICK = "hQWlM2kPzX9aBcDe"
+OTHER = "anotherClick1234"
+DOCUMENT = "Sec-Fetch-Dest: document"
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with Site().listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def port(site: Site) -> AsyncIterator[int]:
+    async with proxied(site.url) as number:
+        yield number
+
+
+def cookies_of(answer: Message) -> dict[str, str]:
+    """The cookies that an answer sets, by name: the whole value."""
+    lines = [value.decode() for value in answer.all("Set-Cookie")]
+    return {line.partition("=")[0]: line for line in lines}
+
+
+def companion_of(answer: Message) -> cookies.Companion | None:
+    value = cookies_of(answer)["dub_relay"].partition("=")[2].partition(";")[0]
+    return cookies.unseal(value, SECRETS, NOW, 60)
+
+
+def companion(click_id: str = CLICK, *, used: bool = False) -> str:
+    made = cookies.Companion(click_id, 1, 1, "/pricing", used=used)
+    return f"Cookie: dub_relay={cookies.seal(made, SECRETS, NOW)}"
+
+
+async def test_a_landing_sets_the_cookie_as_dubs_script_does(
+    site: Site, port: int
+) -> None:
+    answer = await ask(
+        port, request(f"GET /pricing?a=1&dub_id={CLICK}", host="www.shop.test:8080")
+    )
+
+    assert site.seen[0].target == f"/pricing?a=1&dub_id={CLICK}".encode()
+    written = cookies_of(answer)
+    assert written["dub_id"] == (
+        f"dub_id={CLICK}; Domain=.shop.test; Path=/; "
+        "Expires=Thu, 15 Apr 2027 08:00:00 GMT; Max-Age=7776000; SameSite=Lax"
+    )
+    assert "HttpOnly" in written["dub_relay"]
+    assert companion_of(answer) == cookies.Companion(CLICK, NOW, NOW, "/pricing")
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080"])
+async def test_the_cookie_is_host_only_on_localhost_and_addresses(
+    port: int, host: str
+) -> None:
+    answer = await ask(port, request(f"GET /?dub_id={CLICK}", host=host))
+
+    assert "Domain" not in cookies_of(answer)["dub_id"]
+
+
+async def test_the_domain_may_be_configured(site: Site) -> None:
+    async with proxied(site.url, landings=landing(domain=".acme.test")) as port:
+        answer = await ask(port, request(f"GET /?dub_id={CLICK}", host="app.acme.test"))
+
+    assert "Domain=.acme.test;" in cookies_of(answer)["dub_id"]
+
+
+async def test_an_answer_with_somebodys_click_is_kept_out_of_caches(
+    site: Site, port: int
+) -> None:
+    site.script = says(
+        b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=600\r\nX-A: 1\r\n"
+        b"Expires: Thu, 01 Jan 2099 00:00:00 GMT\r\nSurrogate-Control: max-age=600\r\n"
+        b"CDN-Cache-Control: max-age=600\r\nContent-Length: 0\r\n\r\n"
+    )
+
+    landed = await ask(port, request(f"GET /?dub_id={CLICK}"))
+    usual = await ask(port, request("GET /"))
+
+    names = [name for name, _ in landed.headers]
+    assert landed.all("Cache-Control") == [b"private, no-store"]
+    assert b"X-A" in names
+    assert not {b"Expires", b"Surrogate-Control", b"CDN-Cache-Control"} & set(names)
+    assert usual.all("Cache-Control") == [b"public, max-age=600"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "dub_id=test",
+        "dub_id=",
+        "dub_id=has%20space12",
+        "dub_id=abcdefgh%3Bmax-age=0",
+        "dub_id=abcdefgh%0d%0aX:1",
+        f"DUB_ID={CLICK}",
+        f"x=dub_id={CLICK}",
+        "dub_id=" + "a" * 65,
+    ],
+)
+async def test_an_id_that_is_none_sets_nothing(port: int, query: str) -> None:
+    answer = await ask(port, request(f"GET /?{query}"))
+
+    assert answer.all("Set-Cookie") == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"dub_id=test&dub_id={CLICK}&dub_id={OTHER}",
+        "dub_id=%68QWlM2kPzX9aBcDe",
+        f"d%75b_id={CLICK}&dub_id=test",
+    ],
+)
+async def test_the_first_valid_id_counts_decoded(port: int, query: str) -> None:
+    answer = await ask(port, request(f"GET /?{query}"))
+
+    assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
+
+
+@pytest.mark.parametrize("dest", ["image", "iframe", "empty", "script"])
+async def test_what_is_no_navigation_plants_no_click(port: int, dest: str) -> None:
+    answer = await ask(
+        port, request(f"GET /?dub_id={CLICK}", f"Sec-Fetch-Dest: {dest}")
+    )
+
+    assert answer.all("Set-Cookie") == []
+
+
+@pytest.mark.parametrize("method", ["POST", "HEAD", "PUT"])
+async def test_only_a_get_lands(port: int, method: str) -> None:
+    answer = await ask(port, request(f"{method} /?dub_id={CLICK}"))
+
+    assert answer.all("Set-Cookie") == []
+
+
+async def test_the_last_click_counts_unless_the_first_shall(site: Site) -> None:
+    line = request(f"GET /?dub_id={OTHER}", f"Cookie: dub_id={CLICK}", DOCUMENT)
+    async with proxied(site.url) as port:
+        last = await ask(port, line)
+    async with proxied(site.url, landings=landing("first-click")) as port:
+        first = await ask(port, line)
+        planted = await ask(
+            port, request(f"GET /?dub_id={OTHER}", "Cookie: dub_id=test")
+        )
+
+    assert cookies_of(last)["dub_id"].startswith(f"dub_id={OTHER};")
+    assert first.all("Set-Cookie") == []
+    assert cookies_of(planted)["dub_id"].startswith(f"dub_id={OTHER};")
+
+
+async def test_a_lost_first_click_is_restored_rather_than_replaced(
+    site: Site,
+) -> None:
+    async with proxied(site.url, landings=landing("first-click")) as port:
+        answer = await ask(
+            port, request(f"GET /?dub_id={OTHER}", companion(), DOCUMENT)
+        )
+
+    assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
+
+
+async def test_the_same_click_again_is_written_again(port: int) -> None:
+    """Safari ends a script's cookie after a week; the server's it keeps."""
+    answer = await ask(
+        port,
+        request(f"GET /?dub_id={CLICK}", f"Cookie: dub_id={CLICK}", companion()),
+    )
+
+    again = companion_of(answer)
+    assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
+    assert again is not None
+    assert (again.first_seen, again.last_seen) == (1, NOW)
+
+
+@pytest.mark.parametrize("header", [DOCUMENT, "Accept: text/html,*/*"])
+async def test_a_lost_cookie_is_restored_from_the_companion(
+    port: int, header: str
+) -> None:
+    answer = await ask(port, request("GET /later", companion(), header))
+
+    assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
+    assert answer.all("Cache-Control") == [b"private, no-store"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [companion(used=True), DOCUMENT],
+        [companion()[:-2] + "xx", DOCUMENT],
+        [companion(), f"Cookie: dub_id={OTHER}", DOCUMENT],
+        [companion(), "Sec-Fetch-Dest: image"],
+        [companion(), "Accept: application/json"],
+    ],
+)
+async def test_nothing_is_restored_where_nothing_is_lost(
+    port: int, headers: list[str]
+) -> None:
+    answer = await ask(port, request("GET /later", *headers))
+
+    assert answer.all("Set-Cookie") == []
+
+
+async def test_the_companion_is_secure_where_the_visitor_came_by_https(
+    site: Site,
+) -> None:
+    line = request(f"GET /?dub_id={CLICK}", "X-Forwarded-Proto: https")
+    async with proxied(site.url) as port:
+        stranger = await ask(port, line)
+    async with proxied(site.url, trusted=[ip_network("127.0.0.1")]) as port:
+        trusted = await ask(port, line)
+
+    assert "Secure" not in cookies_of(stranger)["dub_relay"]
+    assert "Secure" in cookies_of(trusted)["dub_relay"]
+    assert "Secure" not in cookies_of(trusted)["dub_id"]

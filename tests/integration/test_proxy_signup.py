@@ -1,0 +1,473 @@
+"""Sign-ups through the proxy: written down before, taken before the answer goes."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from proxy_rig import NOW, SECRETS, Remembering, proxied
+from recording_site import Message, Site, ask, closed, request, says
+
+from relay.capture import signup
+from relay.core import cookies
+
+CLICK = "hQWlM2kPzX9aBcDe"
+COOKIE = f"Cookie: sid=1; dub_id={CLICK}; theme=dark"
+FORM = b"id=u_1&name=Ada+Lovelace&email=ada%40example.com&plan=pro"
+TYPE = "Content-Type: application/x-www-form-urlencoded"
+
+RULE: Mapping[str, Any] = {
+    "path": "/teams/{team}/signup",
+    "customer_external_id": "form.id",
+    "customer_name": "form.name",
+    "customer_email": "form.email",
+    "metadata": {"plan": "form.plan", "team": "path.team"},
+}
+BY_ANSWER: Mapping[str, Any] = {
+    "path": "/api/signup",
+    "customer_external_id": "response.json.user.id",
+    "when": "response.status == `201`",
+}
+CREATED = b"HTTP/1.1 303 See Other\r\nLocation: /welcome\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with Site(says(CREATED)).listening() as listening:
+        yield listening
+
+
+def signing_up(*headers: str, body: bytes = FORM) -> bytes:
+    return request("POST /teams/a%20b/signup", TYPE, *headers, body=body)
+
+
+def companion(click_id: str = CLICK, *, used: bool = False) -> str:
+    made = cookies.Companion(click_id, NOW, NOW, "/pricing", used=used)
+    return f"Cookie: dub_relay={cookies.seal(made, SECRETS, NOW)}"
+
+
+def json_answer(document: object, status: str = "201 Created", head: str = "") -> bytes:
+    body = json.dumps(document).encode()
+    lines = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{head}"
+    return f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def test_a_form_becomes_a_lead_with_the_cookies_click(site: Site) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        answer = await ask(port, signing_up(COOKIE))
+
+    assert answer.status == 303
+    assert site.seen[0].body == FORM
+    (lead,) = signups.named("take")
+    assert lead["click_id"] == CLICK
+    assert lead["fields"] == {
+        "eventName": "Sign Up",
+        "mode": "async",
+        "customerExternalId": "u_1",
+        "customerName": "Ada Lovelace",
+        "customerEmail": "ada@example.com",
+        "metadata": {"plan": "pro", "team": "a b"},
+    }
+    assert lead["origin"] == {"click": "cookie", "rule": "POST /teams/{team}/signup"}
+    assert (lead["held"], lead["problem"]) == ("lead_held", None)
+
+
+async def test_a_sign_up_is_held_before_the_site_sees_it(site: Site) -> None:
+    signups = Remembering()
+    at_the_site = []
+
+    async def script(message: Message, writer: asyncio.StreamWriter) -> None:
+        at_the_site.extend(signups.calls)
+        await says(CREATED)(message, writer)
+
+    site.script = script
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(COOKIE))
+
+    ((name, held),) = at_the_site
+    assert (name, held["click_id"]) == ("hold", CLICK)
+    assert held["fields"]["customerExternalId"] == "u_1"
+
+
+async def test_the_answer_waits_until_the_lead_is_taken(site: Site) -> None:
+    class Waiting(Remembering):
+        async def take(self, *arguments: Any, **named: Any) -> bool:
+            taking.set()
+            await may_commit.wait()
+            return await super().take(*arguments, **named)
+
+    taking, may_commit = asyncio.Event(), asyncio.Event()
+    async with proxied(site.url, [RULE], Waiting()) as port:
+        answer = asyncio.create_task(ask(port, signing_up(COOKIE)))
+        await taking.wait()
+        done, _ = await asyncio.wait({answer}, timeout=0.05)
+        assert not done
+        may_commit.set()
+        assert (await answer).status == 303
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "500 Oh No"])
+async def test_a_refused_sign_up_is_dropped(site: Site, status: str) -> None:
+    signups = Remembering()
+    site.script = says(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(COOKIE))
+
+    assert [name for name, _ in signups.calls] == ["hold", "drop"]
+
+
+async def test_another_request_is_no_sign_up(site: Site) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, request("GET /teams/a/signup", COOKIE))
+        await ask(port, request("POST /teams/a/b/signup", COOKIE, body=FORM))
+
+    assert signups.calls == []
+
+
+async def test_a_sign_up_without_a_click_is_only_counted(site: Site) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        answer = await ask(port, signing_up("Cookie: dub_id=test"))
+
+    ((name, lead),) = signups.calls
+    assert (name, lead["click_id"], lead["held"]) == ("take", None, None)
+    assert answer.all("Set-Cookie") == []
+
+
+async def test_a_known_customer_needs_no_cookie(site: Site) -> None:
+    signups = Remembering()
+    rule = {**RULE, "known_customer": True}
+    async with proxied(site.url, [rule], signups) as port:
+        answer = await ask(port, signing_up())
+
+    assert [what["click_id"] for _, what in signups.calls] == ["", ""]
+    assert answer.all("Set-Cookie") == []
+
+
+async def test_the_companion_stands_in_for_a_lost_cookie(site: Site) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(companion()))
+
+    (lead,) = signups.named("take")
+    assert (lead["click_id"], lead["origin"]["click"]) == (CLICK, "companion")
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [companion(used=True), companion()[:-2] + "xx", "Cookie: dub_relay=nonsense"],
+)
+async def test_a_companion_that_is_used_or_forged_is_no_click(
+    site: Site, cookie: str
+) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(cookie))
+
+    assert signups.named("take")[0]["click_id"] is None
+
+
+async def test_the_first_of_several_clicks_counts_and_is_noted(site: Site) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(COOKIE, "Cookie: dub_id=anotherClick1234"))
+
+    (lead,) = signups.named("take")
+    assert lead["click_id"] == CLICK
+    assert "several different dub_id cookies" in lead["notes"][0]
+
+
+# -- the answer's part
+
+
+async def test_fields_may_come_from_the_answer(site: Site) -> None:
+    signups = Remembering()
+    answer = json_answer({"user": {"id": "u_42"}})
+    site.script = says(answer)
+    async with proxied(site.url, [BY_ANSWER], signups) as port:
+        got = await ask(port, request("POST /api/signup", COOKIE, body=b"{}"))
+
+    assert signups.named("take")[0]["fields"]["customerExternalId"] == "u_42"
+    assert got.body == answer.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("framing", ["counted", "chunked"])
+async def test_a_compressed_answer_is_decoded_in_the_copy_only(
+    site: Site, framing: str
+) -> None:
+    signups = Remembering()
+    body = gzip.compress(json.dumps({"user": {"id": "u_42"}}).encode())
+    head = b"HTTP/1.1 201 OK\r\nContent-Type: application/json\r\n"
+    head += b"Content-Encoding: gzip\r\n"
+    if framing == "counted":
+        head += b"Content-Length: %d\r\n\r\n" % len(body)
+        site.script = says(head + body)
+    else:
+        head += b"Transfer-Encoding: chunked\r\n\r\n"
+        site.script = says(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    async with proxied(site.url, [BY_ANSWER], signups) as port:
+        got = await ask(port, request("POST /api/signup", COOKIE, body=b"{}"))
+
+    assert signups.named("take")[0]["fields"]["customerExternalId"] == "u_42"
+    assert got.body == body
+
+
+async def test_an_answer_too_big_to_copy_passes_and_the_lead_says_so(
+    site: Site,
+) -> None:
+    signups = Remembering()
+    answer = json_answer({"user": {"id": "u_42"}, "padding": "x" * 3_000_000})
+    site.script = says(answer)
+    async with proxied(site.url, [BY_ANSWER], signups) as port:
+        got = await ask(port, request("POST /api/signup", COOKIE, body=b"{}"))
+
+    (lead,) = signups.named("take")
+    assert got.body == answer.partition(b"\r\n\r\n")[2]
+    assert lead["problem"] is not None
+    assert any("the answer's body" in note for note in lead["notes"])
+
+
+async def test_an_answer_cut_in_the_copy_is_cut_for_the_visitor_too(
+    site: Site,
+) -> None:
+    signups = Remembering()
+    answer = json_answer({"user": {"id": "u_42"}})
+    site.script = says(answer[:-5], then_close=True)
+    async with proxied(site.url, [BY_ANSWER], signups) as port:
+        got = await ask(port, request("POST /api/signup", COOKIE, body=b"{}"))
+
+    assert (got.status, got.body) == (201, None)
+    assert signups.named("take")[0]["problem"] is not None
+
+
+async def test_a_stream_that_no_rule_looks_at_is_not_copied(site: Site) -> None:
+    async def endless(_: Message, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+        )
+        await asyncio.Event().wait()
+
+    site.script = endless
+    async with proxied(site.url, [RULE]) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(signing_up(COOKIE))
+        assert await asyncio.wait_for(reader.readuntil(b"{}\r\n"), 10)
+        await closed(writer)
+
+
+# -- bodies of all kinds
+
+
+async def test_a_multipart_form_with_a_file_is_read_and_passes_whole(
+    site: Site,
+) -> None:
+    signups = Remembering()
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="id"\r\n\r\nu_7\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="cv"; filename="cv.pdf"\r\n'
+        b"Content-Type: application/pdf\r\n\r\n" + b"\x00\xff" * 50_000 + b"\r\n--b--"
+    )
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, request("POST /teams/a/signup", kind, COOKIE, body=body))
+
+    assert site.seen[0].body == body
+    assert signups.named("take")[0]["fields"]["customerExternalId"] == "u_7"
+
+
+@pytest.mark.parametrize("framing", ["counted", "chunked"])
+async def test_a_body_too_big_to_copy_reaches_the_site_whole(
+    site: Site, framing: str
+) -> None:
+    signups = Remembering()
+    body = FORM + b"&more=" + b"x" * 3_000_000
+    headers = [COOKIE]
+    sent = body
+    if framing == "chunked":
+        headers.append("Transfer-Encoding: chunked")
+        sent = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    async with proxied(site.url, [RULE], signups) as port:
+        answer = await ask(port, signing_up(*headers, body=sent))
+
+    (lead,) = signups.named("take")
+    assert answer.status == 303
+    assert site.seen[0].body == body
+    assert lead["problem"] is not None
+    assert any("the request's body" in note for note in lead["notes"])
+
+
+async def test_a_chunked_form_stays_chunked(site: Site) -> None:
+    signups = Remembering()
+    sent = b"4\r\nid=u\r\n3\r\n_77\r\n0\r\n\r\n"
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(COOKIE, "Transfer-Encoding: chunked", body=sent))
+
+    assert site.seen[0].all("Content-Length") == []
+    assert site.seen[0].body == b"id=u_77"
+    assert signups.named("take")[0]["fields"]["customerExternalId"] == "u_77"
+
+
+async def test_a_rule_may_be_about_a_get_callback(site: Site) -> None:
+    signups = Remembering()
+    rule = {
+        "method": "GET",
+        "path": "/auth/callback",
+        "when": "response.headers.\"x-new-user\" == 'yes'",
+        "customer_external_id": "query.uid",
+    }
+    site.script = says(
+        b"HTTP/1.1 302 Found\r\nX-New-User: yes\r\nCache-Control: max-age=60\r\n"
+        b"Content-Length: 0\r\n\r\n"
+    )
+    async with proxied(site.url, [rule], signups) as port:
+        answer = await ask(port, request("GET /auth/callback?uid=u_9", COOKIE))
+
+    assert signups.named("take")[0]["fields"]["customerExternalId"] == "u_9"
+    # It clears a cookie: a cache must not do that to the next visitor.
+    assert answer.all("Cache-Control") == [b"private, no-store"]
+
+
+# -- clearing
+
+
+async def test_the_click_is_cleared_in_both_forms_once_the_lead_is_safe(
+    site: Site,
+) -> None:
+    both = f"{COOKIE}; {companion().removeprefix('Cookie: ')}"
+    async with proxied(site.url, [RULE]) as port:
+        answer = await ask(port, signing_up(both))
+
+    with_domain, host_only, sealed = [
+        value.decode() for value in answer.all("Set-Cookie")
+    ]
+    assert with_domain.startswith("dub_id=; Domain=.shop.test; Path=/; Expires=Thu, 01")
+    assert host_only.startswith("dub_id=; Path=/; Expires=Thu, 01")
+    value = sealed.removeprefix("dub_relay=").partition(";")[0]
+    kept = cookies.unseal(value, SECRETS, NOW, 60)
+    assert kept is not None
+    assert kept.used
+
+
+@pytest.mark.parametrize("reason", ["not safe", "not wanted"])
+async def test_the_click_is_kept_if_the_lead_is_not_safe_or_the_rule_says_so(
+    site: Site, reason: str
+) -> None:
+    signups = Remembering(safe=reason != "not safe")
+    rule = {**RULE, "clear_cookie": reason != "not wanted"}
+    async with proxied(site.url, [rule], signups) as port:
+        answer = await ask(port, signing_up(COOKIE))
+
+    assert answer.all("Set-Cookie") == []
+
+
+# -- trouble
+
+
+class Failing(Remembering):
+    """A store whose every call fails in a way that nobody foresaw."""
+
+    async def hold(self, *_: Any, **__: Any) -> str | None:
+        raise KeyError("hold")
+
+    async def take(self, *_: Any, **__: Any) -> bool:
+        raise KeyError("take")
+
+    async def drop(self, held: str) -> None:
+        raise KeyError(held)
+
+
+class Hanging(Remembering):
+    """A store that never comes back."""
+
+    async def hold(self, *_: Any, **__: Any) -> str | None:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def take(self, *_: Any, **__: Any) -> bool:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_failing_store_is_counted_and_the_sign_up_passes(site: Site) -> None:
+    signups = Failing()
+    async with proxied(site.url, [RULE], signups) as port:
+        answer = await ask(port, signing_up(COOKIE))
+
+    assert answer.first == b"HTTP/1.1 303 See Other"
+    assert answer.all("Set-Cookie") == []
+    assert signups.reasons == ["the relay failed: KeyError"]
+
+
+async def test_a_hanging_store_does_not_hang_the_sign_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signup, "STORE_WAIT_S", 0.05)
+    monkeypatch.setattr("relay.capture.proxy.FINISH_S", 0.05)
+    async with proxied(site.url, [RULE], Hanging()) as port:
+        answer = await ask(port, signing_up(COOKIE))
+
+    assert answer.status == 303
+
+
+async def test_a_visitor_who_leaves_does_not_lose_the_lead(site: Site) -> None:
+    signups = Remembering()
+    at_the_site, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(message: Message, writer: asyncio.StreamWriter) -> None:
+        at_the_site.set()
+        await may_answer.wait()
+        await says(CREATED)(message, writer)
+
+    site.script = slow
+    async with proxied(site.url, [RULE], signups) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(signing_up(COOKIE))
+        await at_the_site.wait()
+        writer.transport.abort()
+        await closed(writer)
+        may_answer.set()
+
+    assert [name for name, _ in signups.calls] == ["hold", "take"]
+
+
+async def test_a_sign_up_that_never_reached_the_site_is_dropped(
+    unused_tcp_port: int,
+) -> None:
+    signups = Remembering()
+    async with proxied(f"http://127.0.0.1:{unused_tcp_port}", [RULE], signups) as port:
+        answer = await ask(port, signing_up(COOKIE))
+
+    assert answer.status == 502
+    assert [name for name, _ in signups.calls] == ["hold", "drop"]
+
+
+async def test_a_sign_up_without_an_answer_stays_held(site: Site) -> None:
+    """The site may have taken it: a person decides."""
+    signups = Remembering()
+    site.script = says(b"", then_close=True)
+    async with proxied(site.url, [RULE], signups) as port:
+        answer = await ask(port, signing_up(COOKIE))
+
+    assert answer.status == 502
+    assert [name for name, _ in signups.calls] == ["hold"]
+
+
+async def test_a_body_that_breaks_off_is_no_sign_up(site: Site) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(signing_up(COOKIE, "Content-Length: 3000000", body=b"")[:-2])
+        writer.write(b"\r\n" + FORM)
+        await site.came.wait()
+        await closed(writer)
+        await asyncio.wait_for(site.left.wait(), 10)
+
+    assert site.seen == []
+    assert [name for name, _ in signups.calls] == ["hold", "drop"]

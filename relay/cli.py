@@ -71,6 +71,8 @@ def serve(*, workers: int, no_web: bool, no_delivery: bool) -> int:
     if no_web and no_delivery:
         raise click.UsageError("--no-web and --no-delivery leave nothing to do.")
     settings = read_settings()
+    if workers > 1 and not settings.listen.port:
+        raise ConfigError("RELAY_LISTEN: --workers needs a port of its own to share")
     make_outbox(settings)
     # Here, so that --help and version do not wait for the whole program.
     from relay.server import serve as run  # noqa: PLC0415

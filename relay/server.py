@@ -74,6 +74,8 @@ async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -
         await stop.wait()
         relay.stopping = True
         log.info("relay.stopping")
+        if web:
+            await asyncio.sleep(relay.settings.drain)
     log.info("relay.stopped")
     return 0
 

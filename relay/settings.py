@@ -70,6 +70,7 @@ class Settings:
     rate: int
     in_flight: int
     steps: int
+    drain: float
     log_level: str
     signup: tuple[SignupRule, ...] = ()
     config: str | None = None

@@ -146,6 +146,18 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
+        name="drain",
+        env="RELAY_DRAIN",
+        toml="drain",
+        # Kubernetes kills after 30 s, and open requests need some of them.
+        parse=values.duration_up_to(15),
+        default="1s",
+        help=(
+            "How long a relay that was told to stop still takes requests while"
+            " readyz answers 503, so that a load balancer turns away first."
+        ),
+    ),
+    Setting(
         name="dub_api_key",
         env="DUB_API_KEY",
         toml="dub.api_key",

@@ -62,6 +62,7 @@ class RelayProcess:
             "RELAY_DATABASE": f"sqlite:///{self.folder}/relay.db",
             "RELAY_RETRY_BASE": "0.05",
             "RELAY_RATE": "100000",
+            "RELAY_DRAIN": "10ms",
         } | self.environment
 
     def command(self, *arguments: str) -> list[str]:

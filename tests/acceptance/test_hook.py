@@ -5,6 +5,7 @@ Dub is unreachable throughout: the relay starts and takes leads all the same.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -303,3 +304,22 @@ async def test_without_a_hook_secret_the_hook_answers_404(
         assert (await post_hook(session, relay.url, GOOD))[0] == 404
     finally:
         await relay.stop()
+
+
+async def test_a_stopping_relay_says_so_before_it_stops_listening(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    relay = await RelayProcess(tmp_path, {"RELAY_DRAIN": "5s"}).start()
+    assert relay.process is not None
+    relay.process.terminate()
+
+    async with asyncio.timeout(5):
+        while True:
+            async with session.get(f"{relay.url}/_dub/readyz") as answer:
+                if answer.status == 503:
+                    break
+    taken = await post_hook(session, relay.url, GOOD)
+
+    assert taken[0] == 202
+    assert await relay.stop() == 0
+    assert [lead["id"] for lead in await relay.leads()] == [taken[1]["id"]]

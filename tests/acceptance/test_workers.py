@@ -1,0 +1,69 @@
+"""Several processes on one port: one answers for the other, and all stop well."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import aiohttp
+from harness import RelayProcess, post_hook
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def children(pid: int) -> set[int]:
+    tasks = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(task) for task in tasks}
+
+
+async def test_a_killed_worker_is_replaced_and_no_lead_is_lost(tmp_path: Path) -> None:
+    relay = RelayProcess(
+        tmp_path,
+        {"RELAY_LISTEN": f"127.0.0.1:{free_port()}"},
+        arguments=("--workers", "2", "--no-delivery"),
+    )
+    await relay.start()
+    assert relay.process is not None
+    parent = relay.process.pid
+    async with asyncio.timeout(20):
+        while len(first := children(parent)) < 2:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.05)
+
+    os.kill(min(first), signal.SIGKILL)
+    taken = 0
+    async with aiohttp.ClientSession() as session:
+        for n in range(40):
+            hook = {
+                "clickId": "hQWlM0a9Zk3xY7bT",
+                "eventName": "Sign Up",
+                "customerExternalId": f"u_{n}",
+            }
+            try:
+                status, _ = await post_hook(session, relay.url, hook, f"msg_{n}")
+            except aiohttp.ClientError:
+                continue
+            taken += status == 202
+    async with asyncio.timeout(20):
+        while len(children(parent) - {min(first)}) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+
+    assert taken >= 20
+    assert len(await relay.leads()) == taken
+    assert await relay.stop() == 0
+
+
+async def test_workers_without_a_port_to_share_are_refused(tmp_path: Path) -> None:
+    relay = RelayProcess(tmp_path)
+
+    code, _, err = await relay.run("serve", "--workers", "2")
+
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "RELAY_LISTEN" in err

@@ -193,19 +193,29 @@ def clicked(target: str) -> str | None:
 def is_navigation(visit: Visit) -> bool:
     """Whether a person went to this address, as far as can be told.
 
-    An image or a frame on a foreign page must not plant a click (cookie
-    stuffing): browsers say what a request is for; old ones say nothing.
+    An image or a frame in a foreign page must not plant a click (cookie
+    stuffing). Browsers say what a request is for, but old ones do not, and
+    none does on plain http; images are then known by what they accept.
     """
     wanted = every(visit.headers, b"sec-fetch-dest")
-    return all(value.strip().lower() == b"document" for value in wanted)
+    if wanted:
+        return all(value.strip().lower() == b"document" for value in wanted)
+    return accepts(visit, b"text/html") or not accepts(visit, b"image/")
 
 
 def is_page_view(visit: Visit) -> bool:
-    """Whether the answer will be shown as a page: restoring needs no script's."""
+    """Whether the answer will be shown as a page; stricter than a landing.
+
+    Restoring keeps an answer out of caches, which no script or style needs.
+    """
     if every(visit.headers, b"sec-fetch-dest"):
         return is_navigation(visit)
-    accepted = b",".join(every(visit.headers, b"accept"))
-    return b"text/html" in accepted.lower()
+    return accepts(visit, b"text/html")
+
+
+def accepts(visit: Visit, kind: bytes) -> bool:
+    """Whether Accept names a kind of content."""
+    return kind in b",".join(every(visit.headers, b"accept")).lower()
 
 
 def with_cookies(headers: Headers, lines: Sequence[bytes], method: str) -> Headers:

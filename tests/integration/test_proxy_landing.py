@@ -129,13 +129,36 @@ async def test_the_first_valid_id_counts_decoded(port: int, query: str) -> None:
     assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
 
 
-@pytest.mark.parametrize("dest", ["image", "iframe", "empty", "script"])
-async def test_what_is_no_navigation_plants_no_click(port: int, dest: str) -> None:
-    answer = await ask(
-        port, request(f"GET /?dub_id={CLICK}", f"Sec-Fetch-Dest: {dest}")
-    )
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Sec-Fetch-Dest: image",
+        "Sec-Fetch-Dest: iframe",
+        "Sec-Fetch-Dest: empty",
+        "Sec-Fetch-Dest: script",
+        # No browser sends Sec-Fetch-Dest on plain http, and old ones never do.
+        "Accept: image/avif,image/webp,image/*,*/*;q=0.8",
+    ],
+)
+async def test_what_is_no_navigation_plants_no_click(port: int, header: str) -> None:
+    answer = await ask(port, request(f"GET /?dub_id={CLICK}", header))
 
     assert answer.all("Set-Cookie") == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        DOCUMENT,
+        "Accept: text/html,application/xhtml+xml,image/avif,*/*;q=0.8",
+        "Accept: */*",
+        "X: 1",
+    ],
+)
+async def test_every_kind_of_browser_lands(port: int, header: str) -> None:
+    answer = await ask(port, request(f"GET /?dub_id={CLICK}", header))
+
+    assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
 
 
 @pytest.mark.parametrize("method", ["POST", "HEAD", "PUT"])

@@ -120,6 +120,8 @@ class Relay:
             ProxiedSignups(self.intake, self.metrics),
             landing,
             trusted=settings.trusted_proxies,
+            # Whoever may open the socket is the server in front, on this machine.
+            unix_trusted=settings.listen.unix is not None,
         ).install(app)
 
     async def _livez(self, _: web.Request) -> web.StreamResponse:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final, TextIO
+from typing import Final
 
 import structlog
+from structlog.typing import EventDict
+
+from relay.core import jsontext
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -19,16 +22,13 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 
+_stamp: Final = structlog.processors.TimeStamper(fmt="iso", utc=True)
+
 Logger = structlog.typing.FilteringBoundLogger
 
 
 class _OneLine(logging.Formatter):
     """Turns records of other libraries into the same JSON lines."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._render = structlog.processors.JSONRenderer()
-        self._stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
     def format(self, record: logging.LogRecord) -> str:
         """Keep the logger's name, the message and the kind of the error only.
@@ -43,7 +43,7 @@ class _OneLine(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0]:
             line["error"] = record.exc_info[0].__name__
-        return str(self._render(None, "", self._stamp(None, "", line)))
+        return jsontext.encode(_stamp(None, "", line)).decode()
 
 
 class _BadRequests(logging.Filter):
@@ -57,18 +57,13 @@ class _BadRequests(logging.Filter):
         return not record.getMessage().startswith("Error handling request")
 
 
-def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send every event at or above level ("debug".."error") to stream (stderr)."""
-    out = stream or sys.stderr
+def configure(level: str = "info") -> None:
+    """Send every event at or above level ("debug".."error") to stderr."""
+    out = sys.stderr
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[structlog.processors.add_log_level, _stamp, _render],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.BytesLoggerFactory(file=out.buffer),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(out)
@@ -77,6 +72,10 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(max(LEVELS[level], logging.WARNING))
     logging.getLogger("aiohttp.server").addFilter(_BadRequests())
+
+
+def _render(_: object, __: str, event: EventDict) -> bytes:
+    return jsontext.encode(event)
 
 
 def get_logger() -> Logger:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
+from multidict import CIMultiDict
 
+from relay.core import jsontext
 from relay.core.errors import error_body
 from relay.logs import get_logger
 
@@ -18,6 +19,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RETRY_AFTER_S: Final = "5"
 """What a caller is told to wait when the database refused. In seconds, as RFC
 9110 10.2.3 has it; group commit makes room again within one."""
+
+_HEADERS: Final = CIMultiDict(
+    {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
+)
 
 _CODES: Final[Mapping[int, str]] = {
     400: "bad_request",
@@ -50,12 +55,7 @@ class RefusedError(Exception):
 
 def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
     """Give a JSON answer that nobody may cache."""
-    return web.Response(
-        body=json.dumps(body, separators=(",", ":")).encode(),
-        status=status,
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
+    return web.Response(body=jsontext.encode(body), status=status, headers=_HEADERS)
 
 
 def refusal(refused: RefusedError) -> web.Response:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from relay.clock import Clock, Roll, iso
-from relay.core import signing
+from relay.core import jsontext, signing
 from relay.core.answers import Answer, Meaning, NoAnswer, Outcome, interpret
 from relay.core.dubapi import lead_body
 from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
@@ -120,7 +119,7 @@ class Delivery:
         return await self._settle(claim, decision, outcome, calls)
 
     async def _call(self, lead: Lead, step: Step, calls: list[Attempt]) -> Outcome:
-        body = json.dumps(lead_body(lead, step), separators=(",", ":")).encode()
+        body = jsontext.encode(lead_body(lead, step))
         at = self._clock()
         signature = signing.sign_call(self._secrets, lead.id, body, at)
         started = time.perf_counter()

@@ -1,16 +1,16 @@
 """Between a lead and its row, the same for every database.
 
 A row is a tuple in the order of the columns in :mod:`relay.outbox.queries`.
-What has a shape of its own is kept as JSON text with ASCII escapes, so that any
-string JSON can carry is kept, lone surrogates too.
+What has a shape of its own is kept as JSON text; any string that JSON can carry
+is kept, lone surrogates as escapes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from relay.core import jsontext
 from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
 from relay.outbox.contract import Offer, UnstorableError
 
@@ -20,9 +20,6 @@ _PERSON: Final = (
     *("customer_name", "customer_email", "customer_avatar"),
     *("event_quantity", "metadata"),
 )
-
-# Made once: json.dumps with options makes an encoder for every call.
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def request_key(offer: Offer) -> str | None:
@@ -73,9 +70,9 @@ def entry_of(row: Sequence[Any]) -> Entry:
         event_name=row[3],
         click_id=row[4],
         mode=Mode(row[5]),
-        **json.loads(row[6]),
-        notes=tuple(json.loads(row[7])),
-        origin=json.loads(row[8]),
+        **jsontext.decode(row[6]),
+        notes=tuple(jsontext.decode(row[7])),
+        origin=jsontext.decode(row[8]),
         created_at=row[9],
     )
     return Entry(
@@ -108,6 +105,10 @@ def attempt_of(row: Sequence[Any]) -> Attempt:
     """Read an attempt: at, step, duration_ms, outcome, http_status, code."""
     at, step, *rest = row
     return Attempt(at, Step(step), *rest)
+
+
+def _encode(value: object) -> str:
+    return jsontext.encode(value).decode()
 
 
 def encode_notes(notes: Sequence[str]) -> str:

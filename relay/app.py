@@ -10,6 +10,7 @@ from aiohttp import web
 
 from relay import metrics as prometheus
 from relay.capture.answers import Handler, RefusedError, answer, speaking_json
+from relay.capture.dubhook import DubHook
 from relay.capture.hooks import SignupHook
 from relay.capture.intake import Intake
 from relay.capture.landing import Landing
@@ -85,6 +86,7 @@ class Relay:
 
     def _endpoints(self) -> list[tuple[str, str, Handler]]:
         hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
+        dub_hook = DubHook(self.outbox, self.settings.dub_webhook_secret, now_ms)
         snippet = Snippet(
             cookie_domain=self.settings.cookie_domain,
             cookie_days=self.settings.cookie_days,
@@ -95,6 +97,7 @@ class Relay:
         ]
         return [
             ("POST", "hooks/signup", hook.handle),
+            ("POST", "hooks/dub", dub_hook.handle),
             ("GET", "livez", self._livez),
             ("GET", "readyz", self._readyz),
             ("GET", "metrics", self._metrics),

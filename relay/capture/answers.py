@@ -88,3 +88,13 @@ def speaking_json(handler: Handler) -> Handler:
             )
 
     return wrapped
+
+
+def read_json(body: bytes) -> Any:
+    """Parse strict UTF-8 JSON; refuse anything else with 400."""
+    try:
+        return jsontext.decode(body)
+    except UnicodeDecodeError:
+        raise RefusedError(400, "The body is not UTF-8.") from None
+    except ValueError:
+        raise RefusedError(400, "The body is not valid JSON.") from None

@@ -8,10 +8,10 @@ from typing import Any, Final, NoReturn
 
 from aiohttp import web
 
-from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer
+from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer, read_json
 from relay.capture.intake import Capture, Intake
 from relay.clock import Clock
-from relay.core import cookies, jsontext, signing
+from relay.core import cookies, signing
 from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
 from relay.outbox.contract import OutboxUnavailableError, Taken
 
@@ -103,16 +103,6 @@ def _read(body: bytes) -> tuple[LeadFields, tuple[str, ...], Mapping[str, Any]]:
     except InvalidFieldError as error:
         raise RefusedError(422, error.issue.text) from None
     return fields, notes, document
-
-
-def read_json(body: bytes) -> Any:
-    """Parse strict UTF-8 JSON; refuse anything else with 400."""
-    try:
-        return jsontext.decode(body)
-    except UnicodeDecodeError:
-        raise RefusedError(400, "The body is not UTF-8.") from None
-    except ValueError:
-        raise RefusedError(400, "The body is not valid JSON.") from None
 
 
 def _click(fields: LeadFields, document: Mapping[str, Any]) -> tuple[str | None, str]:

@@ -52,7 +52,9 @@ MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
         # The site answered (queued), refused (the row is removed), or the
         # relay died in between and a person decides.
         Status.HELD: frozenset({Status.QUEUED, Status.REJECTED}),
-        Status.QUEUED: frozenset({Status.SENDING, Status.PARKED}),
+        # Dub's webhook may tell of a lead whose call got no answer, at any
+        # moment before the lead is settled: whatever is in doubt -> confirmed.
+        Status.QUEUED: frozenset({Status.SENDING, Status.PARKED, Status.CONFIRMED}),
         # A lease that ran out is claimed again: sending -> sending.
         Status.SENDING: frozenset(
             {
@@ -61,14 +63,15 @@ MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
                 Status.WAITING,
                 Status.PARKED,
                 Status.DELIVERED,
+                Status.CONFIRMED,
                 Status.DUPLICATE,
                 Status.UNCONFIRMED,
                 Status.REJECTED,
             },
         ),
-        Status.WAITING: frozenset({Status.SENDING, Status.PARKED}),
+        Status.WAITING: frozenset({Status.SENDING, Status.PARKED, Status.CONFIRMED}),
         # The probe is sent straight from parked; the others go back in line.
-        Status.PARKED: frozenset({Status.SENDING, Status.QUEUED}),
+        Status.PARKED: frozenset({Status.SENDING, Status.QUEUED, Status.CONFIRMED}),
         Status.DELIVERED: frozenset({Status.CONFIRMED}),
         Status.UNCONFIRMED: frozenset({Status.CONFIRMED, Status.QUEUED}),
         Status.REJECTED: frozenset({Status.QUEUED}),

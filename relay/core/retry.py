@@ -6,13 +6,13 @@ Delivery obeys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from relay.core.answers import MAX_WAIT_MS, Meaning, Outcome
+from relay.core.answers import Meaning, Outcome
 from relay.core.leads import Entry, Mode, Status, Step
 
 SECOND: Final = 1000
@@ -62,7 +62,8 @@ class Move:
 
     ``due_at`` (epoch ms) is set for WAITING alone. ``reason`` becomes the lead's
     last error, ``note`` one more sentence in its story. ``in_doubt``: a recording
-    call of ours may have counted, and still nothing proves it.
+    call of ours may have counted, and still nothing proves it. ``since`` is when
+    a new round of attempts begins, None while the present one goes on.
     """
 
     status: Status
@@ -70,6 +71,7 @@ class Move:
     reason: str | None = None
     in_doubt: bool = False
     note: str | None = None
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,31 +106,14 @@ def decide(
 
     ``entry`` is the lead as it stood *before* this call: its ``in_doubt`` speaks
     of earlier recording calls only. ``now`` and ``since`` are epoch ms; ``since``
-    is when this round of attempts began (:func:`round_began`), not when the lead
-    was made: one that was parked, or that a person sends again after a month,
-    deserves a whole round. ``roll`` lies in [0, 1).
+    is when this round of attempts began, not when the lead was made: one that was
+    parked, or that a person sends again after a month, deserves a whole round.
+    ``roll`` lies in [0, 1).
 
     A deferred lead is delivered by the PROVE step alone: it is the very call.
     """
     case = _Case(entry, step, outcome, now, since, roll, policy)
     return _DECISIONS[outcome.meaning](case)
-
-
-def round_began(attempted_at: Sequence[int], now: int, policy: Policy) -> int:
-    """Give the time of the first attempt that belongs to the present round.
-
-    ``attempted_at`` are a lead's earlier attempts (epoch ms), oldest first. While
-    a round lasts, attempts follow each other within ``max_ms`` or a wait that Dub
-    asked for; a longer silence means that the lead was parked, finished, or locked
-    at Dub, or that the relay was off. Twice as long allows for a busy queue.
-    """
-    silence = 2 * max(policy.max_ms, MAX_WAIT_MS)
-    began = now
-    for at in reversed(attempted_at):
-        if began - at > silence:
-            break
-        began = min(began, at)
-    return began
 
 
 def backoff(failures: int, roll: float, policy: Policy) -> int:
@@ -216,7 +201,7 @@ def _click_missing(case: _Case) -> Move:
         "Dub recorded nothing but keeps this customer and event locked for a week, "
         f"and would ignore the lead; it is sent again at {_iso(due_at)}."
     )
-    return Move(Status.WAITING, due_at, case.outcome.reason, note=note)
+    return Move(Status.WAITING, due_at, case.outcome.reason, note=note, since=due_at)
 
 
 def _operator(case: _Case) -> Park:

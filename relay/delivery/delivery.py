@@ -192,6 +192,7 @@ def _settlement(
         delivered_at=now if decision.status is Status.DELIVERED else None,
         in_doubt=decision.in_doubt,
         notes=(decision.note,) if decision.note else (),
+        since=decision.since,
     )
 
 

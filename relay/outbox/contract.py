@@ -96,6 +96,7 @@ class Settlement:
 
     ``due_at`` is set for WAITING and QUEUED only. ``attempts`` are the calls
     made since the last write. ``in_doubt`` None leaves it as it was written.
+    ``since`` begins a new round of attempts then.
     """
 
     status: Status
@@ -105,6 +106,7 @@ class Settlement:
     delivered_at: int | None = None
     in_doubt: bool | None = None
     notes: Sequence[str] = ()
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,11 @@ class Outbox(Protocol):
         """Open or close the gate for every worker on this database."""
 
     async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
-        """Turn DELIVERED or UNCONFIRMED entries to CONFIRMED; how many."""
+        """Turn DELIVERED entries, and whatever is in doubt, to CONFIRMED; how many.
+
+        A delivery that is under way can still be settled: its calls are kept for
+        the story, the state stays.
+        """
 
     async def requeue(self, lead_id: str, now: int) -> bool:
         """Send a RETRYABLE entry again, at once. False if it is not one."""

@@ -6,6 +6,7 @@ Several processes may use the file; SQLite lets one of them write at a time.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from relay.outbox.sqlite_file import (
     SqliteFile,
     connect_reader,
     connect_writer,
+    make_file,
 )
 from relay.outbox.sqlite_reading import Readers
 from relay.outbox.writer import Work, Writer, each
@@ -54,13 +56,13 @@ _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
 
 
 class SqliteOutbox:
-    """:class:`relay.outbox.contract.Outbox` on the SQLite file at path.
+    """:class:`relay.outbox.contract.Outbox` on the SQLite file at ``path``.
 
     ``busy_ms`` is how long to wait for other processes' writes.
     """
 
     def __init__(self, path: str | Path, *, busy_ms: int = BUSY_MS) -> None:
-        self._path = Path(path)
+        self.path = Path(path)
         self._busy_ms = busy_ms
         self._wakes: list[Callable[[], None]] = []
         self._writing: Writer | None = None
@@ -70,21 +72,26 @@ class SqliteOutbox:
         """Connect and migrate; raise SchemaTooNewError or OutboxUnavailableError."""
         if self._writing is not None:
             return
+        try:
+            await asyncio.to_thread(make_file, self.path)
+            writer = await self._start()
+        except OutboxUnavailableError as error:
+            message = f"cannot open the database {self.path}: {error}"
+            raise OutboxUnavailableError(message) from error
+        self._writing = writer
+        self._reading = Readers(
+            self.path, partial(connect_reader, busy_ms=self._busy_ms)
+        )
+
+    async def _start(self) -> Writer:
         connect = partial(connect_writer, busy_ms=self._busy_ms)
-        writer = Writer(SqliteFile(self._path, connect), self._committed)
+        writer = Writer(SqliteFile(self.path, connect), self._committed)
         try:
             await writer.submit(_touch, ())
-        except OutboxUnavailableError as error:
-            await writer.stop()
-            message = f"cannot open the database {self._path}: {error}"
-            raise OutboxUnavailableError(message) from error
         except BaseException:
             await writer.stop()
             raise
-        self._writing = writer
-        self._reading = Readers(
-            self._path, partial(connect_reader, busy_ms=self._busy_ms)
-        )
+        return writer
 
     async def close(self) -> None:
         """Finish the writes under way and let go of the file. Idempotent."""
@@ -166,7 +173,7 @@ class SqliteOutbox:
     # --- People and monitoring. ---
 
     async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
-        """Turn DELIVERED or UNCONFIRMED entries to CONFIRMED; how many."""
+        """Turn DELIVERED entries, and whatever is in doubt, to CONFIRMED; how many."""
         return await self._writer.submit(sqlite_delivery.confirm, (lead_ids, now))
 
     async def requeue(self, lead_id: str, now: int) -> bool:

@@ -28,7 +28,7 @@ the next claim goes on behind it.
 PROBE_SCAN: Final = 1_000
 """Parked leads looked at for one that may be sent: some milliseconds at most."""
 
-_DUE: Final = sql(
+DUE: Final = sql(
     """
     SELECT {entry}, l.seq, {behind} FROM leads AS l
     WHERE l.due_at <= ?
@@ -36,12 +36,28 @@ _DUE: Final = sql(
     """
 )
 
-_PARKED: Final = sql(
+PARKED: Final = sql(
     """
     SELECT {entry}, l.seq, {behind} FROM leads AS l
     WHERE l.status = 'parked' ORDER BY l.seq
     """
 )
+
+# The planner thinks that the state finds fewer leads than the time.
+PARK: Final = sql(
+    """
+    UPDATE leads SET status = 'parked', due_at = NULL WHERE seq IN (
+        SELECT seq FROM leads INDEXED BY leads_due
+        WHERE status IN {parkable} AND due_at <= ? ORDER BY due_at LIMIT ?
+    )
+    """
+)
+
+UNPARK: Final = """
+    UPDATE leads SET status = 'queued', due_at = ?, round_at = ? WHERE seq IN (
+        SELECT seq FROM leads WHERE status = 'parked' ORDER BY seq LIMIT ?
+    )
+"""
 
 _LEASE: Final = sql(
     """
@@ -61,8 +77,13 @@ _SETTLE: Final = """
     UPDATE leads SET
         status = ?, due_at = ?, token = NULL, attempts = ?, notes = ?,
         last_error = ?, delivered_at = coalesce(?, delivered_at),
-        in_doubt = coalesce(?, in_doubt)
+        in_doubt = coalesce(?, in_doubt), round_at = coalesce(?, round_at)
     WHERE seq = ?
+"""
+
+_CONFIRMED_MEANWHILE: Final = """
+    SELECT seq, attempts FROM leads
+    WHERE id = ? AND token = ? AND status = 'confirmed'
 """
 
 _NEXT_IN_LINE: Final = """
@@ -99,7 +120,7 @@ def claim(
     page = max(limit, CLAIM_PAGE)
     token = secrets.token_hex(16)
     for _ in range(CLAIM_PAGES):
-        due = _read(connection.execute(_DUE, (now, page)))
+        due = _read(connection.execute(DUE, (now, page)))
         first = [one for one in due if one.behind is None][: limit - len(found)]
         _lease(connection, first, now + lease_ms, token)
         _put_off(connection, due, now, lease_ms)
@@ -132,7 +153,7 @@ def _put_off(
 @each
 def claim_probe(connection: sqlite3.Connection, now: int, lease_ms: int) -> Leased:
     """Lease one lead: the oldest parked one, or what a claim would take first."""
-    parked = map(_due, connection.execute(_PARKED))
+    parked = map(_due, connection.execute(PARKED))
     for one in islice(parked, PROBE_SCAN):
         if one.behind is None:
             token = secrets.token_hex(16)
@@ -169,7 +190,7 @@ def settle(
     _require_end(end.status)
     leased = connection.execute(_LEASED, lease).fetchone()
     if leased is None:
-        return False
+        return _add_to_confirmed(connection, lease, end)
     seq, made, notes, customer = leased
     if end.notes:
         notes = encode_notes([*json.loads(notes), *end.notes])
@@ -181,7 +202,8 @@ def settle(
         _SETTLE,
         (
             *(end.status.value, due_at, made + len(end.attempts), notes),
-            *(readable(end.last_error), end.delivered_at, end.in_doubt, seq),
+            *(readable(end.last_error), end.delivered_at, end.in_doubt),
+            *(end.since, seq),
         ),
     )
     if end.status not in OPEN:
@@ -189,35 +211,35 @@ def settle(
     return True
 
 
+def _add_to_confirmed(
+    connection: sqlite3.Connection, lease: tuple[str, str], end: Settlement
+) -> bool:
+    """Keep the calls of a delivery that a webhook has overtaken."""
+    confirmed = connection.execute(_CONFIRMED_MEANWHILE, lease).fetchone()
+    if confirmed is None:
+        return False
+    seq, made = confirmed
+    _add_attempts(connection, seq, made, end.attempts)
+    connection.execute(
+        "UPDATE leads SET attempts = ?, token = NULL WHERE seq = ?",
+        (made + len(end.attempts), seq),
+    )
+    return True
+
+
 @each
 def park_due(connection: sqlite3.Connection, now: int, limit: int) -> int:
     """Park what is due."""
-    return connection.execute(
-        sql(
-            """
-            UPDATE leads SET status = 'parked', due_at = NULL WHERE seq IN (
-                SELECT seq FROM leads INDEXED BY leads_due
-                WHERE status IN {parkable} AND due_at <= ?
-                ORDER BY due_at LIMIT ?
-            )
-            """
-        ),
-        (now, limit),
-    ).rowcount
+    return connection.execute(PARK, (now, limit)).rowcount
 
 
 @each
 def unpark(connection: sqlite3.Connection, now: int, limit: int) -> int:
-    """Put what is parked back in line, oldest first, with a new round."""
-    return connection.execute(
-        """
-        UPDATE leads SET status = 'queued', due_at = ?1, round_at = ?1
-        WHERE seq IN (
-            SELECT seq FROM leads WHERE status = 'parked' ORDER BY seq LIMIT ?2
-        )
-        """,
-        (now, limit),
-    ).rowcount
+    """Put what is parked back in line, oldest first, with a new round.
+
+    While it was parked it was not tried in vain.
+    """
+    return connection.execute(UNPARK, (now, now, limit)).rowcount
 
 
 @each
@@ -231,18 +253,23 @@ def set_gate(connection: sqlite3.Connection, gate: Gate) -> None:
 
 @each
 def confirm(connection: sqlite3.Connection, lead_ids: Sequence[str], now: int) -> int:
-    """Mark leads that Dub says it has."""
-    return connection.execute(
+    """Mark leads that Dub says it has; the next in their lines may go."""
+    confirmed = connection.execute(
         sql(
             """
-            UPDATE leads SET status = 'confirmed', in_doubt = 0,
-                delivered_at = coalesce(delivered_at, ?)
+            UPDATE leads SET status = 'confirmed', in_doubt = 0, due_at = NULL,
+                last_error = NULL, delivered_at = coalesce(delivered_at, ?)
             WHERE id IN (SELECT value FROM json_each(?))
-                AND status IN {confirmable}
+                AND status IN {confirmable} AND (in_doubt OR status NOT IN {open})
+            RETURNING customer
             """
         ),
         (now, json.dumps(list(lead_ids))),
-    ).rowcount
+    ).fetchall()
+    connection.executemany(
+        _NEXT_IN_LINE, [(now, customer) for (customer,) in confirmed]
+    )
+    return len(confirmed)
 
 
 @each
@@ -305,6 +332,6 @@ def _add_attempts(
 
 def _require_end(status: Status) -> None:
     require_move(Status.SENDING, status)
-    if status is Status.SENDING:
-        # MOVES means a claim by it; settled so, the lead would have no owner.
-        raise IllegalMoveError("a delivery cannot end in sending")
+    if status in {Status.SENDING, Status.CONFIRMED}:
+        # MOVES means a claim by the first, Dub's webhook by the second.
+        raise IllegalMoveError(f"a delivery cannot end in {status}")

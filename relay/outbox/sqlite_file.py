@@ -106,12 +106,29 @@ class SqliteFile:
         return self._connection
 
 
-def connect_writer(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
-    """Open the file for writing; make and migrate it where needed.
+def make_file(path: Path) -> None:
+    """Make an empty file, if there is none; raise OutboxUnavailableError.
 
-    The error's text is for the operator.
+    Only its owner may read it: it will hold personal data.
     """
-    _make_file(path)
+    if not path.absolute().parent.is_dir():
+        raise OutboxUnavailableError(
+            "its folder does not exist; make it, or name another file"
+        )
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise OutboxUnavailableError(
+            f"{error.strerror}; the relay must be able to write the file and its folder"
+        ) from error
+
+
+def connect_writer(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
+    """Open the file for writing, and migrate it where needed.
+
+    It must be there: a relay that made a new one in the middle of its life would
+    hide that the old one is gone, say with a disk that was unmounted.
+    """
     connection = _connect(path, busy_ms)
     try:
         _use_write_ahead_log(connection, busy_ms)
@@ -137,7 +154,7 @@ def connect_reader(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
 
 def _connect(path: Path, busy_ms: int) -> sqlite3.Connection:
     return sqlite3.connect(
-        # rw: a connection must not make an empty file where ours was removed.
+        # rw: the file must be there.
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
         timeout=busy_ms / 1000,
@@ -145,20 +162,6 @@ def _connect(path: Path, busy_ms: int) -> sqlite3.Connection:
         # Made in the thread that uses it, but closed from another at times.
         check_same_thread=False,
     )
-
-
-def _make_file(path: Path) -> None:
-    """Make an empty file that others cannot read: it will hold personal data."""
-    if not path.absolute().parent.is_dir():
-        raise OutboxUnavailableError(
-            "its folder does not exist; make it, or name another file"
-        )
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise OutboxUnavailableError(
-            f"{error.strerror}; the relay must be able to write the file and its folder"
-        ) from error
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_ms: int) -> None:

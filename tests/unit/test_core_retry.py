@@ -18,7 +18,6 @@ from relay.core.retry import (
     backoff,
     decide,
     probe_delay,
-    round_began,
 )
 
 NOW = 1_750_000_000_000  # 2025-06-15T15:06:40Z
@@ -266,6 +265,8 @@ def test_a_click_lost_while_recording_waits_until_dub_lets_go_of_its_lock(
         reason="Dub said so",
         note="Dub recorded nothing but keeps this customer and event locked for a "
         "week, and would ignore the lead; it is sent again at 2025-06-22T16:06:40Z.",
+        # Else the wait alone would use up the round.
+        since=NOW + 7 * DAY + HOUR,
     )
 
 
@@ -443,49 +444,3 @@ def test_the_roll_spreads_leads_over_the_window(
     assert backoff(failures, low, POLICY) <= backoff(failures, high, POLICY)
     assert backoff(3, 0.0, POLICY) == 20_000
     assert backoff(3, 0.5, POLICY) == 30_000
-
-
-# --- rounds ---
-
-SILENCE = 2 * HOUR
-
-
-@pytest.mark.parametrize(
-    ("ages", "began"),
-    [
-        ([], 0),
-        ([0], 0),
-        ([HOUR], HOUR),
-        ([3 * HOUR, 2 * HOUR, HOUR], 3 * HOUR),
-        ([SILENCE], SILENCE),
-        # Parked, finished, locked at Dub, or the relay was off.
-        ([SILENCE + 1], 0),
-        ([9 * DAY, 8 * DAY, HOUR, 0], HOUR),
-    ],
-)
-def test_a_long_silence_begins_a_new_round(ages: list[int], began: int) -> None:
-    attempted_at = [NOW - age for age in ages]
-
-    assert round_began(attempted_at, NOW, POLICY) == NOW - began
-
-
-def test_the_silence_grows_with_the_longest_wait() -> None:
-    attempted_at = [NOW - 9 * HOUR]
-
-    assert round_began(attempted_at, NOW, Policy(max_ms=5 * HOUR)) == NOW - 9 * HOUR
-
-
-@untimed
-@given(st.lists(st.integers(NOW - 30 * DAY, NOW + HOUR)))
-def test_a_round_never_begins_in_the_future(attempted_at: list[int]) -> None:
-    assert round_began(attempted_at, NOW, POLICY) <= NOW
-
-
-def test_a_lead_that_was_locked_at_dub_gets_a_whole_round_again() -> None:
-    first = NOW - POLICY.poisoned_ms
-    began = round_began([first - 1, first], NOW, POLICY)
-
-    move = next_move(Step.PROVE, Meaning.AGAIN, entry(attempts=2), since=began)
-
-    assert isinstance(move, Move)
-    assert move.status is Status.WAITING

@@ -1,0 +1,120 @@
+"""`POST hooks/dub`: Dub's own webhooks turn delivered leads into confirmed ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from harness import RelayProcess, SandboxDub, post_hook
+
+from relay.sandbox.webhooks import sign
+
+SECRET = "whsec_0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+async def confirmed_relay(
+    dub: SandboxDub, session: aiohttp.ClientSession, tmp_path: Path
+) -> AsyncIterator[RelayProcess]:
+    relay = RelayProcess(
+        tmp_path, {"DUB_API_URL": dub.url, "DUB_WEBHOOK_SECRET": SECRET}
+    )
+    await relay.start()
+    yield relay
+    assert await relay.stop() == 0
+
+
+async def webhooks_on(
+    dub: SandboxDub, session: aiohttp.ClientSession, relay: RelayProcess
+) -> None:
+    options = {"webhook_url": f"{relay.url}/_dub/hooks/dub", "webhook_secret": SECRET}
+    async with session.post(f"{dub.url}/sandbox/options", json=options) as answer:
+        assert answer.status == 200
+
+
+async def becomes(relay: RelayProcess, status: str) -> dict[str, Any]:
+    async with asyncio.timeout(30):
+        while True:
+            [lead] = await relay.leads()
+            if lead["status"] == status:
+                return lead
+            await asyncio.sleep(0.05)
+
+
+async def hook(session: aiohttp.ClientSession, relay: RelayProcess, click: str) -> None:
+    body = {"clickId": click, "eventName": "Sign Up", "customerExternalId": "u_1"}
+    assert (await post_hook(session, relay.url, body))[0] == 202
+
+
+async def test_a_delivered_lead_is_confirmed(
+    dub: SandboxDub, session: aiohttp.ClientSession, confirmed_relay: RelayProcess
+) -> None:
+    await webhooks_on(dub, session, confirmed_relay)
+    await hook(session, confirmed_relay, await dub.click())
+
+    await becomes(confirmed_relay, "confirmed")
+
+
+async def test_a_lead_whose_answer_was_lost_is_confirmed_and_not_sent_again(
+    dub: SandboxDub, session: aiohttp.ClientSession, confirmed_relay: RelayProcess
+) -> None:
+    await dub.fault(cut="after", step="record", count=1)
+    await webhooks_on(dub, session, confirmed_relay)
+    await hook(session, confirmed_relay, await dub.click())
+
+    await becomes(confirmed_relay, "confirmed")
+
+    assert len(await dub.state("leads")) == 1
+
+
+async def test_forged_webhooks_and_other_events_change_nothing(
+    dub: SandboxDub, session: aiohttp.ClientSession, confirmed_relay: RelayProcess
+) -> None:
+    click = await dub.click()
+    await hook(session, confirmed_relay, click)
+    await becomes(confirmed_relay, "delivered")
+    url = f"{confirmed_relay.url}/_dub/hooks/dub"
+    envelope: dict[str, Any] = {
+        "id": "evt_1",
+        "event": "lead.created",
+        "data": {
+            "eventName": "sign-up",
+            "customer": {"externalId": "u_1"},
+            "click": {"id": click},
+        },
+    }
+
+    async def post(document: object, secret: str = SECRET) -> tuple[int, Any]:
+        body = json.dumps(document).encode()
+        headers = {"Dub-Signature": sign(secret, body)}
+        async with session.post(url, data=body, headers=headers) as answer:
+            return answer.status, (await answer.json()).get("status")
+
+    data = envelope["data"]
+    assert (await post(envelope, "whsec_other"))[0] == 401
+    assert await post(envelope | {"event": "link.clicked"}) == (200, "ignored")
+    assert (await post(envelope | {"data": {}}))[0] == 422
+    assert (await post([]))[0] == 422
+    for other in (
+        data | {"customer": {"externalId": "u_2"}},
+        data | {"eventName": "Qualified"},
+        data | {"click": {"id": "anotherClick1234"}},
+    ):
+        assert await post(envelope | {"data": other}) == (200, "unknown")
+    assert [lead["status"] for lead in await confirmed_relay.leads()] == ["delivered"]
+
+    assert await post(envelope) == (200, "confirmed")
+    assert await post(envelope) == (200, "unknown")
+    assert [lead["status"] for lead in await confirmed_relay.leads()] == ["confirmed"]
+
+
+async def test_without_a_secret_it_answers_404(
+    delivering: RelayProcess, session: aiohttp.ClientSession
+) -> None:
+    async with session.post(f"{delivering.url}/_dub/hooks/dub", json={}) as answer:
+        assert answer.status == 404

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -21,7 +20,6 @@ from relay.clock import now_ms, roll
 from relay.core.retry import Policy
 from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms, lease_ms
-from relay.delivery.pacing import Pacer
 from relay.delivery.worker import Worker
 from relay.metrics import Metrics
 from relay.outbox import open_outbox
@@ -50,19 +48,17 @@ class Relay:
     def worker(self, dub: DubClient) -> Worker:
         """Put delivery together; it runs until its stop() is awaited."""
         settings = self.settings
-        pacer = Pacer(settings.rate, time.monotonic)
         terms = _terms(settings)
         delivery = Delivery(
             self.outbox,
             dub,
             secrets=settings.secret,
             terms=terms,
-            pacer=pacer,
             clock=now_ms,
             roll=roll,
             metrics=self.metrics,
         )
-        return Worker(self.outbox, delivery, terms=terms, pacer=pacer, clock=now_ms)
+        return Worker(self.outbox, delivery, terms=terms, clock=now_ms)
 
     def dub(self) -> DubClient:
         """Give a client for Dub; the caller closes it."""
@@ -168,7 +164,8 @@ def _terms(settings: Settings) -> Terms:
             for_ms=round(settings.retry_for * 1000),
         ),
         in_flight=settings.in_flight,
-        lease_ms=lease_ms(settings.dub_timeout, settings.in_flight, settings.rate),
+        lease_ms=lease_ms(settings.dub_timeout),
+        rate=settings.rate,
         two_step=settings.two_step,
     )
 

@@ -11,8 +11,8 @@ from relay.core import jsontext, signing
 from relay.core.answers import Answer, Meaning, NoAnswer, Outcome, interpret
 from relay.core.dubapi import lead_body
 from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
+from relay.core.pacing import Pace
 from relay.core.retry import Move, Park, Policy, Proceed, decide
-from relay.delivery.pacing import WINDOW_S, Pacer
 from relay.logs import get_logger
 from relay.metrics import Metrics
 from relay.outbox.contract import Claim, Outbox, Settlement
@@ -31,15 +31,12 @@ too short, a lead would be claimed a second time while its call is under way:
 Dub would not count it twice, but its state would end in doubt."""
 
 
-def lease_ms(timeout_s: float, in_flight: int, rate: int) -> int:
-    """How long a claimed lead belongs to its worker, in ms.
+def lease_ms(timeout_s: float) -> int:
+    """How long a claimed lead belongs to its worker, in ms: two calls' time.
 
-    Two calls of at most ``timeout_s``, each waiting its turn behind those of
-    the other leads in flight at ``rate`` calls a minute. Not longer than that:
-    what a worker that died had claimed waits so long.
+    Not longer than that: what a worker that died had claimed waits so long.
     """
-    turn = in_flight * WINDOW_S / rate
-    return round((2 * (timeout_s + turn) + SETTLE_S) * 1000)
+    return round((2 * timeout_s + SETTLE_S) * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,17 @@ class Terms:
     policy: Policy
     in_flight: int
     lease_ms: int
+    rate: int
     two_step: bool = True
+
+    @property
+    def pace(self) -> Pace:
+        """What a lead costs.
+
+        Its calls are paid for when it is claimed, so that neither waits for its
+        turn while the lease runs.
+        """
+        return Pace(self.rate, 2 if self.two_step else 1)
 
 
 class TrackLead(Protocol):
@@ -65,10 +72,15 @@ class TrackLead(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """How a delivery ended. ``park`` is the reason to close the gate, if any."""
+    """How a delivery ended: what the last answer meant, None if none was asked."""
 
-    park: str | None = None
-    key_works: bool = False
+    meaning: Meaning | None = None
+    reason: str = ""
+
+    @property
+    def key_works(self) -> bool:
+        """Whether Dub has accepted key, workspace and plan."""
+        return self.meaning in KEY_WORKS
 
 
 class Delivery:
@@ -81,7 +93,6 @@ class Delivery:
         *,
         secrets: tuple[str, ...],
         terms: Terms,
-        pacer: Pacer,
         clock: Clock,
         roll: Roll,
         metrics: Metrics,
@@ -90,7 +101,6 @@ class Delivery:
         self._dub = dub
         self._secrets = secrets
         self._terms = terms
-        self._pacer = pacer
         self._clock = clock
         self._roll = roll
         self._metrics = metrics
@@ -100,14 +110,10 @@ class Delivery:
         lead = claim.entry.lead
         calls: list[Attempt] = []
         if self._terms.two_step or lead.mode is Mode.DEFERRED:
-            await self._pacer.wait()
             outcome = await self._call(lead, Step.PROVE, calls)
             decision = self._decide(claim.entry, Step.PROVE, outcome)
             if not isinstance(decision, Proceed):
                 return await self._settle(claim, decision, outcome, calls)
-        # The turn is waited for first: what is written down next is true only
-        # if the call follows at once.
-        await self._pacer.wait()
         if not await self._outbox.begin_recording(
             claim, calls, self._clock(), self._terms.lease_ms
         ):
@@ -128,8 +134,9 @@ class Delivery:
         now = self._clock()
         outcome = interpret(reply, step, now)
         self._metrics.calls.labels(step.value, outcome.meaning.value).observe(took)
-        if outcome.meaning is Meaning.THROTTLED and outcome.retry_at is not None:
-            self._pacer.pause((outcome.retry_at - now) / 1000)
+        if outcome.meaning is Meaning.THROTTLED:
+            until = outcome.retry_at or now
+            await self._outbox.throttled(self._terms.pace.plan, now, until)
         calls.append(
             Attempt(
                 at=at,
@@ -166,10 +173,7 @@ class Delivery:
         end = _settlement(decision, calls, now)
         kept = await self._outbox.settle(claim, end, now)
         _tell(claim.entry.lead, end, kept=kept)
-        return Delivered(
-            park=decision.reason if isinstance(decision, Park) else None,
-            key_works=outcome.meaning in KEY_WORKS,
-        )
+        return Delivered(outcome.meaning, outcome.reason)
 
 
 def _settlement(

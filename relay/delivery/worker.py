@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 from relay.clock import Clock
+from relay.core.answers import Meaning
 from relay.core.leads import Status
+from relay.core.pacing import ready_at
 from relay.core.retry import probe_delay
 from relay.delivery.delivery import Delivered, Delivery, Terms
-from relay.delivery.pacing import Pacer
 from relay.logs import get_logger
 from relay.outbox.contract import (
     Claim,
@@ -34,6 +36,10 @@ STOP_GRACE_S: Final = 5.0
 """How long calls under way may still take at a stop. Dub answers within one
 second; whatever hangs longer is given back to the outbox."""
 
+DOWN_AFTER: Final = 5
+"""Failures in a row, of whichever leads, after which Dub is taken for down. One
+lead that Dub chokes on must not stop the others; five cost no more than a burst."""
+
 PARK_BATCH: Final = 500
 """Leads parked or unparked in one transaction, so that none holds the writer long."""
 
@@ -51,16 +57,15 @@ class Worker:
         delivery: Delivery,
         *,
         terms: Terms,
-        pacer: Pacer,
         clock: Clock,
     ) -> None:
         self._outbox = outbox
         self._delivery = delivery
-        self._pacer = pacer
         self._terms = terms
         self._clock = clock
         self._wake = asyncio.Event()
         self.stopping = False
+        self._failures_in_a_row = 0
         self._running: dict[asyncio.Task[None], Claim] = {}
         outbox.on_ready(self._wake.set)
 
@@ -95,34 +100,34 @@ class Worker:
         try:
             gate = await self._outbox.gate()
             if gate.closed:
-                await self._outbox.set_gate(
-                    Gate(closed=True, reason=gate.reason, probe_at=self._clock())
-                )
+                now = self._clock()
+                await self._outbox.set_gate(replace(gate, probe_at=now, failures=0))
         except OutboxUnavailableError as error:
             log.error("delivery.database_unavailable", reason=str(error))
 
     async def _turn(self) -> bool:
         """Claim once. True when there may be more to claim straight away."""
         free = self._terms.in_flight - len(self._running)
-        if free <= 0 or self._pacer.delay() > 0:
+        if free <= 0:
             return False
         gate = await self._outbox.gate()
         now = self._clock()
         if gate.closed:
-            return await self._turn_parked(gate, now)
-        claims = await self._outbox.claim(free, now, self._terms.lease_ms)
+            return await self._turn_closed(gate, now)
+        claims = await self._outbox.claim(
+            free, now, self._terms.lease_ms, self._terms.pace
+        )
         for claim in claims:
             self._start(claim, probing=None)
-        return len(claims) == free and free < self._terms.in_flight
+        return bool(claims) and len(claims) < free
 
-    async def _turn_parked(self, gate: Gate, now: int) -> bool:
-        parked = await self._outbox.park_due(now, PARK_BATCH)
+    async def _turn_closed(self, gate: Gate, now: int) -> bool:
+        parked = await self._outbox.park_due(now, PARK_BATCH) if gate.parks else 0
         if gate.probe_at is None or gate.probe_at <= now:
             # The next probe is booked before this one goes, so that of several
             # relays on one database only one sends it.
-            booked = Gate(
-                closed=True,
-                reason=gate.reason,
+            booked = replace(
+                gate,
                 probe_at=now + probe_delay(gate.failures, self._terms.policy),
                 failures=gate.failures + 1,
             )
@@ -177,25 +182,42 @@ class Worker:
         log.info("lead.given_back", lead=claim.entry.lead.id)
 
     async def _move_gate(self, end: Delivered, probing: Gate | None) -> None:
-        if end.park is not None and probing is None:
-            if not (await self._outbox.gate()).closed:
-                delay = probe_delay(0, self._terms.policy)
-                await self._outbox.set_gate(
-                    Gate(closed=True, reason=end.park, probe_at=self._clock() + delay)
-                )
-                log.error("delivery.parked", reason=end.park)
-        elif probing is not None and end.key_works:
-            await self._outbox.set_gate(Gate())
-            log.info("delivery.resumed")
-            while await self._outbox.unpark(self._clock(), PARK_BATCH):
-                pass
+        """Close the gate where further calls would fail, open it after a probe."""
+        if end.meaning is Meaning.OPERATOR:
+            await self._close_gate(end.reason, parks=True)
+        elif end.meaning is Meaning.AGAIN:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= DOWN_AFTER and probing is None:
+                await self._close_gate(end.reason, parks=False)
+        elif end.meaning is not None:
+            self._failures_in_a_row = 0
+            if probing is not None and (not probing.parks or end.key_works):
+                await self._open_gate(probing)
+
+    async def _close_gate(self, reason: str, *, parks: bool) -> None:
+        gate = await self._outbox.gate()
+        if gate.closed and (gate.parks or not parks):
+            return  # as tight already; the probe that is booked stands
+        probe_at = self._clock() + probe_delay(0, self._terms.policy)
+        await self._outbox.set_gate(
+            Gate(closed=True, reason=reason, probe_at=probe_at, parks=parks)
+        )
+        log.error("delivery.parked" if parks else "delivery.dub_down", reason=reason)
+
+    async def _open_gate(self, probed: Gate) -> None:
+        await self._outbox.set_gate(Gate())
+        log.info("delivery.resumed")
+        while probed.parks and await self._outbox.unpark(self._clock(), PARK_BATCH):
+            pass
 
     async def _until_due(self) -> float:
-        """Give the seconds to sleep: until a lead is due and a call may go."""
+        """Give the seconds to sleep: until a lead is due and can be paid for."""
         due = await self._outbox.next_due()
         if due is None:
             return POLL_S
-        wait = max((due - self._clock()) / 1000, self._pacer.delay(), SHORTEST_NAP_S)
+        now, pace = self._clock(), self._terms.pace
+        paid = ready_at(await self._outbox.budget(), pace.plan, now, pace.calls)
+        wait = max((max(due, paid) - now) / 1000, SHORTEST_NAP_S)
         return min(wait, POLL_S)
 
     async def _nap(self, seconds: float) -> None:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from relay.core.leads import Attempt, Entry, Lead, Status
+from relay.core.pacing import Budget, Pace
 
 
 class OutboxError(Exception):
@@ -44,10 +45,13 @@ class Offer:
     """A lead on its way into the outbox.
 
     ``idempotency_key`` is the caller's own id of the request (a webhook-id),
-    scoped by source; ``body_hash`` tells a repeat from a key used twice.
-    ``dedupe_key`` says which leads count once; ``dedupe_since`` is the time
-    from which earlier ones count (None: none do). ``status`` is QUEUED, HELD,
-    or REJECTED for a lead that is kept only to be explained (``reason``).
+    scoped by source; ``body_hash`` tells a repeat from a key used twice. It is
+    looked at before the dedupe key. ``dedupe_key`` says which of a customer's leads
+    count once; ``dedupe_since`` is the time from which earlier ones count (None:
+    none do). ``status`` is QUEUED, HELD, or REJECTED for a lead that is kept only
+    to be explained (``reason``). By its dedupe key only a QUEUED offer is a repeat,
+    and never of a HELD or REJECTED lead: nothing came of those, so a good lead must
+    not be lost for them.
     """
 
     lead: Lead
@@ -80,14 +84,16 @@ class Claim:
 class Gate:
     """Whether delivery may call Dub at all, shared by every worker.
 
-    Closed while every call would fail until a person acts; then one probe goes
-    out at ``probe_at`` (epoch ms), and ``failures`` counts the probes in vain.
+    Closed while every call would fail; then one probe goes out at ``probe_at``
+    (epoch ms), and ``failures`` counts the probes in vain. ``parks``: a person
+    must act, and what is due is parked; else Dub is down, and it waits in line.
     """
 
     closed: bool = False
     reason: str | None = None
     probe_at: int | None = None
     failures: int = 0
+    parks: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,21 +138,36 @@ class Outbox(Protocol):
         """Call wake, in the event loop, whenever something may have become due."""
 
     async def put(self, offer: Offer) -> Receipt:
-        """Commit a lead, or say which earlier one it repeats."""
+        """Commit a lead, or say which earlier one it repeats.
+
+        Raises UnstorableError when an id, a key or the event's name holds a lone
+        surrogate or NUL; the person's fields may hold anything.
+        """
 
     async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
         """Resolve a HELD lead: put the final offer in its place, or remove it.
 
-        One transaction. The final lead keeps the held one's id. None when the
+        One transaction. The final lead keeps the held one's id; one that is a
+        DUPLICATE removes the held one, at a CONFLICT it stays held. None when the
         offer is None, or when the id is not held any more.
         """
 
-    async def claim(self, limit: int, now: int, lease_ms: int) -> list[Claim]:
-        """Lease up to limit due entries, oldest due first.
+    async def claim(
+        self, limit: int, now: int, lease_ms: int, pace: Pace | None = None
+    ) -> list[Claim]:
+        """Lease up to limit due entries, oldest due first; spend their calls.
+
+        With a pace, no more than the shared budget affords. A part of a large
+        claim is taken from the newest due, so that a fresh sign-up does not wait
+        behind a backlog.
 
         Only the oldest open lead of a customer is ever claimed, so that one
         customer's leads leave in the order they came; a lease that ran out is
         claimed like any other due entry. Parked entries are not claimed.
+
+        It may give fewer than are due; next_due tells whether to claim again. The
+        due time of an entry that waits behind another may be moved until it is
+        first in line.
         """
 
     async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
@@ -163,11 +184,20 @@ class Outbox(Protocol):
     async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
         """Write how a delivery ended. False when the lease was lost meanwhile."""
 
+    async def budget(self) -> Budget:
+        """The shared budget of calls as it stands."""
+
+    async def throttled(self, plan: int, now: int, until: int) -> None:
+        """Lower the shared rate after a 429, and pause all calls until then."""
+
     async def park_due(self, now: int, limit: int) -> int:
         """Turn up to limit due QUEUED or WAITING entries to PARKED; how many."""
 
     async def unpark(self, now: int, limit: int) -> int:
-        """Turn up to limit PARKED entries to QUEUED, due now; how many."""
+        """Turn up to limit PARKED entries to QUEUED, due now; how many.
+
+        Their round of attempts begins anew, as with requeue.
+        """
 
     async def gate(self) -> Gate:
         """The gate as it stands for every worker on this database."""

@@ -61,7 +61,6 @@ _PARTS: Final = {
     "parkable": _listed(PARKABLE),
     "confirmable": _listed(CONFIRMABLE),
     "resendable": _listed(RESENDABLE),
-    "uncounted": _listed(UNCOUNTED),
 }
 
 

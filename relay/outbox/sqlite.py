@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.core.leads import Attempt, Entry, Status
+from relay.core.pacing import Budget, Pace
 from relay.outbox import sqlite_delivery, sqlite_intake, sqlite_reading
 from relay.outbox.contract import (
     Claim,
@@ -123,10 +124,12 @@ class SqliteOutbox:
 
     # --- Delivery. ---
 
-    async def claim(self, limit: int, now: int, lease_ms: int) -> builtins.list[Claim]:
-        """Lease up to limit due entries, oldest due first."""
+    async def claim(
+        self, limit: int, now: int, lease_ms: int, pace: Pace | None = None
+    ) -> builtins.list[Claim]:
+        """Lease up to limit due entries, oldest due first; spend their calls."""
         leased = await self._writer.submit(
-            sqlite_delivery.claim, (limit, now, lease_ms)
+            sqlite_delivery.claim, (limit, now, lease_ms, pace)
         )
         return [Claim(entry_of(row), leased.token) for row in leased.rows]
 
@@ -149,6 +152,14 @@ class SqliteOutbox:
         return await self._writer.submit(
             sqlite_delivery.settle, (_lease(claim), end, now)
         )
+
+    async def budget(self) -> Budget:
+        """The shared budget of calls as it stands."""
+        return await self._readers.run(sqlite_reading.budget)
+
+    async def throttled(self, plan: int, now: int, until: int) -> None:
+        """Lower the shared rate after a 429, and pause all calls until then."""
+        await self._writer.submit(sqlite_delivery.throttle, (plan, now, until))
 
     async def park_due(self, now: int, limit: int) -> int:
         """Turn up to limit due QUEUED or WAITING entries to PARKED; how many."""

@@ -10,9 +10,11 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from relay.core.leads import OPEN, Attempt, IllegalMoveError, Status, require_move
+from relay.core.pacing import Budget, Pace, affordable, spend, throttled
 from relay.outbox.contract import Gate, Settlement
 from relay.outbox.queries import ENTRY_COLUMNS, sql
 from relay.outbox.rows import Row, attempt_row, encode_notes, readable
+from relay.outbox.sqlite_reading import budget
 from relay.outbox.writer import each
 
 CLAIM_PAGE: Final = 64
@@ -25,6 +27,11 @@ Others wait to write meanwhile. Each page that held leads in vain is put off, so
 the next claim goes on behind it.
 """
 
+FRESH_SHARE: Final = 4
+"""One in so many of a claim goes to the newest that is due. A backlog, of an
+import or of a night with Dub down, then costs a fresh sign-up no wait, and is
+itself slowed by a quarter at most."""
+
 PROBE_SCAN: Final = 1_000
 """Parked leads looked at for one that may be sent: some milliseconds at most."""
 
@@ -33,6 +40,14 @@ DUE: Final = sql(
     SELECT {entry}, l.seq, {behind} FROM leads AS l
     WHERE l.due_at <= ?
     ORDER BY l.due_at, l.seq LIMIT ?
+    """
+)
+
+NEWEST_DUE: Final = sql(
+    """
+    SELECT {entry}, l.seq, {behind} FROM leads AS l
+    WHERE l.due_at <= ?
+    ORDER BY l.due_at DESC, l.seq DESC LIMIT ?
     """
 )
 
@@ -103,6 +118,14 @@ class Leased(NamedTuple):
     token: str
 
 
+class _Lease(NamedTuple):
+    """A claim under way: its token, and from when until when it holds."""
+
+    token: str
+    now: int
+    until: int
+
+
 class _Due(NamedTuple):
     """A lead that could go; behind is when one before it is due, None if none is."""
 
@@ -113,25 +136,52 @@ class _Due(NamedTuple):
 
 @each
 def claim(
-    connection: sqlite3.Connection, limit: int, now: int, lease_ms: int
+    connection: sqlite3.Connection,
+    limit: int,
+    now: int,
+    lease_ms: int,
+    pace: Pace | None,
 ) -> Leased:
     """Lease what is due and first in its customer's line, oldest due first."""
-    found: list[_Due] = []
-    page = max(limit, CLAIM_PAGE)
+    if pace is not None:
+        spent = budget(connection)
+        limit = min(limit, affordable(spent, pace.plan, now) // pace.calls)
+    if limit <= 0:
+        return Leased([], "")
     token = secrets.token_hex(16)
-    for _ in range(CLAIM_PAGES):
-        due = _read(connection.execute(DUE, (now, page)))
-        first = [one for one in due if one.behind is None][: limit - len(found)]
-        _lease(connection, first, now + lease_ms, token)
-        _put_off(connection, due, now, lease_ms)
-        found += first
-        if len(found) == limit or len(due) < page:
-            break
+    lease = _Lease(token, now, now + lease_ms)
+    oldest = limit - limit // FRESH_SHARE
+    found = _first(connection, DUE, oldest, lease)
+    if len(found) == oldest:
+        found += _first(connection, NEWEST_DUE, limit - oldest, lease)
+    if pace is not None and found:
+        calls = len(found) * pace.calls
+        _write_budget(connection, spend(spent, pace.plan, now, calls))
     return Leased([_claimed(one, now + lease_ms) for one in found], token)
 
 
+def _first(
+    connection: sqlite3.Connection,
+    statement: str,
+    limit: int,
+    lease: _Lease,
+) -> list[_Due]:
+    """Lease up to limit leads that are first in their lines, in that order."""
+    found: list[_Due] = []
+    page = max(limit, CLAIM_PAGE)
+    for _ in range(CLAIM_PAGES if limit else 0):
+        due = _read(connection.execute(statement, (lease.now, page)))
+        first = [one for one in due if one.behind is None][: limit - len(found)]
+        _lease(connection, first, lease.until, lease.token)
+        _put_off(connection, due, lease.now, lease.until)
+        found += first
+        if len(found) == limit or len(due) < page:
+            break
+    return found
+
+
 def _put_off(
-    connection: sqlite3.Connection, due: Iterable[_Due], now: int, lease_ms: int
+    connection: sqlite3.Connection, due: Iterable[_Due], now: int, until: int
 ) -> None:
     """Make what waits behind another lead due when that one is.
 
@@ -143,7 +193,7 @@ def _put_off(
     connection.executemany(
         _PUT_OFF,
         [
-            (one.behind if one.behind > now else now + lease_ms, one.seq)
+            (one.behind if one.behind > now else until, one.seq)
             for one in due
             if one.behind is not None
         ],
@@ -159,7 +209,7 @@ def claim_probe(connection: sqlite3.Connection, now: int, lease_ms: int) -> Leas
             token = secrets.token_hex(16)
             _lease(connection, [one], now + lease_ms, token)
             return Leased([_claimed(one, now + lease_ms)], token)
-    return claim(connection, [(1, now, lease_ms)])[0]
+    return claim(connection, [(1, now, lease_ms, None)])[0]
 
 
 @each
@@ -246,8 +296,26 @@ def unpark(connection: sqlite3.Connection, now: int, limit: int) -> int:
 def set_gate(connection: sqlite3.Connection, gate: Gate) -> None:
     """Write the one gate."""
     connection.execute(
-        "UPDATE gate SET closed = ?, reason = ?, probe_at = ?, failures = ?",
-        (gate.closed, readable(gate.reason), gate.probe_at, gate.failures),
+        "UPDATE gate SET closed = ?, reason = ?, probe_at = ?, failures = ?, parks = ?",
+        (
+            *(gate.closed, readable(gate.reason), gate.probe_at),
+            *(gate.failures, gate.parks),
+        ),
+    )
+
+
+@each
+def throttle(connection: sqlite3.Connection, plan: int, now: int, until: int) -> None:
+    """Lower the shared rate, and pause."""
+    _write_budget(connection, throttled(budget(connection), plan, now, until))
+
+
+def _write_budget(connection: sqlite3.Connection, spent: Budget) -> None:
+    connection.execute(
+        """
+        UPDATE budget SET spent_until = ?, paused_until = ?, share = ?, lowered_at = ?
+        """,
+        (spent.spent_until, spent.paused_until, spent.share, spent.lowered_at),
     )
 
 

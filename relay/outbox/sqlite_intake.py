@@ -17,8 +17,7 @@ from relay.outbox.writer import each
 Pending = tuple[Offer, Row]
 """An offer and its row, which is made outside the transaction."""
 
-_EARLIER: Final = sql(
-    """
+_EARLIER: Final = """
     SELECT id, status, customer, dedupe_key, created_at, idempotency_key, body_hash
     FROM leads WHERE idempotency_key IN (SELECT value FROM json_each(?))
     UNION ALL
@@ -26,9 +25,7 @@ _EARLIER: Final = sql(
     FROM leads
     WHERE customer IN (SELECT value FROM json_each(?))
         AND dedupe_key IN (SELECT value FROM json_each(?))
-        AND status NOT IN {uncounted}
-    """
-)
+"""
 
 _INSERT: Final = sql("INSERT INTO leads ({offer}) VALUES ({offer_marks})")
 

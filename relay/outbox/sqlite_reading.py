@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from relay.core.leads import OPEN, Attempt, Entry, Status
+from relay.core.pacing import Budget
 from relay.outbox.contract import Gate, OutboxUnavailableError, Query
 from relay.outbox.queries import sql
 from relay.outbox.rows import attempt_of, entry_of
@@ -136,7 +137,16 @@ def next_due(connection: sqlite3.Connection) -> int | None:
 
 def gate(connection: sqlite3.Connection) -> Gate:
     """Read the one gate."""
-    closed, reason, probe_at, failures = connection.execute(
-        "SELECT closed, reason, probe_at, failures FROM gate"
+    closed, reason, probe_at, failures, parks = connection.execute(
+        "SELECT closed, reason, probe_at, failures, parks FROM gate"
     ).fetchone()
-    return Gate(bool(closed), reason, probe_at, failures)
+    return Gate(bool(closed), reason, probe_at, failures, bool(parks))
+
+
+def budget(connection: sqlite3.Connection) -> Budget:
+    """Read the one budget."""
+    return Budget(
+        *connection.execute(
+            "SELECT spent_until, paused_until, share, lowered_at FROM budget"
+        ).fetchone()
+    )

@@ -316,3 +316,43 @@ async def test_killed_in_the_middle_of_a_load_every_acknowledged_lead_arrives_on
     recorded = [lead["customerExternalId"] for lead in await dub.state("leads")]
     assert len(recorded) == len(set(recorded))
     assert acknowledged <= set(recorded)
+
+
+async def test_a_dead_dub_is_probed_and_a_backlog_waits_in_line(
+    delivering: RelayProcess, dub: SandboxDub, session: aiohttp.ClientSession
+) -> None:
+    await dub.fault(status=503)
+    for n in range(40):
+        hook = body(await dub.click(), f"u_{n}")
+        await post_hook(session, delivering.url, hook, f"m{n}")
+
+    async with asyncio.timeout(30):
+        while "delivery.dub_down" not in {  # noqa: ASYNC110 - another process
+            event["event"] for event in delivering.events
+        }:
+            await asyncio.sleep(0.05)
+    leads = await delivering.leads()
+    assert not [lead for lead in leads if lead["status"] == "parked"]
+    assert [lead for lead in leads if lead["attempts"] == 0]
+
+    await dub.mend()
+    leads = await delivering.settled(40)
+    assert {lead["status"] for lead in leads} == {"delivered"}
+    assert len(await dub.state("leads")) == 40
+
+
+async def test_429s_lower_the_rate_and_nothing_is_lost(
+    delivering: RelayProcess, dub: SandboxDub, session: aiohttp.ClientSession
+) -> None:
+    # As Dub sends it, in epoch milliseconds, and as everybody else does.
+    soon = str(int((time.time() + 2) * 1000))
+    for retry_after in (soon, "0.5"):
+        await dub.fault(status=429, retry_after=retry_after, count=2)
+    for n in range(10):
+        hook = body(await dub.click(), f"u_{n}")
+        await post_hook(session, delivering.url, hook, f"m{n}")
+
+    leads = await delivering.settled(10)
+
+    assert {lead["status"] for lead in leads} == {"delivered"}
+    assert len(await dub.state("leads")) == 10

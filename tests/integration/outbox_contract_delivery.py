@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from outbox_rig import (
@@ -23,6 +24,7 @@ from outbox_rig import (
 )
 
 from relay.core.leads import IllegalMoveError, Status, Step
+from relay.core.pacing import Pace, ready_at
 from relay.outbox.contract import Gate, Outbox, Query, Settlement
 
 DELIVERED = Settlement(Status.DELIVERED, delivered_at=NOW)
@@ -490,6 +492,46 @@ class DeliveryContract:
         assert done == (1 if confirmable else 0)
         expected = Status.CONFIRMED if confirmable else state
         assert await status(outbox, made) is expected
+
+    async def test_a_claim_spends_no_more_than_the_shared_budget_has(
+        self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
+    ) -> None:
+        other = await reopen()
+        await put_all(outbox, [offer(lead(f"u_{n}")) for n in range(30)])
+        pace = Pace(plan=600, calls=2)
+
+        first = await outbox.claim(30, NOW, LEASE, pace)
+        none = await other.claim(30, NOW, LEASE, pace)
+        ready = ready_at(await other.budget(), pace.plan, NOW, pace.calls)
+        more = await other.claim(30, ready, LEASE, pace)
+
+        assert (len(first), len(none), len(more)) == (5, 0, 1)
+        assert ready > NOW
+
+    async def test_a_429_pauses_every_relay_and_lowers_their_rate(
+        self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
+    ) -> None:
+        other = await reopen()
+        await put_all(outbox, [offer(lead(f"u_{n}")) for n in range(3)])
+        pace = Pace(plan=1200, calls=2)
+
+        await outbox.throttled(pace.plan, NOW, NOW + HOUR // 2)
+
+        assert await other.claim(1, NOW + HOUR // 2 - 1, LEASE, pace) == []
+        assert len(await other.claim(1, NOW + HOUR // 2, LEASE, pace)) == 1
+        assert (await other.budget()).share == 0.5
+
+    async def test_a_fresh_lead_does_not_wait_behind_a_backlog(
+        self, outbox: Outbox
+    ) -> None:
+        await put_all(outbox, [offer(lead(f"u_{n}")) for n in range(200)])
+        fresh = offer(replace(lead("fresh"), created_at=NOW + 9))
+        await outbox.put(fresh)
+
+        claims = claimed(await outbox.claim(8, NOW + 9, LEASE))
+
+        assert fresh.lead.id in claims
+        assert len(claims) == 8
 
     async def test_a_webhook_that_overtakes_the_answer_settles_what_is_in_doubt(
         self, outbox: Outbox

@@ -14,10 +14,13 @@ from outbox_contract import OutboxContract
 from outbox_rig import Child, ids, offer, put_all, put_together
 
 from relay.core.leads import OPEN, RETRYABLE, Status
-from relay.outbox import open_outbox, queries, sqlite_delivery
+from relay.outbox import open_outbox, queries, sqlite_delivery, sqlite_intake
 from relay.outbox.contract import OutboxUnavailableError, SchemaTooNewError, Taken
+from relay.outbox.rows import row_of
 from relay.outbox.schema import migrations, statements
 from relay.outbox.sqlite import SqliteOutbox
+from relay.outbox.sqlite_file import SqliteFile, connect_writer, make_file
+from relay.outbox.writer import Writer
 
 
 class TestSqliteOutbox(OutboxContract):
@@ -256,6 +259,21 @@ async def test_a_deleted_file_is_an_outage_and_not_silently_made_anew(
 
     with pytest.raises(sqlite3.OperationalError):
         sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)
+
+
+async def test_a_writer_that_stops_finishes_what_waits_to_be_handed_over(
+    path: Path,
+) -> None:
+    make_file(path)
+    writer = Writer(SqliteFile(path, connect_writer), lambda _: None)
+    made = offer()
+    answer = writer.submit(sqlite_intake.put, (made, row_of(made)))
+
+    await writer.stop()
+
+    assert (await answer).lead_id == made.lead.id
+    with pytest.raises(OutboxUnavailableError):
+        writer.submit(sqlite_intake.put, (made, row_of(made)))
 
 
 # --- Speed that must not depend on how many leads there are. ---

@@ -16,6 +16,7 @@ from relay.capture.landing import Landing
 from relay.capture.proxied import ProxiedSignups
 from relay.capture.proxy import Proxy
 from relay.capture.script import NAMES, Snippet
+from relay.capture.spill import Spill, spill_path
 from relay.clock import now_ms, roll
 from relay.core.retry import Policy
 from relay.delivery.client import DubClient
@@ -44,6 +45,7 @@ class Relay:
             clock=now_ms,
             metrics=self.metrics,
         )
+        self.spill = Spill(spill_path(settings.database), self.intake.store)
 
     def worker(self, dub: DubClient) -> Worker:
         """Put delivery together; it runs until its stop() is awaited."""
@@ -116,7 +118,7 @@ class Relay:
         Proxy(
             settings.upstream,
             settings.signup,
-            ProxiedSignups(self.intake, self.metrics),
+            ProxiedSignups(self.intake, self.spill, self.metrics),
             landing,
             trusted=settings.trusted_proxies,
             # Whoever may open the socket is the server in front, on this machine.

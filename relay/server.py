@@ -69,6 +69,8 @@ async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -
         stack.push_async_callback(relay.outbox.close)
         if delivery:
             await _start_delivery(relay, stack)
+        spilling = asyncio.create_task(relay.spill.run())
+        stack.callback(spilling.cancel)
         if web and not await _start_web(relay, stack, share_port=share_port):
             return 1
         await stop.wait()

@@ -52,45 +52,43 @@ class Intake:
         self._clock = clock
         self._metrics = metrics
 
-    async def take(self, capture: Capture, *, held: str | None = None) -> Receipt:
-        """Commit a lead; raise OutboxUnavailableError if that was not possible.
+    async def take(self, capture: Capture) -> Receipt:
+        """Commit a lead; raise OutboxUnavailableError if that was not possible."""
+        return await self.commit(self.offer(capture))
 
-        ``held`` is the id under which the sign-up was written down before.
-        """
-        offer = self._offer(capture, held)
+    async def commit(self, offer: Offer, held: str | None = None) -> Receipt:
+        """Commit an offer, count it and say so; ``held`` is its earlier id."""
+        source = offer.lead.source
         started = time.perf_counter()
         try:
-            receipt = await self._store(offer, held)
+            receipt = await self.store(offer, held)
         except OutboxUnavailableError as error:
-            self.count(capture.source, "unavailable")
-            log.error("lead.not_stored", source=capture.source, reason=str(error))
+            self.count(source, "unavailable")
+            log.error("lead.not_stored", source=source, reason=str(error))
             raise
         self._metrics.commit.observe(time.perf_counter() - started)
-        self.count(capture.source, receipt.taken.value)
-        if receipt.taken is Taken.NEW:
-            log.info("lead.queued", lead=receipt.lead_id, source=capture.source)
-        else:
+        if receipt.taken is not Taken.NEW:
+            self.count(source, receipt.taken.value)
             log.info(
-                f"lead.repeated_{receipt.taken}",
-                lead=receipt.lead_id,
-                source=capture.source,
+                f"lead.repeated_{receipt.taken}", lead=receipt.lead_id, source=source
             )
+        elif offer.status is Status.REJECTED:
+            self.count(source, "rejected")
+            log.warning("lead.rejected", lead=receipt.lead_id, reason=offer.reason)
+        else:
+            self.count(source, "new")
+            log.info("lead.queued", lead=receipt.lead_id, source=source)
         return receipt
 
-    async def reject(
-        self, lead: Lead, reason: str, *, held: str | None = None
-    ) -> Receipt:
-        """Keep a sign-up that can make no lead, so that it can be explained."""
-        offer = Offer(
-            lead,
-            dedupe_key="",
-            dedupe_since=None,
-            status=Status.REJECTED,
-            reason=reason,
-        )
-        receipt = await self._store(offer, held)
-        self.count(lead.source, "rejected")
-        log.warning("lead.rejected", lead=receipt.lead_id, reason=reason)
+    async def store(self, offer: Offer, held: str | None) -> Receipt:
+        """Put an offer into the outbox, in the place of the one that was held."""
+        if held is None:
+            return await self._outbox.put(offer)
+        receipt = await self._outbox.release(held, offer)
+        if receipt is None:
+            # Released already, by a person say: the lead goes in on its own.
+            fresh = replace(offer.lead, id=new_lead_id(offer.lead.created_at))
+            receipt = await self._outbox.put(replace(offer, lead=fresh))
         return receipt
 
     async def hold(self, lead: Lead) -> str:
@@ -132,8 +130,9 @@ class Intake:
             origin=capture.origin,
         )
 
-    def _offer(self, capture: Capture, held: str | None) -> Offer:
-        lead = self.lead(capture, held)
+    def offer(self, capture: Capture, lead_id: str | None = None) -> Offer:
+        """Make the offer of a capture, as of now."""
+        lead = self.lead(capture, lead_id)
         return Offer(
             lead,
             dedupe_key=dedupe_key(
@@ -146,13 +145,3 @@ class Intake:
             idempotency_key=capture.idempotency_key,
             body_hash=capture.body_hash,
         )
-
-    async def _store(self, offer: Offer, held: str | None) -> Receipt:
-        if held is None:
-            return await self._outbox.put(offer)
-        receipt = await self._outbox.release(held, offer)
-        if receipt is None:
-            # Released already, by a person say: the lead goes in on its own.
-            fresh = replace(offer.lead, id=new_lead_id(offer.lead.created_at))
-            receipt = await self._outbox.put(replace(offer, lead=fresh))
-        return receipt

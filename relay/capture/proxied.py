@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Final
 
 from relay.capture.intake import Capture, Intake
+from relay.capture.spill import Spill
 from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
+from relay.core.leads import Status
 from relay.logs import get_logger
 from relay.metrics import Metrics
-from relay.outbox.contract import OutboxUnavailableError
+from relay.outbox.contract import Offer, OutboxUnavailableError
 
 log = get_logger()
 
@@ -23,8 +25,9 @@ _UNKNOWN: Final = "unknown"
 class ProxiedSignups:
     """Keeps the proxy's sign-ups; never raises for a store in trouble."""
 
-    def __init__(self, intake: Intake, metrics: Metrics) -> None:
+    def __init__(self, intake: Intake, spill: Spill, metrics: Metrics) -> None:
         self._intake = intake
+        self._spill = spill
         self._metrics = metrics
 
     async def hold(
@@ -61,11 +64,14 @@ class ProxiedSignups:
         if click_id is None:
             self._intake.unattributed(SOURCE)
             return False
+        offer = self._offer(fields, notes, click_id, origin, held, problem)
         try:
-            return await self._commit(fields, notes, click_id, origin, held, problem)
+            await self._intake.commit(offer, held)
         except OutboxUnavailableError as error:
-            self.missed(str(error))
-            return False
+            if not await self._spill.keep(offer, held):
+                self.missed(str(error))
+                return False
+        return offer.status is Status.QUEUED
 
     async def drop(self, held: str) -> None:
         """Forget a held sign-up that the site refused."""
@@ -80,7 +86,7 @@ class ProxiedSignups:
         log.error("signup.missed", reason=reason)
         self._metrics.missed.inc()
 
-    async def _commit(
+    def _offer(
         self,
         fields: Mapping[str, object],
         notes: Sequence[str],
@@ -88,7 +94,8 @@ class ProxiedSignups:
         origin: Mapping[str, str],
         held: str | None,
         problem: str | None,
-    ) -> bool:
+    ) -> Offer:
+        """Make the offer of a lead, or of one that is kept only to be explained."""
         if problem is None:
             try:
                 clean, left_out = sanitise(fields, lenient_quantity=True)
@@ -96,12 +103,15 @@ class ProxiedSignups:
                 problem = error.issue.text
             else:
                 capture = Capture(SOURCE, click_id, clean, (*notes, *left_out), origin)
-                await self._intake.take(capture, held=held)
-                return True
+                return self._intake.offer(capture, held)
         salvaged = _salvaged(fields, click_id, origin, notes)
-        lead = self._intake.lead(salvaged, held)
-        await self._intake.reject(lead, problem, held=held)
-        return False
+        return Offer(
+            self._intake.lead(salvaged, held),
+            dedupe_key="",
+            dedupe_since=None,
+            status=Status.REJECTED,
+            reason=problem,
+        )
 
 
 def _salvaged(

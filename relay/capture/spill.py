@@ -1,0 +1,147 @@
+"""Where a proxied sign-up goes that the database would not take.
+
+The person has signed up: nobody can be told to send it again. So its lead is
+written to a file beside the database, and taken in once the database is back.
+If not even the file can be written (the disk is full), it waits in memory,
+which is better than nothing and not called safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from relay.core import jsontext
+from relay.core.leads import Lead, Mode, Status
+from relay.logs import get_logger
+from relay.outbox.contract import Offer, OutboxError
+
+log = get_logger()
+
+RETRY_S: Final = 2.0
+"""How often what was spilled is offered to the database again."""
+
+MOST_IN_MEMORY: Final = 1000
+"""Leads of a few hundred bytes each; who loses more has a dead disk for hours."""
+
+Store = Callable[[Offer, str | None], Awaitable[object]]
+"""Commits an offer, with the id under which it was held; raises OutboxError."""
+
+
+class Spill:
+    """The file, what waits in memory, and the way back into the database."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self._path = path
+        self._store = store
+        self._memory: deque[bytes] = deque(maxlen=MOST_IN_MEMORY)
+
+    async def keep(self, offer: Offer, held: str | None) -> bool:
+        """Write an offer down; True when it is on the disk."""
+        # The key makes a second taking harmless, should the first break off.
+        line = _line(replace(offer, idempotency_key=f"spill:{offer.lead.id}"), held)
+        try:
+            await asyncio.to_thread(_append, self._path, line)
+        except OSError as error:
+            self._memory.append(line)
+            log.error(
+                "spill.not_written", lead=offer.lead.id, reason=error.strerror or ""
+            )
+            return False
+        log.warning("lead.spilled", lead=offer.lead.id)
+        return True
+
+    async def run(self) -> None:
+        """Take in what was spilled, again and again; ends by being cancelled."""
+        while True:
+            await self.take_in()
+            await asyncio.sleep(RETRY_S)
+
+    async def take_in(self) -> None:
+        """Offer everything spilled to the database; what fails stays spilled."""
+        while self._memory:
+            if not await self._take(self._memory[0]):
+                return
+            self._memory.popleft()
+        for taking in await asyncio.to_thread(_files, self._path):
+            await self._take_file(taking)
+
+    async def _take_file(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                # Several workers share the file; one of them takes it in.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lines = await asyncio.to_thread(file.readlines)
+                for line in lines:
+                    if not await self._take(line):
+                        return
+                await asyncio.to_thread(path.unlink)
+        except (FileNotFoundError, BlockingIOError):
+            return  # another worker's
+
+    async def _take(self, line: bytes) -> bool:
+        try:
+            offer, held = _read(line)
+        except (ValueError, TypeError, KeyError):
+            # A line torn by a full disk: what it held is lost, and told.
+            log.error("spill.unreadable", bytes=len(line))
+            return True
+        try:
+            await self._store(offer, held)
+        except OutboxError:
+            return False
+        log.info("lead.unspilled", lead=offer.lead.id)
+        return True
+
+
+def spill_path(database: str) -> Path:
+    """Name the spill file: beside an SQLite file, else in the working folder."""
+    scheme, _, path = database.partition(":///")
+    return Path(f"{path}.spill" if scheme == "sqlite" else "relay.spill")
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line and bring it to the disk; the file is for its owner only."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        # A line that is cut off by a full disk must not spoil the next one.
+        written = os.write(descriptor, line + b"\n")
+        if written != len(line) + 1:
+            os.write(descriptor, b"\n")
+            raise OSError("the disk is full")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(path: Path) -> list[Path]:
+    """Set the present file aside, so that new lines go to another; give all."""
+    if path.exists():
+        aside = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        path.rename(aside)
+    return sorted(path.parent.glob(f"{path.name}.*"))
+
+
+def _line(offer: Offer, held: str | None) -> bytes:
+    document = asdict(offer) | {"body_hash": None, "held": held}
+    document["lead"]["metadata"] = _plain(offer.lead.metadata)
+    return jsontext.encode(document)
+
+
+def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if metadata is None else dict(metadata)
+
+
+def _read(line: bytes) -> tuple[Offer, str | None]:
+    document = jsontext.decode(line)
+    held = document.pop("held")
+    lead = document.pop("lead")
+    lead |= {"mode": Mode(lead["mode"]), "notes": tuple(lead["notes"])}
+    document["status"] = Status(document["status"])
+    return Offer(lead=Lead(**lead), **document), held

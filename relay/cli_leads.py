@@ -37,7 +37,7 @@ PLAIN_LIMIT: Final = 50
 """Rows of a listing for people; a program that asks for --json gets all."""
 
 _COLUMNS: Final = ("ID", "STATUS", "CAPTURED", "EVENT", "CUSTOMER", "NEWS")
-"""Few, so that a row fits a terminal beside its 31 characters of id."""
+"""Few, so that a row fits a terminal beside its 37 characters of id."""
 
 
 def _since(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
@@ -290,4 +290,5 @@ async def _retry(
         line = f"{entry.lead.id}  {entry.status} -> {Status.QUEUED}"
         click.echo(json.dumps(entry_json(current)) if as_json else line)
     if entries and (gate := await outbox.gate()).closed:
-        say(f"Delivery waits for a person: {printable(gate.reason)}")
+        waits_for = "a person" if gate.parks else "Dub"
+        say(f"Delivery waits for {waits_for}: {printable(gate.reason)}")

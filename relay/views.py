@@ -160,6 +160,9 @@ def _line_sentence(entry: Entry, now: int) -> str:
 
 def _gate_sentence(entry: Entry, gate: Gate) -> str:
     reason = (gate.reason or entry.last_error or "no reason kept").rstrip(".")
+    if gate.closed and not gate.parks:
+        probe = f", the next at {iso(gate.probe_at)}" if gate.probe_at else ""
+        return f"Dub is down ({reason}); one probe at a time finds out{probe}."
     if not gate.closed:
         return "Delivery goes on: it is sent as soon as a relay is free."
     probe = f" The next probe goes at {iso(gate.probe_at)}." if gate.probe_at else ""

@@ -333,7 +333,9 @@ async def test_a_dead_dub_is_probed_and_a_backlog_waits_in_line(
             await asyncio.sleep(0.05)
     leads = await delivering.leads()
     assert not [lead for lead in leads if lead["status"] == "parked"]
-    assert [lead for lead in leads if lead["attempts"] == 0]
+    [waiting, *_] = [lead for lead in leads if lead["attempts"] == 0]
+    _, story, _ = await delivering.run("leads", "show", waiting["id"])
+    assert "Dub is down" in story
 
     await dub.mend()
     leads = await delivering.settled(40)

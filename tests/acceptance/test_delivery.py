@@ -358,3 +358,46 @@ async def test_429s_lower_the_rate_and_nothing_is_lost(
 
     assert {lead["status"] for lead in leads} == {"delivered"}
     assert len(await dub.state("leads")) == 10
+
+
+@pytest.mark.parametrize("step", ["deferred", "record"])
+async def test_a_call_that_hangs_is_given_up_and_made_again(
+    dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession, step: str
+) -> None:
+    await dub.fault(hang=30, step=step, count=1)
+    relay = RelayProcess(tmp_path, {"DUB_API_URL": dub.url, "RELAY_DUB_TIMEOUT": "1"})
+    await relay.start()
+
+    await post_hook(session, relay.url, body(await dub.click()))
+    [lead] = await relay.settled(1)
+
+    assert lead["status"] == "delivered"
+    _, story, _ = await relay.run("leads", "show", lead["id"])
+    assert "Dub did not answer in time" in story
+    assert len(await dub.state("leads")) == 1
+    assert await relay.stop() == 0
+
+
+async def test_an_answer_cut_in_the_middle_proves_nothing(
+    delivering: RelayProcess, dub: SandboxDub, session: aiohttp.ClientSession
+) -> None:
+    await dub.fault(cut="mid-body", step="record", count=1)
+
+    await post_hook(session, delivering.url, body(await dub.click()))
+    [lead] = await delivering.settled(1)
+
+    assert lead["status"] == "unconfirmed"
+    assert len(await dub.state("leads")) == 1
+
+
+async def test_a_slow_dub_slows_nothing_but_its_own_leads(
+    delivering: RelayProcess, dub: SandboxDub, session: aiohttp.ClientSession
+) -> None:
+    await dub.fault(slow=1, count=2)
+    for n in range(10):
+        hook = body(await dub.click(), f"u_{n}")
+        assert (await post_hook(session, delivering.url, hook, f"m{n}"))[0] == 202
+
+    leads = await delivering.settled(10)
+
+    assert {lead["status"] for lead in leads} == {"delivered"}

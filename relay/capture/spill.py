@@ -20,7 +20,7 @@ from typing import Any, Final
 from relay.core import jsontext
 from relay.core.leads import Lead, Mode, Status
 from relay.logs import get_logger
-from relay.outbox.contract import Offer, OutboxError
+from relay.outbox.contract import Offer, OutboxError, UnstorableError
 
 log = get_logger()
 
@@ -60,7 +60,10 @@ class Spill:
     async def run(self) -> None:
         """Take in what was spilled, again and again; ends by being cancelled."""
         while True:
-            await self.take_in()
+            try:
+                await self.take_in()
+            except OSError as error:
+                log.error("spill.not_read", reason=error.strerror or "")
             await asyncio.sleep(RETRY_S)
 
     async def take_in(self) -> None:
@@ -94,6 +97,8 @@ class Spill:
             return True
         try:
             await self._store(offer, held)
+        except UnstorableError as error:
+            log.error("spill.unstorable", lead=offer.lead.id, reason=str(error))
         except OutboxError:
             return False
         log.info("lead.unspilled", lead=offer.lead.id)

@@ -4,12 +4,16 @@ One server process on one core, wrk on the other, 64 connections, loopback, in
 turn (bare, hook, bare, hook, ...): read the ratio, not the figures. Every
 answer is checked: the relay's own counters must show one new lead a request.
 
-    python bench/ingest.py [--rounds 5] [--seconds 5] [--connections 64]
+    python bench/ingest.py [--rounds 5] [--seconds 5] [--connections 64] [--postgres]
+
+With --postgres the leads go to a PostgreSQL server that this starts on the load's
+core, fsync on: the server's work and the load's share that core.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -22,6 +26,7 @@ import tempfile
 import time
 import urllib.request
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -55,10 +60,11 @@ end
 
 def main() -> None:
     options = parse()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, databases(options) as database:
         ratios, rows = [], []
         for round_ in range(options.rounds):
             order = [bare, hook] if round_ % 2 == 0 else [hook, bare]
+            options.database = database
             got = {run.__name__: run(Path(folder), options) for run in order}
             rows.append(got)
             ratios.append(got["hook"][0] / got["bare"][0])
@@ -81,7 +87,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--postgres", action="store_true")
     return parser.parse_args()
+
+
+@contextlib.contextmanager
+def databases(options: argparse.Namespace) -> Iterator[Callable[[Path], str]]:
+    """Give what makes an empty database for a run and names it."""
+    if not options.postgres:
+        yield lambda folder: f"sqlite:///{folder}/relay.db"
+        return
+    sys.path.append(str(Path(__file__).parent.parent / "tests"))
+    from postgres_server import postgres_server  # noqa: PLC0415 - the tests' own
+
+    everywhere = os.sched_getaffinity(0)
+    with contextlib.ExitStack() as stack:
+        # The server inherits it.
+        os.sched_setaffinity(0, {int(LOAD_CORE)})
+        server = stack.enter_context(postgres_server())
+        os.sched_setaffinity(0, everywhere)
+        yield lambda _: server.new_url()
 
 
 def bare(_folder: Path, options: argparse.Namespace) -> tuple[float, float]:
@@ -100,7 +125,7 @@ def hook(folder: Path, options: argparse.Namespace) -> tuple[float, float]:
         "RELAY_SECRET": "bench-secret-bench-secret",
         "RELAY_HOOK_SECRET": SECRET,
         "RELAY_LISTEN": f"127.0.0.1:{port}",
-        "RELAY_DATABASE": f"sqlite:///{data}/relay.db",
+        "RELAY_DATABASE": options.database(data),
     }
     bodies, script = data / "bodies", data / "load.lua"
     write_bodies(bodies, options.seconds * 30_000)

@@ -29,6 +29,7 @@ from relay.cli_base import (
     say,
 )
 from relay.cli_leads import leads
+from relay.cli_migrate import migrate
 from relay.clock import now_ms
 from relay.core.signing import sign_webhook
 from relay.settings import ConfigError, Listen
@@ -135,12 +136,20 @@ def sandbox(*, address: Listen, api_key: str | None) -> int:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--try",
+    "saved",
+    metavar="FILE",
+    help="Replay a saved sign-up through the rules, and check nothing else.",
+)
 @config_option
-def check(*, as_json: bool) -> int:
+def check(*, as_json: bool, saved: str | None) -> int:
     """Say line by line what works; exit 1 if anything fails.
 
     Changes nothing and records nothing at Dub.
     """
+    if saved is not None:
+        return _try_out(saved, as_json=as_json)
     settings = read_settings()
     outbox = make_outbox(settings)
     from relay.check import report_json, report_lines, run_checks  # noqa: PLC0415
@@ -152,6 +161,23 @@ def check(*, as_json: bool) -> int:
         for line in report_lines(settings, findings):
             click.echo(printable(line))
     return int(any(finding.failed for finding in findings))
+
+
+def _try_out(saved: str, *, as_json: bool) -> int:
+    from relay import tryout  # noqa: PLC0415 - as in serve
+
+    settings = read_settings(complete=False)
+    try:
+        exchange = tryout.read_exchange(saved)
+    except tryout.TryoutError as error:
+        raise click.UsageError(printable(f"--try: {error}")) from error
+    verdict = tryout.try_out(settings.signup, exchange)
+    if as_json:
+        click.echo(json.dumps(tryout.as_json(verdict)))
+    else:
+        for line in tryout.lines(verdict):
+            click.echo(printable(line))
+    return int(verdict.lead is None)
 
 
 @cli.command()
@@ -229,6 +255,7 @@ def version() -> None:
 
 
 cli.add_command(leads)
+cli.add_command(migrate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

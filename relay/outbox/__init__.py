@@ -9,17 +9,26 @@ def open_outbox(url: str) -> Outbox:
     """Give the outbox that a database URL names; it is still to be opened.
 
     ``sqlite:///relay.db`` is relative to the current folder,
-    ``sqlite:////var/lib/relay.db`` absolute. Raises ValueError for what is no
-    such URL; the text names no more of it than its scheme, for the rest may hold
-    a password.
+    ``sqlite:////var/lib/relay.db`` absolute; ``postgresql://user@host/database``
+    is as libpq has it. Raises ValueError for what is no such URL; the text names no
+    more of it than its scheme, for the rest may hold a password.
     """
+    # Imported here, so that what needs one database does not load the other's driver.
     scheme, mark, path = url.partition(":///")
     if scheme == "sqlite" and mark and path:
-        # Here, so that what needs one database does not load the other's driver.
         from relay.outbox.sqlite import SqliteOutbox  # noqa: PLC0415
 
         return SqliteOutbox(path)
+    if is_postgres(url):
+        from relay.outbox.postgres import PostgresOutbox  # noqa: PLC0415
+
+        return PostgresOutbox(url)
     raise ValueError(
         f"{url.partition(':')[0]!r} is no database this relay knows; "
-        "give sqlite:///file"
+        "give sqlite:///file or postgresql://user@host/database"
     )
+
+
+def is_postgres(url: str) -> bool:
+    """Tell whether a URL names a database on a PostgreSQL server."""
+    return url.startswith(("postgresql://", "postgres://"))

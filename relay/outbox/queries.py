@@ -52,10 +52,28 @@ def _listed(states: Iterable[Status]) -> str:
     return "(" + ", ".join(f"'{s.value}'" for s in Status if s in wanted) + ")"
 
 
+_TYPES: Final = {
+    **dict.fromkeys(("created_at", "due_at", "round_at"), "bigint"),
+    "body_hash": "bytea",
+}
+"""PostgreSQL's types of the columns of an offer that are no text."""
+
+
+def _typed(suffix: str = "") -> str:
+    return ", ".join(
+        f"${place}::{_TYPES.get(name, 'text')}{suffix}"
+        for place, name in enumerate(OFFER_COLUMNS, 1)
+    )
+
+
 _PARTS: Final = {
     "entry": ", ".join(f"l.{name}" for name in ENTRY_COLUMNS),
     "offer": ", ".join(OFFER_COLUMNS),
     "offer_marks": ", ".join("?" * len(OFFER_COLUMNS)),
+    # For PostgreSQL: one row, and a row from each place of as many arrays.
+    "offer_values": _typed(),
+    "offer_arrays": _typed("[]"),
+    "after_offer": f"${len(OFFER_COLUMNS) + 1}",
     "open": _listed(OPEN),
     "sendable": _listed(SENDABLE),
     "parkable": _listed(PARKABLE),

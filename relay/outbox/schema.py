@@ -22,7 +22,7 @@ class Migration(NamedTuple):
 
 
 def migrations(dialect: str) -> list[Migration]:
-    """Give every migration of a dialect ("sqlite"), in order."""
+    """Give every migration of a dialect ("sqlite", "postgres"), in order."""
     folder = resources.files("relay.outbox") / "migrations" / dialect
     return [
         Migration(int(file.name.split("_", 1)[0]), file.read_text("utf-8"))
@@ -58,12 +58,12 @@ def statements(sql: str) -> Iterator[str]:
 def migrate_sqlite(connection: sqlite3.Connection) -> None:
     """Apply what is missing, in one transaction, once among all processes."""
     steps = migrations("sqlite")
-    if not pending(steps, _version(connection)):
+    if not pending(steps, version(connection)):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have migrated while this one waited for the lock.
-        for step in pending(steps, _version(connection)):
+        for step in pending(steps, version(connection)):
             for statement in statements(step.sql):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {step.version}")
@@ -73,6 +73,7 @@ def migrate_sqlite(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version
+def version(connection: sqlite3.Connection) -> int:
+    """Give the version of an SQLite file's schema, 0 if it has none of ours."""
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return found

@@ -10,7 +10,6 @@ import asyncio
 import builtins
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +26,7 @@ from relay.outbox.contract import (
     Receipt,
     Settlement,
 )
+from relay.outbox.leasing import final_offer, lease_of
 from relay.outbox.rows import entry_of, row_of
 from relay.outbox.sqlite_file import (
     BUSY_MS,
@@ -118,7 +118,7 @@ class SqliteOutbox:
         """Resolve a HELD lead: put the final offer in its place, or remove it."""
         final = None
         if offer is not None:
-            offer = _with_id(offer, lead_id)
+            offer = final_offer(offer, lead_id)
             final = (offer, row_of(offer))
         return await self._writer.submit(sqlite_intake.release, (lead_id, final))
 
@@ -144,13 +144,13 @@ class SqliteOutbox:
     ) -> bool:
         """Write down that the recording call is about to be sent (in_doubt)."""
         return await self._writer.submit(
-            sqlite_delivery.begin_recording, (_lease(claim), attempts, now + lease_ms)
+            sqlite_delivery.begin_recording, (lease_of(claim), attempts, now + lease_ms)
         )
 
     async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
         """Write how a delivery ended. False when the lease was lost meanwhile."""
         return await self._writer.submit(
-            sqlite_delivery.settle, (_lease(claim), end, now)
+            sqlite_delivery.settle, (lease_of(claim), end, now)
         )
 
     async def budget(self) -> Budget:
@@ -231,11 +231,3 @@ class SqliteOutbox:
         if not _WAKING.isdisjoint(done):
             for wake in self._wakes:
                 wake()
-
-
-def _lease(claim: Claim) -> tuple[str, str]:
-    return claim.entry.lead.id, claim.token
-
-
-def _with_id(offer: Offer, lead_id: str) -> Offer:
-    return replace(offer, lead=replace(offer.lead, id=lead_id))

@@ -7,33 +7,28 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from relay.core.leads import OPEN, Attempt, IllegalMoveError, Status, require_move
-from relay.core.pacing import Budget, Pace, affordable, spend, throttled
+from relay.core.leads import OPEN, Attempt
+from relay.core.pacing import Budget, Pace, spend, throttled
 from relay.outbox.contract import Gate, Settlement
-from relay.outbox.queries import ENTRY_COLUMNS, sql
-from relay.outbox.rows import Row, attempt_row, encode_notes, readable
+from relay.outbox.leasing import (
+    CLAIM_PAGE,
+    CLAIM_PAGES,
+    FRESH_SHARE,
+    PROBE_SCAN,
+    Due,
+    Lease,
+    Leased,
+    can_pay,
+    due,
+    ending,
+    require_end,
+)
+from relay.outbox.queries import sql
+from relay.outbox.rows import attempt_row, readable
 from relay.outbox.sqlite_reading import budget
 from relay.outbox.writer import each
-
-CLAIM_PAGE: Final = 64
-"""Due leads looked at in one go, at least; a claim rarely wants more."""
-
-CLAIM_PAGES: Final = 10
-"""Pages after which a claim gives what it has found.
-
-Others wait to write meanwhile. Each page that held leads in vain is put off, so
-the next claim goes on behind it.
-"""
-
-FRESH_SHARE: Final = 4
-"""One in so many of a claim goes to the newest that is due. A backlog, of an
-import or of a night with Dub down, then costs a fresh sign-up no wait, and is
-itself slowed by a quarter at most."""
-
-PROBE_SCAN: Final = 1_000
-"""Parked leads looked at for one that may be sent: some milliseconds at most."""
 
 DUE: Final = sql(
     """
@@ -111,29 +106,6 @@ _NEXT_IN_LINE: Final = """
 _ATTEMPT: Final = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-class Leased(NamedTuple):
-    """Rows of leads as they were claimed, and the token that settles them."""
-
-    rows: list[Row]
-    token: str
-
-
-class _Lease(NamedTuple):
-    """A claim under way: its token, and from when until when it holds."""
-
-    token: str
-    now: int
-    until: int
-
-
-class _Due(NamedTuple):
-    """A lead that could go; behind is when one before it is due, None if none is."""
-
-    row: Row
-    seq: int
-    behind: int | None
-
-
 @each
 def claim(
     connection: sqlite3.Connection,
@@ -145,11 +117,10 @@ def claim(
     """Lease what is due and first in its customer's line, oldest due first."""
     if pace is not None:
         spent = budget(connection)
-        limit = min(limit, affordable(spent, pace.plan, now) // pace.calls)
+        limit = can_pay(spent, pace, limit, now)
     if limit <= 0:
         return Leased([], "")
-    token = secrets.token_hex(16)
-    lease = _Lease(token, now, now + lease_ms)
+    lease = Lease(secrets.token_hex(16), now, now + lease_ms)
     oldest = limit - limit // FRESH_SHARE
     found = _first(connection, DUE, oldest, lease)
     if len(found) == oldest:
@@ -157,58 +128,48 @@ def claim(
     if pace is not None and found:
         calls = len(found) * pace.calls
         _write_budget(connection, spend(spent, pace.plan, now, calls))
-    return Leased([_claimed(one, now + lease_ms) for one in found], token)
+    return Leased([one.claimed(lease) for one in found], lease.token)
 
 
 def _first(
     connection: sqlite3.Connection,
     statement: str,
     limit: int,
-    lease: _Lease,
-) -> list[_Due]:
+    lease: Lease,
+) -> list[Due]:
     """Lease up to limit leads that are first in their lines, in that order."""
-    found: list[_Due] = []
+    found: list[Due] = []
     page = max(limit, CLAIM_PAGE)
     for _ in range(CLAIM_PAGES if limit else 0):
-        due = _read(connection.execute(statement, (lease.now, page)))
-        first = [one for one in due if one.behind is None][: limit - len(found)]
-        _lease(connection, first, lease.until, lease.token)
-        _put_off(connection, due, lease.now, lease.until)
+        ready = [*map(due, connection.execute(statement, (lease.now, page)))]
+        first = [one for one in ready if one.behind is None][: limit - len(found)]
+        _lease(connection, first, lease)
+        _put_off(connection, ready, lease)
         found += first
-        if len(found) == limit or len(due) < page:
+        if len(found) == limit or len(ready) < page:
             break
     return found
 
 
 def _put_off(
-    connection: sqlite3.Connection, due: Iterable[_Due], now: int, until: int
+    connection: sqlite3.Connection, ready: Iterable[Due], lease: Lease
 ) -> None:
-    """Make what waits behind another lead due when that one is.
-
-    Left as they are, they would be walked over by each claim, and next_due would
-    ask for claims that find nothing. settle makes the next in line due again;
-    should it not, because the one ahead is parked or ended some other way, they
-    are looked at again after a lease's time.
-    """
+    """Make what waits behind another lead due when that one is."""
     connection.executemany(
         _PUT_OFF,
-        [
-            (one.behind if one.behind > now else until, one.seq)
-            for one in due
-            if one.behind is not None
-        ],
+        [(one.put_off(lease), one.seq) for one in ready if one.behind is not None],
     )
 
 
 @each
 def claim_probe(connection: sqlite3.Connection, now: int, lease_ms: int) -> Leased:
     """Lease one lead: the oldest parked one, or what a claim would take first."""
-    parked = map(_due, connection.execute(PARKED))
+    parked = map(due, connection.execute(PARKED))
     for one in islice(parked, PROBE_SCAN):
         if one.behind is None:
-            token = secrets.token_hex(16)
-            _lease(connection, [one], now + lease_ms, token)
-            return Leased([_claimed(one, now + lease_ms)], token)
+            lease = Lease(secrets.token_hex(16), now, now + lease_ms)
+            _lease(connection, [one], lease)
+            return Leased([one.claimed(lease)], lease.token)
     return claim(connection, [(1, now, lease_ms, None)])[0]
 
 
@@ -237,25 +198,13 @@ def settle(
     connection: sqlite3.Connection, lease: tuple[str, str], end: Settlement, now: int
 ) -> bool:
     """Write how a delivery ended."""
-    _require_end(end.status)
+    require_end(end.status)
     leased = connection.execute(_LEASED, lease).fetchone()
     if leased is None:
         return _add_to_confirmed(connection, lease, end)
     seq, made, notes, customer = leased
-    if end.notes:
-        notes = encode_notes([*json.loads(notes), *end.notes])
-    again = end.status in {Status.QUEUED, Status.WAITING}
-    # Without a time the lead would never be due.
-    due_at = (now if end.due_at is None else end.due_at) if again else None
     _add_attempts(connection, seq, made, end.attempts)
-    connection.execute(
-        _SETTLE,
-        (
-            *(end.status.value, due_at, made + len(end.attempts), notes),
-            *(readable(end.last_error), end.delivered_at, end.in_doubt),
-            *(end.since, seq),
-        ),
-    )
+    connection.execute(_SETTLE, (*ending(end, made, notes, now), seq))
     if end.status not in OPEN:
         connection.execute(_NEXT_IN_LINE, (now, customer))
     return True
@@ -361,32 +310,10 @@ def beat(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE pulse SET beats = beats + 1")
 
 
-def _due(row: Row) -> _Due:
-    *entry, seq, behind = row
-    return _Due(tuple(entry), seq, behind)
-
-
-def _read(rows: Iterable[Row]) -> list[_Due]:
-    return [_due(row) for row in rows]
-
-
-def _lease(
-    connection: sqlite3.Connection, first: Sequence[_Due], until: int, token: str
-) -> None:
+def _lease(connection: sqlite3.Connection, first: Sequence[Due], lease: Lease) -> None:
     if first:
         seqs = json.dumps([one.seq for one in first])
-        connection.execute(_LEASE, (until, token, seqs))
-
-
-def _claimed(one: _Due, until: int) -> Row:
-    """Give the row as it is after the lease."""
-    row: list[Any] = list(one.row)
-    row[_STATUS], row[_DUE_AT] = Status.SENDING.value, until
-    return tuple(row)
-
-
-_STATUS: Final = ENTRY_COLUMNS.index("status")
-_DUE_AT: Final = ENTRY_COLUMNS.index("due_at")
+        connection.execute(_LEASE, (lease.until, lease.token, seqs))
 
 
 def _add_attempts(
@@ -396,10 +323,3 @@ def _add_attempts(
         _ATTEMPT,
         [attempt_row(seq, n, one) for n, one in enumerate(attempts, made + 1)],
     )
-
-
-def _require_end(status: Status) -> None:
-    require_move(Status.SENDING, status)
-    if status in {Status.SENDING, Status.CONFIRMED}:
-        # MOVES means a claim by the first, Dub's webhook by the second.
-        raise IllegalMoveError(f"a delivery cannot end in {status}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from relay.outbox.contract import OutboxUnavailableError, UnstorableError
-from relay.outbox.schema import migrate_sqlite
+from relay.outbox.schema import migrate_sqlite, version
 
 BUSY_MS: Final = 5_000
 """How long to wait for another process's write.
@@ -37,6 +37,10 @@ LOG_LIMIT_BYTES: Final = 64 * 1024 * 1024
 
 CACHE_KIB: Final = 16_000
 """The writer's page cache: SQLite's 2 MB is less than the indexes' hot pages."""
+
+MOVED: Final = 0x64756272
+"""The application_id of a file whose leads were moved to another database
+(relay/outbox/moving.py): a relay on it would send them a second time."""
 
 _ROW_FAULTS: Final = (
     sqlite3.IntegrityError,
@@ -85,7 +89,7 @@ class SqliteFile:
             raise UnstorableError(f"not storable: {type(error).__name__}") from error
         except sqlite3.Error as error:
             self.close()
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     def close(self) -> None:
         """Let go of the connection, if there is one."""
@@ -129,8 +133,9 @@ def connect_writer(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
     It must be there: a relay that made a new one in the middle of its life would
     hide that the old one is gone, say with a disk that was unmounted.
     """
-    connection = _connect(path, busy_ms)
+    connection = connect_plain(path, busy_ms)
     try:
+        _refuse_moved(connection)
         _use_write_ahead_log(connection, busy_ms)
         # FULL: the log is on the disk before a commit returns, power cut or not.
         connection.execute("PRAGMA synchronous = FULL")
@@ -147,12 +152,27 @@ def connect_writer(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
 
 def connect_reader(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
     """Open a file that is there for reading alone."""
-    connection = _connect(path, busy_ms)
+    connection = connect_plain(path, busy_ms)
     connection.execute("PRAGMA query_only = ON")
     return connection
 
 
-def _connect(path: Path, busy_ms: int) -> sqlite3.Connection:
+def migrate_file(path: Path) -> tuple[int, int]:
+    """Migrate a file that is there; give the versions of its schema around that.
+
+    Raises SchemaTooNewError or OutboxUnavailableError.
+    """
+    try:
+        with contextlib.closing(connect_plain(path)) as connection:
+            before = version(connection)
+        with contextlib.closing(connect_writer(path)) as connection:
+            return before, version(connection)
+    except sqlite3.Error as error:
+        raise unavailable(error) from error
+
+
+def connect_plain(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
+    """Open a file that is there, as it is."""
     return sqlite3.connect(
         # rw: the file must be there.
         f"{path.absolute().as_uri()}?mode=rw",
@@ -162,6 +182,14 @@ def _connect(path: Path, busy_ms: int) -> sqlite3.Connection:
         # Made in the thread that uses it, but closed from another at times.
         check_same_thread=False,
     )
+
+
+def _refuse_moved(connection: sqlite3.Connection) -> None:
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    if mark == MOVED:
+        raise OutboxUnavailableError(
+            "its leads were moved to another database; configure that one"
+        )
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_ms: int) -> None:
@@ -194,7 +222,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _unavailable(error: sqlite3.Error) -> OutboxUnavailableError:
+def unavailable(error: sqlite3.Error) -> OutboxUnavailableError:
+    """Give the outbox's error for one of SQLite's."""
     # SQLite's texts name tables and reasons, never what is stored.
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return OutboxUnavailableError(f"{error} ({name})")

@@ -1,9 +1,4 @@
-"""One thread that writes, and gathers what is waiting into one commit.
-
-A commit costs the same for one lead as for a hundred: the wait for the disk. So
-while one is under way the next callers gather, and go together in the next. There
-is no delay on purpose; alone, a caller waits for its own commit only.
-"""
+"""One thread that writes, and gathers what is waiting into one commit."""
 
 from __future__ import annotations
 
@@ -13,14 +8,11 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple
 
-from relay.outbox.contract import OutboxUnavailableError, SchemaTooNewError
+from relay.outbox.contract import OutboxUnavailableError
+from relay.outbox.jobs import MOST_JOBS, Job, answer, by_work, failures
 from relay.outbox.sqlite_file import SqliteFile
-
-MOST_JOBS: Final = 500
-"""Jobs after which a commit takes no further ones: the first should not wait
-longer than some tens of milliseconds for the last."""
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -33,10 +25,7 @@ It must not keep anything outside the database: it may be rolled back and repeat
 """
 
 
-class _Job(NamedTuple):
-    work: Work[Any, Any]
-    argument: Any
-    answer: asyncio.Future[Any]
+_Job = Job[Work[Any, Any]]
 
 
 def each(
@@ -90,9 +79,9 @@ class Writer:
             # The callers of one turn of the loop are handed over together:
             # waking the thread for each would make many small commits.
             self._loop.call_soon(self._hand_over)
-        answer: asyncio.Future[Result] = self._loop.create_future()
-        self._gathering.append(_Job(work, argument, answer))
-        return answer
+        result: asyncio.Future[Result] = self._loop.create_future()
+        self._gathering.append(_Job(work, argument, result))
+        return result
 
     async def stop(self) -> None:
         """Finish what was submitted and close the file."""
@@ -128,28 +117,24 @@ class Writer:
     def _serve(self, jobs: list[_Job]) -> None:
         try:
             results = self._commit(jobs)
-        except (OutboxUnavailableError, SchemaTooNewError) as error:
-            # One each: raised in many places, an error collects their tracebacks.
-            results = [type(error)(*error.args) for _ in jobs]
         except Exception as error:  # noqa: BLE001 - it is the callers' to handle
             # One bad job must fail none but its own caller.
-            alone = len(jobs) == 1
-            results = [error] if alone else [self._commit_alone(job) for job in jobs]
+            results = failures(error, jobs) or self._alone(jobs, error)
         # A loop that was closed over our heads has nobody waiting any more.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._answer, jobs, results)
 
     def _commit(self, jobs: list[_Job]) -> list[Any]:
-        grouped: dict[Work[Any, Any], list[int]] = {}
-        for place, job in enumerate(jobs):
-            grouped.setdefault(job.work, []).append(place)
         results: list[Any] = [None] * len(jobs)
         with self._file.transaction() as connection:
-            for work, places in grouped.items():
-                done = work(connection, [jobs[place].argument for place in places])
+            for work, places, arguments in by_work(jobs):
+                done = work(connection, arguments)
                 for place, result in zip(places, done, strict=True):
                     results[place] = result
         return results
+
+    def _alone(self, jobs: list[_Job], error: Exception) -> list[Any]:
+        return [error] if len(jobs) == 1 else [self._commit_alone(job) for job in jobs]
 
     def _commit_alone(self, job: _Job) -> Any:
         try:
@@ -160,15 +145,4 @@ class Writer:
     # --- In the event loop. ---
 
     def _answer(self, jobs: list[_Job], results: list[Any]) -> None:
-        done = set()
-        for job, result in zip(jobs, results, strict=True):
-            failed = isinstance(result, Exception)
-            if not failed:
-                done.add(job.work)
-            if job.answer.done():
-                continue  # its caller was cancelled
-            if failed:
-                job.answer.set_exception(result)
-            else:
-                job.answer.set_result(result)
-        self._committed(done)
+        self._committed(answer(jobs, results))

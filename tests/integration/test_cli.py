@@ -292,12 +292,12 @@ def test_the_required_settings_are_asked_for_before_anything_starts(run: Run) ->
 def test_a_kind_of_database_that_is_not_there_is_a_wrong_setting(
     run: Run, line: str
 ) -> None:
-    url = "postgresql://relay:CANARY@db/relay"
+    url = "mysql://relay:CANARY@db/relay"
 
     ran = run(line, DUB_API_KEY="k", RELAY_SECRET="s", RELAY_DATABASE=url)
 
     assert ran.code == 2
-    assert ran.mistake.startswith("RELAY_DATABASE: 'postgresql' ")
+    assert ran.mistake.startswith("RELAY_DATABASE: must be such as sqlite:///")
     assert "CANARY" not in ran.mistake
 
 

@@ -1,0 +1,238 @@
+"""The outbox on PostgreSQL, for any number of relays on any number of machines.
+
+Writes go through one connection that commits them in groups, claims through
+another, reads through a few more; each is made anew after trouble.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from relay.core.leads import Attempt, Entry, Status
+from relay.core.pacing import Budget, Pace
+from relay.outbox import (
+    postgres_delivery,
+    postgres_gate,
+    postgres_intake,
+    postgres_reading,
+)
+from relay.outbox.contract import (
+    Claim,
+    Gate,
+    Offer,
+    OutboxUnavailableError,
+    Query,
+    Receipt,
+    Settlement,
+)
+from relay.outbox.leasing import Leased, final_offer, lease_of
+from relay.outbox.postgres_reading import Readers
+from relay.outbox.postgres_schema import migrate, require_schema
+from relay.outbox.postgres_session import TIMEOUT_S, Connection, Session
+from relay.outbox.postgres_writer import Work, Writer
+from relay.outbox.rows import entry_of, row_of
+
+_WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
+    {
+        postgres_intake.put,
+        postgres_intake.release,
+        postgres_delivery.settle,
+        postgres_gate.unpark,
+        postgres_gate.requeue,
+    }
+)
+"""Work after which something may be due; settling frees the next in line."""
+
+
+class PostgresOutbox:
+    """:class:`relay.outbox.contract.Outbox` on the database that a URL names.
+
+    ``timeout_s`` is how long to wait for a connection or a statement.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._wakes: list[Callable[[], None]] = []
+        self._writing: Writer | None = None
+        self._reading: Readers | None = None
+        self._claims: Session | None = None
+        # Claims of one relay go one after the other: at the same moment they would
+        # find the same leads, and all but one of them few.
+        self._claiming = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect and migrate; raise SchemaTooNewError or OutboxUnavailableError."""
+        if self._writing is not None:
+            return
+        await migrate(self._url)
+        writing = Writer(self._session(), self._committed)
+        try:
+            await writing.submit(postgres_gate.touch, ())
+        except BaseException:
+            await writing.stop()
+            raise
+        self._writing = writing
+        self._reading = Readers(self._session)
+        self._claims = self._session()
+
+    def _session(self) -> Session:
+        return Session(self._url, require_schema, self._timeout_s)
+
+    async def close(self) -> None:
+        """Finish the writes under way and let go of the database. Idempotent."""
+        writing, reading, claims = self._writing, self._reading, self._claims
+        self._writing = self._reading = self._claims = None
+        if claims is not None:
+            async with self._claiming:
+                await claims.close()
+        if reading is not None:
+            await reading.stop()
+        if writing is not None:
+            await writing.stop()
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        """Call wake, in the event loop, whenever something may have become due."""
+        self._wakes.append(wake)
+
+    # --- Intake. ---
+
+    async def put(self, offer: Offer) -> Receipt:
+        """Commit a lead, or say which earlier one it repeats."""
+        pending = (offer, row_of(offer))
+        line = postgres_intake.line(offer)
+        return await self._writer.submit(postgres_intake.put, pending, line)
+
+    async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
+        """Resolve a HELD lead: put the final offer in its place, or remove it."""
+        if offer is None:
+            return await self._writer.submit(postgres_intake.release, (lead_id, None))
+        final = final_offer(offer, lead_id)
+        pending = (final, row_of(final))
+        line = postgres_intake.line(final)
+        work = postgres_intake.release
+        return await self._writer.submit(work, (lead_id, pending), line)
+
+    # --- Delivery. ---
+
+    async def claim(
+        self, limit: int, now: int, lease_ms: int, pace: Pace | None = None
+    ) -> builtins.list[Claim]:
+        """Lease up to limit due entries, oldest due first; spend their calls."""
+        work = partial(
+            postgres_delivery.claim, limit=limit, now=now, lease_ms=lease_ms, pace=pace
+        )
+        leased = await self._claim(work)
+        return [Claim(entry_of(row), leased.token) for row in leased.rows]
+
+    async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
+        """Lease the oldest parked or due entry although the gate is closed."""
+        leased = await self._claim(
+            partial(postgres_delivery.claim_probe, now=now, lease_ms=lease_ms)
+        )
+        claims = [Claim(entry_of(row), leased.token) for row in leased.rows]
+        return claims[0] if claims else None
+
+    async def _claim(self, work: Callable[[Connection], Awaitable[Leased]]) -> Leased:
+        async with self._claiming:
+            if self._claims is None:
+                raise OutboxUnavailableError("the outbox is not open")
+            return await self._claims.commit(work)
+
+    async def begin_recording(
+        self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
+    ) -> bool:
+        """Write down that the recording call is about to be sent (in_doubt)."""
+        return await self._writer.submit(
+            postgres_delivery.begin_recording,
+            (lease_of(claim), attempts, now + lease_ms),
+        )
+
+    async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
+        """Write how a delivery ended. False when the lease was lost meanwhile."""
+        return await self._writer.submit(
+            postgres_delivery.settle, (lease_of(claim), end, now)
+        )
+
+    async def budget(self) -> Budget:
+        """The shared budget of calls as it stands."""
+        return await self._readers.run(postgres_reading.budget)
+
+    async def throttled(self, plan: int, now: int, until: int) -> None:
+        """Lower the shared rate after a 429, and pause all calls until then."""
+        await self._writer.submit(postgres_gate.throttle, (plan, now, until))
+
+    async def park_due(self, now: int, limit: int) -> int:
+        """Turn up to limit due QUEUED or WAITING entries to PARKED; how many."""
+        return await self._writer.submit(postgres_gate.park_due, (now, limit))
+
+    async def unpark(self, now: int, limit: int) -> int:
+        """Turn up to limit PARKED entries to QUEUED, due now; how many."""
+        return await self._writer.submit(postgres_gate.unpark, (now, limit))
+
+    async def gate(self) -> Gate:
+        """The gate as it stands for every worker on this database."""
+        return await self._readers.run(postgres_reading.gate)
+
+    async def set_gate(self, gate: Gate) -> None:
+        """Open or close the gate for every worker on this database."""
+        await self._writer.submit(postgres_gate.set_gate, (gate,))
+
+    async def next_due(self) -> int | None:
+        """When the next entry becomes due (epoch ms)."""
+        return await self._readers.run(postgres_reading.next_due)
+
+    # --- People and monitoring. ---
+
+    async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
+        """Turn DELIVERED entries, and whatever is in doubt, to CONFIRMED; how many."""
+        return await self._writer.submit(postgres_delivery.confirm, (lead_ids, now))
+
+    async def requeue(self, lead_id: str, now: int) -> bool:
+        """Send a RETRYABLE entry again, at once. False if it is not one."""
+        return await self._writer.submit(postgres_gate.requeue, (lead_id, now))
+
+    async def get(self, lead_id: str) -> Entry | None:
+        """One entry, or None."""
+        return await self._readers.run(postgres_reading.get, lead_id)
+
+    async def attempts(self, lead_id: str) -> builtins.list[Attempt]:
+        """Every call made for a lead, oldest first."""
+        return await self._readers.run(postgres_reading.attempts, lead_id)
+
+    async def list(self, query: Query) -> builtins.list[Entry]:
+        """Entries, newest first."""
+        return await self._readers.run(postgres_reading.entries, query)
+
+    async def counts(self) -> Mapping[Status, int]:
+        """How many entries are in each state that has any."""
+        return await self._readers.run(postgres_reading.counts)
+
+    async def oldest_open(self) -> int | None:
+        """When the oldest open lead was created (epoch ms)."""
+        return await self._readers.run(postgres_reading.oldest_open)
+
+    async def check_writable(self) -> None:
+        """Commit something harmless; raise OutboxUnavailableError if it fails."""
+        await self._writer.submit(postgres_gate.beat, ())
+
+    @property
+    def _writer(self) -> Writer:
+        if self._writing is None:
+            raise OutboxUnavailableError("the outbox is not open")
+        return self._writing
+
+    @property
+    def _readers(self) -> Readers:
+        if self._reading is None:
+            raise OutboxUnavailableError("the outbox is not open")
+        return self._reading
+
+    def _committed(self, done: set[Work[Any, Any]]) -> None:
+        if not _WAKING.isdisjoint(done):
+            for wake in self._wakes:
+                wake()

@@ -1,0 +1,139 @@
+"""What is read from PostgreSQL, on a few connections of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+from relay.core.leads import OPEN, Attempt, Entry, Status
+from relay.core.pacing import Budget
+from relay.outbox.contract import Gate, OutboxUnavailableError, Query
+from relay.outbox.postgres_session import Connection, Session
+from relay.outbox.queries import sql
+from relay.outbox.rows import attempt_of, entry_of
+
+READERS: Final = 2
+"""Connections: one long listing must not hold up delivery's short questions."""
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+class Readers:
+    """Runs reads, each on a connection of its own for the time being."""
+
+    def __init__(self, make: Callable[[], Session]) -> None:
+        self._free: asyncio.LifoQueue[Session] = asyncio.LifoQueue()
+        for _ in range(READERS):
+            self._free.put_nowait(make())
+        self._stopping = False
+
+    async def run(
+        self,
+        read: Callable[[Connection, *Arguments], Awaitable[Result]],
+        *arguments: *Arguments,
+    ) -> Result:
+        """Give what read gives; raise OutboxUnavailableError if it could not read."""
+        if self._stopping:
+            raise OutboxUnavailableError("the outbox is closed")
+        session = await self._free.get()
+        try:
+            return await session.read(lambda connection: read(connection, *arguments))
+        finally:
+            self._free.put_nowait(session)
+
+    async def stop(self) -> None:
+        """Wait for the reads under way and close the connections."""
+        self._stopping = True
+        for _ in range(READERS):
+            await (await self._free.get()).close()
+
+
+async def get(connection: Connection, lead_id: str) -> Entry | None:
+    """One entry, or None."""
+    row = await connection.fetchrow(
+        sql("SELECT {entry} FROM leads AS l WHERE l.id = $1"), lead_id
+    )
+    return None if row is None else entry_of(tuple(row))
+
+
+async def attempts(connection: Connection, lead_id: str) -> list[Attempt]:
+    """Every call made for a lead, oldest first."""
+    rows = await connection.fetch(
+        """
+        SELECT at, step, duration_ms, outcome, http_status, code FROM attempts
+        WHERE lead_seq = (SELECT seq FROM leads WHERE id = $1) ORDER BY n
+        """,
+        lead_id,
+    )
+    return [attempt_of(tuple(row)) for row in rows]
+
+
+async def entries(connection: Connection, query: Query) -> list[Entry]:
+    """Entries, newest first."""
+    wanted: list[tuple[str, Any]] = [
+        ("l.status =", query.status),
+        ("l.customer =", query.customer),
+        ("l.created_at >=", query.since),
+        # No limit is NULL.
+    ]
+    given = [(test, value) for test, value in wanted if value is not None]
+    tests = [f"{test} ${place}" for place, (test, _) in enumerate(given, 1)]
+    parts = [
+        sql("SELECT {entry} FROM leads AS l WHERE"),
+        " AND ".join(["TRUE", *tests]),
+        f"ORDER BY l.seq DESC LIMIT ${len(given) + 1}::bigint",
+    ]
+    rows = await connection.fetch(
+        " ".join(parts), *(value for _, value in given), query.limit
+    )
+    return [entry_of(tuple(row)) for row in rows]
+
+
+async def counts(connection: Connection) -> dict[Status, int]:
+    """How many entries are in each state."""
+    rows = await connection.fetch("SELECT status, count(*) FROM leads GROUP BY status")
+    return {Status(status): number for status, number in rows}
+
+
+async def oldest_open(connection: Connection) -> int | None:
+    """When the oldest open lead was created."""
+    found = [
+        await connection.fetchval(
+            "SELECT created_at FROM leads WHERE status = $1 ORDER BY seq LIMIT 1",
+            status.value,
+        )
+        for status in OPEN
+    ]
+    return min((at for at in found if at is not None), default=None)
+
+
+async def next_due(connection: Connection) -> int | None:
+    """When the next entry becomes due."""
+    due: int | None = await connection.fetchval(
+        "SELECT due_at FROM leads WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
+    )
+    return due
+
+
+async def gate(connection: Connection) -> Gate:
+    """Read the one gate."""
+    row = await connection.fetchrow(
+        "SELECT closed, reason, probe_at, failures, parks FROM gate"
+    )
+    return Gate(*_there(row))
+
+
+async def budget(connection: Connection) -> Budget:
+    """Read the one budget."""
+    row = await connection.fetchrow(
+        "SELECT spent_until, paused_until, share, lowered_at FROM budget"
+    )
+    return Budget(*_there(row))
+
+
+def _there(row: Any) -> tuple[Any, ...]:
+    if row is None:
+        raise OutboxUnavailableError("the database has lost its rows")
+    return tuple(row)

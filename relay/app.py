@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from functools import partial
 from typing import Final
 
 from aiohttp import web
 
 from relay import metrics as prometheus
 from relay.capture.answers import Handler, RefusedError, answer, speaking_json
+from relay.capture.connection import Limits
+from relay.capture.cookie import CookieEndpoint
 from relay.capture.dubhook import DubHook
 from relay.capture.hooks import SignupHook
 from relay.capture.intake import Intake
 from relay.capture.landing import Landing
+from relay.capture.passthrough import PATHS, Passthrough
 from relay.capture.proxied import ProxiedSignups
 from relay.capture.proxy import Proxy
-from relay.capture.script import NAMES, Snippet
+from relay.capture.script import Snippet
 from relay.capture.spill import Spill, spill_path
+from relay.capture.trusted import Trusted
 from relay.clock import now_ms, roll
 from relay.core.retry import Policy
 from relay.delivery.client import DubClient
@@ -26,6 +31,9 @@ from relay.metrics import Metrics
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError
 from relay.settings import Settings
+
+Endpoint = tuple[str, str, Handler]
+"""A method, a path below the prefix, and what answers there."""
 
 MAX_OWN_BODY: Final = 1024 * 1024
 """What an endpoint of the relay's own reads at most; the proxy streams instead."""
@@ -46,6 +54,15 @@ class Relay:
             metrics=self.metrics,
         )
         self.spill = Spill(spill_path(settings.database), self.intake.store)
+        self.landing = Landing(
+            settings.secret,
+            domain=settings.cookie_domain,
+            days=settings.cookie_days,
+            attribution=settings.attribution,
+            clock=now_ms,
+            metrics=self.metrics,
+        )
+        self._methods: defaultdict[str, list[str]] = defaultdict(list)
 
     def worker(self, dub: DubClient) -> Worker:
         """Put delivery together; it runs until its stop() is awaited."""
@@ -75,31 +92,40 @@ class Relay:
         """Put the web side together: the relay's own paths, then the site."""
         app = web.Application(client_max_size=MAX_OWN_BODY)
         prefix = self.settings.prefix
-        for method, path, handler in self._endpoints():
-            app.router.add_route(method, f"{prefix}/{path}", speaking_json(handler))
+        for method, path, handler in [*self._endpoints(), *self._for_pages(app)]:
+            for each in (method, "HEAD") if method == "GET" else (method,):
+                app.router.add_route(each, f"{prefix}/{path}", speaking_json(handler))
+                self._methods[f"{prefix}/{path}"].append(each)
         app.router.add_route("*", prefix, speaking_json(self._unknown))
         app.router.add_route("*", prefix + "/{path:.*}", speaking_json(self._unknown))
         self._add_site(app)
         return app
 
-    def _endpoints(self) -> list[tuple[str, str, Handler]]:
+    def _endpoints(self) -> list[Endpoint]:
         hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
         dub_hook = DubHook(self.outbox, self.settings.dub_webhook_secret, now_ms)
-        snippet = Snippet(
-            cookie_domain=self.settings.cookie_domain,
-            cookie_days=self.settings.cookie_days,
-            attribution=self.settings.attribution,
-        )
-        scripts: list[tuple[str, str, Handler]] = [
-            ("GET", name, snippet.handle) for name in NAMES
-        ]
         return [
             ("POST", "hooks/signup", hook.handle),
             ("POST", "hooks/dub", dub_hook.handle),
             ("GET", "livez", self._livez),
             ("GET", "readyz", self._readyz),
             ("GET", "metrics", self._metrics),
-            *scripts,
+        ]
+
+    def _for_pages(self, app: web.Application) -> list[Endpoint]:
+        """Give the endpoints that the site's pages and their script call."""
+        settings = self.settings
+        snippet = Snippet.of(settings)
+        trusted = Trusted(settings.trusted_proxies, settings.listen.unix is not None)
+        cookie = CookieEndpoint(self.landing, trusted)
+        dub = Passthrough(settings.dub_api_url, trusted, rate=settings.visitor_rate)
+        app.cleanup_ctx.append(dub.running)
+        return [
+            *(("GET", name, snippet.handle) for name in snippet.names),
+            ("POST", "cookie", cookie.keep),
+            ("DELETE", "cookie", cookie.forget),
+            *(("POST", path, partial(dub.handle, path)) for path in PATHS),
+            *(("OPTIONS", path, dub.preflight) for path in PATHS),
         ]
 
     def _add_site(self, app: web.Application) -> None:
@@ -107,22 +133,22 @@ class Relay:
         if settings.upstream is None:
             app.router.add_route("*", "/{path:.*}", _no_site)
             return
-        landing = Landing(
-            settings.secret,
-            domain=settings.cookie_domain,
-            days=settings.cookie_days,
-            attribution=settings.attribution,
-            clock=now_ms,
-            metrics=self.metrics,
-        )
         Proxy(
             settings.upstream,
             settings.signup,
             ProxiedSignups(self.intake, self.spill, self.metrics),
-            landing,
+            self.landing,
             trusted=settings.trusted_proxies,
             # Whoever may open the socket is the server in front, on this machine.
             unix_trusted=settings.listen.unix is not None,
+            prefix=settings.prefix,
+            script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
+            limits=Limits(
+                connect=settings.upstream_connect,
+                answer=settings.upstream_answer,
+                stall=settings.upstream_stall,
+                copy=settings.signup_copy,
+            ),
         ).install(app)
 
     async def _livez(self, _: web.Request) -> web.StreamResponse:
@@ -149,13 +175,10 @@ class Relay:
         )
 
     async def _unknown(self, request: web.Request) -> web.StreamResponse:
-        allowed = self._methods().get(request.path.removeprefix(self.settings.prefix))
-        if allowed:
+        if methods := self._methods.get(request.path):
+            allowed = ", ".join(methods)
             raise RefusedError(405, f"Use {allowed} here.", {"Allow": allowed})
         raise RefusedError(404, "The relay has nothing at this path.")
-
-    def _methods(self) -> Mapping[str, str]:
-        return {f"/{path}": method for method, path, _ in self._endpoints()}
 
 
 def _terms(settings: Settings) -> Terms:

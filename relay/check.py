@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from relay.capture.script import BrokenSnippetError, Snippet
 from relay.cli_base import sqlite_file
 from relay.clock import now_ms
 from relay.core.answers import Answer, Meaning, NoAnswer, interpret
@@ -83,7 +84,8 @@ async def run_checks(settings: Settings, outbox: Outbox) -> list[Finding]:
     )
     reached, key, clock = dub
     cookie = check_cookie(settings)
-    return [check_settings(settings), stored, site, reached, key, cookie, clock]
+    found = [check_settings(settings), stored, site, reached, key, cookie, clock]
+    return [*found, check_snippet(settings)]
 
 
 def check_settings(settings: Settings) -> Finding:
@@ -123,11 +125,23 @@ def _missing_file(path: Path) -> Finding:
 
 
 async def check_upstream(settings: Settings) -> Finding:
-    """Ask the site for its first page; any answer will do."""
+    """Ask every instance of the site for its first page; any answer will do."""
     if settings.upstream is None:
         return note("upstream", "not set: no reverse proxy")
+    found = await asyncio.gather(*map(_check_site, settings.upstream))
+    if len(found) == 1:
+        return found[0]
+    worst = max(found, key=lambda each: list(Result).index(each.result))
+    told = "; ".join(
+        f"{url}: {each.detail}"
+        for url, each in zip(settings.upstream, found, strict=True)
+    )
+    return Finding("upstream", worst.result, told)
+
+
+async def _check_site(upstream: str) -> Finding:
     try:
-        status = await _ask(settings.upstream)
+        status = await _ask(upstream)
     except TimeoutError:
         return fail("upstream", f"no answer within {TIMEOUT_S:g} s")
     except (aiohttp.ClientError, OSError) as error:
@@ -216,6 +230,14 @@ def check_cookie(settings: Settings) -> Finding:
     if _is_address(bare) or "." not in bare:
         return fail("cookie", f"browsers refuse a cookie for {domain}: leave it unset")
     return ok("cookie", f"set for {domain} and every host below it")
+
+
+def check_snippet(settings: Settings) -> Finding:
+    """Write the script tag for this build and these settings, to be copied."""
+    try:
+        return ok("snippet", Snippet.of(settings).tag())
+    except BrokenSnippetError as error:
+        return fail("snippet", str(error))
 
 
 def _is_address(host: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 import sys
 from contextlib import AsyncExitStack
 from typing import Final
@@ -13,15 +14,14 @@ from aiohttp import http_parser, web
 
 from relay import logs
 from relay.app import Relay
-from relay.capture.proxy import SERVER_OPTIONS
+from relay.capture.front import FrontLimits, FrontRunner
+from relay.capture.proxy import EXPRESS
 from relay.outbox.contract import OutboxError
 from relay.settings import Settings
+from relay.tls import Certificate, TlsError
 from relay.workers import supervise
 
 log = logs.get_logger()
-
-KEEPALIVE_S: Final = 75.0
-"""aiohttp's runner would keep an idle connection for an hour; nginx has 75 s."""
 
 REQUEST_GRACE_S: Final = 10.0
 """How long open requests may take at a stop; Kubernetes kills after 30 s, and
@@ -106,35 +106,72 @@ async def _start_delivery(relay: Relay, stack: AsyncExitStack) -> None:
 
 
 async def _start_web(relay: Relay, stack: AsyncExitStack, *, share_port: bool) -> bool:
-    runner = web.AppRunner(
-        relay.application(),
+    try:
+        certificate = _certificate(relay.settings)
+    except TlsError as error:
+        sys.stderr.write(f"dub-relay: RELAY_TLS_CERT: {error}\n")
+        return False
+    application = relay.application()
+    runner = FrontRunner(
+        application,
+        application.get(EXPRESS),
+        limits=front_limits(relay.settings),
         access_log=None,
-        keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=REQUEST_GRACE_S,
-        **SERVER_OPTIONS,
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
+    context = None
+    if certificate is not None:
+        context = certificate.context
+        watching = asyncio.create_task(certificate.watch())
+        stack.callback(watching.cancel)
     listen = relay.settings.listen
     site: web.BaseSite
     if listen.unix is not None:
-        site = web.UnixSite(runner, listen.unix)
+        site = web.UnixSite(runner, listen.unix, ssl_context=context)
     else:
         site = web.TCPSite(
-            runner, listen.host, listen.port, reuse_port=share_port or None
+            runner,
+            listen.host,
+            listen.port,
+            ssl_context=context,
+            reuse_port=share_port or None,
         )
     try:
         await site.start()
     except OSError as error:
         sys.stderr.write(f"dub-relay: RELAY_LISTEN: {error.strerror or error}\n")
         return False
-    log.info("relay.listening", url=_url(runner, site))
+    log.info("relay.listening", url=_url(runner, site, context))
     return True
 
 
-def _url(runner: web.AppRunner, site: web.BaseSite) -> str:
+def front_limits(settings: Settings) -> FrontLimits:
+    """Give what visitors may take, as it is set."""
+    return FrontLimits(
+        line=settings.max_line,
+        field=settings.max_header,
+        fields=settings.max_headers,
+        head=settings.header_timeout,
+        idle=settings.idle,
+        body_rate=settings.body_rate,
+        body_span=settings.body_span,
+        connections=settings.max_connections,
+    )
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)
+
+
+def _url(
+    runner: web.AppRunner, site: web.BaseSite, context: ssl.SSLContext | None
+) -> str:
     address = runner.addresses[0]
     if isinstance(address, tuple):
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        return f"http://{host}:{address[1]}"
+        return f"http{'s' if context else ''}://{host}:{address[1]}"
     return site.name

@@ -49,7 +49,8 @@ class Settings:
 
     listen: Listen
     prefix: str
-    upstream: str | None = None
+    upstream: tuple[str, ...] | None = None
+    inject_snippet: bool
     database: str
     secret: tuple[str, ...] = ()
     attribution: Attribution
@@ -64,6 +65,7 @@ class Settings:
     admin_password: str | None = None
     cookie_domain: str | None = None
     cookie_days: int
+    visitor_rate: int
     retry_base: float
     retry_max: float
     retry_for: float
@@ -71,6 +73,20 @@ class Settings:
     in_flight: int
     steps: int
     drain: float
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    max_line: int
+    max_header: int
+    max_headers: int
+    header_timeout: float
+    body_rate: int
+    body_span: float
+    max_connections: int
+    idle: float
+    signup_copy: int
+    upstream_connect: float
+    upstream_answer: float
+    upstream_stall: float
     log_level: str
     signup: tuple[SignupRule, ...] = ()
     config: str | None = None
@@ -170,5 +186,8 @@ def _check_together(settings: Settings) -> None:
     """Refuse values that are right alone and wrong with each other."""
     if settings.retry_max < settings.retry_base:
         raise ConfigError("delivery.retry_max: must not be below delivery.retry_base")
-    if settings.upstream in (f"http://{settings.listen}", str(settings.listen)):
+    own = {f"http://{settings.listen}", str(settings.listen)}
+    if own.intersection(settings.upstream or ()):
         raise ConfigError("upstream: is where the relay itself listens")
+    if settings.tls_key is not None and settings.tls_cert is None:
+        raise ConfigError("tls.key: needs tls.cert beside it")

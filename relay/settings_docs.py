@@ -110,12 +110,14 @@ rule whose method and path match is taken.
 - `json`: the request's JSON body;
 - `query`, `path`, `headers`, `cookies`: the request's; `path` holds the
   placeholders, and header names are in lower case;
-- `response.status`, `response.headers`, `response.json`: the site's answer.
+- `response.status`, `response.headers`, `response.cookies`, `response.json`: the
+  site's answer; `cookies` are those that it sets.
 
 `sha256(x)` and `lower(x)` are there beside JMESPath's own functions. What is
 null or empty is left out of the lead. A sign-up without a
 `customer_external_id` is kept as `rejected`, with that reason; the site's
-answer passes all the same.
+answer passes all the same. More, with recipes and how to try a rule out:
+[signup-rules.md](signup-rules.md).
 """
 
 

@@ -6,63 +6,14 @@ the sample file, and what ``check`` prints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from relay import settings_values as values
 from relay.core import signing
+from relay.settings_proxy import PROXY_SETTINGS
+from relay.settings_row import MASK, Setting
 
-MASK: Final = "********"
-"""What is shown in a secret's place; its length tells nothing."""
-
-Raw = str | int
-"""A default or an example, as TOML would have it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting.
-
-    ``default`` and ``example`` are written as TOML has them and go through
-    ``parse`` like anything else. ``unset`` says what holds without a value.
-    """
-
-    name: str
-    env: str
-    toml: str
-    parse: values.Parser
-    help: str
-    default: Raw | None = None
-    unset: str = ""
-    example: Raw | None = None
-    secret: bool = False
-    required: bool = False
-
-    @property
-    def file_env(self) -> str | None:
-        """Name the environment variable that points to a file, for secrets."""
-        return f"{self.env}_FILE" if self.secret else None
-
-    def show(self, value: object) -> str:
-        """Write a value for people, with secrets masked."""
-        if value is None or value in ("", ()):
-            return self.unset or "not set"
-        if self.parse is values.database:
-            return values.masked_url(value)
-        if self.secret:
-            return MASK
-        return _plain(value)
-
-
-def _plain(value: object) -> str:
-    match value:
-        case float():
-            return f"{value:g} s"
-        case tuple():
-            return ", ".join(map(str, value))
-        case _:
-            return str(value)
-
+__all__ = ["BY_ENV", "BY_TOML", "MASK", "SETTINGS", "Setting"]
 
 SETTINGS: Final = (
     Setting(
@@ -85,10 +36,22 @@ SETTINGS: Final = (
         name="upstream",
         env="RELAY_UPSTREAM",
         toml="upstream",
-        parse=values.upstream,
+        parse=values.upstreams,
         unset="no reverse proxy: other paths answer 404",
         example="http://127.0.0.1:3000",
-        help="The site to stand in front of: http(s)://host:port or unix:/path.",
+        help=(
+            "The site to stand in front of: http(s)://host:port or unix:/path."
+            " Several instances of it with commas between."
+        ),
+    ),
+    Setting(
+        name="inject_snippet",
+        env="RELAY_INJECT_SNIPPET",
+        toml="inject_snippet",
+        parse=values.flag,
+        default="off",
+        help="Puts the script tag into the site's HTML pages, before </head>: on or"
+        " off.",
     ),
     Setting(
         name="database",
@@ -99,7 +62,8 @@ SETTINGS: Final = (
         secret=True,
         help=(
             "Where leads are kept: sqlite:///file, with four slashes for an absolute"
-            " path."
+            " path, or postgresql://user:password@host/database for any number of"
+            " relays."
         ),
     ),
     Setting(
@@ -246,6 +210,17 @@ SETTINGS: Final = (
         help="How many days the click cookie lives (1 to 400).",
     ),
     Setting(
+        name="visitor_rate",
+        env="RELAY_VISITOR_RATE",
+        toml="browser.rate",
+        parse=values.whole(1, 1_000_000),
+        default=120,
+        help=(
+            "Calls a minute that one visitor's address may have passed on to Dub"
+            " (track/click and its siblings), in one process."
+        ),
+    ),
+    Setting(
         name="retry_base",
         env="RELAY_RETRY_BASE",
         toml="delivery.retry_base",
@@ -304,6 +279,7 @@ SETTINGS: Final = (
             " Dub's dedupe when its first call fails."
         ),
     ),
+    *PROXY_SETTINGS,
     Setting(
         name="log_level",
         env="RELAY_LOG_LEVEL",

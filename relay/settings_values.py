@@ -26,6 +26,11 @@ LONGEST_S: Final = 366 * 86_400.0
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION: Final = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(ms|s|m|h|d)?", re.ASCII)
+_FLAGS: Final = {"on": True, "true": True, "1": True} | {
+    "off": False,
+    "false": False,
+    "0": False,
+}
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 _DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
@@ -171,6 +176,22 @@ def upstream(raw: object) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def upstreams(raw: object) -> tuple[str, ...]:
+    """Take the origins of a site's instances, with commas or as a TOML array."""
+    found = tuple(upstream(item) for item in _items(comma_list(raw)))
+    if not found:
+        raise BadValueError("must be an origin such as http://app:3000")
+    return found
+
+
+def flag(raw: object) -> bool:
+    """Take true or false, in the environment also on or off."""
+    value = _FLAGS.get(raw.strip().lower()) if isinstance(raw, str) else raw
+    if not isinstance(value, bool):
+        raise BadValueError("must be on or off")
+    return value
+
+
 def api_url(raw: object) -> str:
     """Take an http(s) URL, a path allowed, without the slash at its end."""
     return _http_url(text(raw)).geturl().rstrip("/")
@@ -183,7 +204,9 @@ def database(raw: object) -> str:
         return value
     if value.startswith(("postgresql://", "postgres://")) and _parts(value):
         return value
-    raise BadValueError("must be such as sqlite:///relay.db")
+    raise BadValueError(
+        "must be such as sqlite:///relay.db or postgresql://user@host/database"
+    )
 
 
 def cookie_domain(raw: object) -> str:

@@ -14,5 +14,5 @@ pytest.register_assert_rewrite(
 settings.register_profile("relay", deadline=None)
 settings.load_profile("relay")
 
-pytest_plugins = ["chromium", "relays"]
+pytest_plugins = ["chromium", "postgres_server", "relays"]
 """Fixtures that tests of several folders share."""

@@ -10,8 +10,9 @@ from typing import Any
 from aiohttp import web
 
 from relay.capture.connection import Limits
+from relay.capture.front import FrontRunner
 from relay.capture.landing import Landing
-from relay.capture.proxy import SERVER_OPTIONS, Proxy
+from relay.capture.proxy import EXPRESS, Proxy
 from relay.core.cookies import Attribution
 from relay.core.rules import compile_rules
 from relay.metrics import Metrics
@@ -88,7 +89,7 @@ def landing(
 
 @contextlib.asynccontextmanager
 async def proxied(
-    url: str,
+    url: str | Sequence[str],
     rules: Sequence[Mapping[str, Any]] = (),
     signups: Remembering | None = None,
     *,
@@ -96,9 +97,14 @@ async def proxied(
     limits: Limits | None = None,
     now: int = NOW,
     grace: float = 1.0,
+    express: bool = True,
+    flights: list[int] | None = None,
     **options: Any,
 ) -> AsyncIterator[int]:
-    """Run a proxy in front of a site; give its port."""
+    """Run a proxy in front of a site; give its port.
+
+    ``flights`` is told how many requests the express lane took.
+    """
     proxy = Proxy(
         url,
         compile_rules(rules),
@@ -109,8 +115,11 @@ async def proxied(
     )
     app = web.Application()
     proxy.install(app)
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=grace, **SERVER_OPTIONS
+    runner = FrontRunner(
+        app,
+        app[EXPRESS] if express else None,
+        access_log=None,
+        shutdown_timeout=grace,
     )
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -119,3 +128,5 @@ async def proxied(
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+        if flights is not None:
+            flights.append(app[EXPRESS].flights)

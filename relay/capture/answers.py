@@ -30,15 +30,18 @@ _CODES: Final[Mapping[int, str]] = {
     403: "forbidden",
     404: "not_found",
     405: "bad_request",
+    408: "bad_request",
     409: "conflict",
     413: "bad_request",
     415: "bad_request",
     422: "unprocessable_entity",
     429: "rate_limit_exceeded",
     500: "internal_server_error",
+    502: "internal_server_error",
     503: "internal_server_error",
+    504: "internal_server_error",
 }
-"""Dub has no code of its own for 405, 413, 415 and 503."""
+"""Dub has no code of its own for 405, 408, 413, 415, 502, 503 and 504."""
 
 
 class RefusedError(Exception):

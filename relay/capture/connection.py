@@ -18,12 +18,12 @@ from aiohttp import StreamReader
 from aiohttp.client_exceptions import (
     ClientConnectionError,
     ClientError,
-    ClientPayloadError,
 )
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 
 from relay.capture.exchange import Body, RequestBodyError, UpstreamError, read_visitor
+from relay.capture.site_protocol import SiteProtocol
+from relay.core.documents import MAX_BODY
 from relay.core.headers import Headers
 
 READ_BUFFER: Final = 2**16
@@ -49,46 +49,19 @@ class Limits:
     request to the answer's head, ``stall`` without a byte moving between the
     relay and the site in a body. Server-sent events are exempt from the last:
     they may be silent. ``visitor``: without a byte of the visitor's body.
+    ``copy`` is how many bytes of a sign-up's body, and of its answer's, are
+    copied for the rules.
     """
 
     connect: float = 10.0
     answer: float = 60.0
     stall: float = 300.0
     visitor: float = 60.0
+    copy: int = MAX_BODY
 
 
 class GoneError(UpstreamError):
     """The connection ended before any answer: a safe request may go again."""
-
-
-class SiteProtocol(ResponseHandler):
-    """aiohttp's client protocol, which tells every end of an answer.
-
-    The base class takes a reset for the end of an answer without length, and
-    tells nobody who reads a body of an error in its chunks.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.broken = False
-        self._body: StreamReader | None = None
-
-    def watch(self, body: StreamReader) -> None:
-        """Make sure that this body ends when the connection does."""
-        self._body = body
-        if not self.connected:
-            self._end_body()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Note whether the connection broke before anybody is told of its end."""
-        self.broken = exc is not None
-        super().connection_lost(exc)
-        self._end_body()
-
-    def _end_body(self) -> None:
-        body = self._body
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(ClientPayloadError("the connection ended"))
 
 
 class Connection:
@@ -97,6 +70,7 @@ class Connection:
     __slots__ = (
         "_answered",
         "_keep",
+        "_left",
         "_limits",
         "_loop",
         "protocol",
@@ -109,8 +83,10 @@ class Connection:
         protocol: SiteProtocol,
         limits: Limits,
         keep: Callable[[Connection], None],
+        left: Callable[[Connection], None],
     ) -> None:
         self._keep = keep
+        self._left = left
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._answered = False
@@ -127,16 +103,37 @@ class Connection:
         self, method: str, head: bytes, body: Body | None
     ) -> UpstreamAnswer:
         """Send a request and wait for the answer's head."""
-        self._answered = False
         self._expect(method)
         try:
             await self._send(head, body)
-            message, payload = await self._read_head()
-            answer = UpstreamAnswer(self, method, message, payload)
         except BaseException:
             self.abort()
             raise
-        return answer
+        return await self.answer(method)
+
+    def begin(self, head: bytes, waiting: Callable[[], None]) -> bool:
+        """Send a GET without awaiting its answer: ``waiting`` is called for it.
+
+        False if the connection has just gone. What :meth:`answer` gives then
+        is the same as that of an exchange.
+        """
+        transport = self.protocol.transport
+        if transport is None or transport.is_closing():
+            return False
+        self._expect("GET")
+        self.protocol.waiting = waiting
+        transport.write(head)
+        self.protocol.start_timeout()
+        return True
+
+    async def answer(self, method: str) -> UpstreamAnswer:
+        """Wait for the head of the answer to what was sent."""
+        try:
+            message, payload = await self._read_head()
+            return UpstreamAnswer(self, method, message, payload)
+        except BaseException:
+            self.abort()
+            raise
 
     def release(self) -> None:
         """Give the connection back if all of the exchange is over, else cut it."""
@@ -145,15 +142,25 @@ class Connection:
             self.abort()
         else:
             self.sender = None
+            self.protocol.idle = True
             self._keep(self)
 
     def abort(self) -> None:
         """Cut the connection, so that the site knows nobody waits any more."""
         if self.sender is not None:
             self.sender.cancel()
+        self.protocol.waiting = None
         self.protocol.abort()
+        self._left(self)
+
+    def close(self) -> None:
+        """Close the connection, not cut it: what was written still goes out."""
+        self.protocol.close()
+        self._left(self)
 
     def _expect(self, method: str) -> None:
+        self._answered = False
+        self.protocol.idle = False
         self.protocol.set_response_params(
             skip_payload=method == "HEAD",
             read_until_eof=True,
@@ -337,7 +344,7 @@ class UpstreamAnswer:
         self._closed = True
         if self.upgraded:
             # Closed, not cut: a close frame may still be on its way out.
-            self._connection.protocol.close()
+            self._connection.close()
         elif self.ended:
             self._connection.release()
         else:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from aiohttp import StreamReader
+from aiohttp.web import HTTPRequestTimeout
 
 
 class UpstreamError(Exception):
@@ -41,6 +42,8 @@ async def read_visitor(stream: StreamReader, patience: float) -> bytes:
             return await stream.readany()
     except TimeoutError as error:
         raise RequestBodyError("the request's body stopped", status=408) from error
+    except HTTPRequestTimeout as error:
+        raise RequestBodyError("the request's body is too slow", status=408) from error
     except Exception as error:
         raise RequestBodyError("the request's body broke off") from error
 

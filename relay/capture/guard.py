@@ -16,6 +16,9 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 """18 digits are more than any body and fit every server's 64 bits."""
 
 
+_VERSIONS: Final = frozenset({(1, 0), (1, 1)})
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The status and the sentence that answer a refused request."""
@@ -84,10 +87,15 @@ def origin_form(target: str, headers: Headers) -> str:
     return target
 
 
-def refuse(method: str, target: str, headers: Headers) -> Refusal | None:
+def refuse(
+    method: str, target: str, headers: Headers, version: tuple[int, int] = (1, 1)
+) -> Refusal | None:
     """Say why a request must not reach the site, None if it may."""
     if method == "CONNECT":
         return Refusal(405, "This server opens no tunnels.")
+    # The parser also takes HTTP/0.9 and HTTP/2.0 in the form of HTTP/1.
+    if version not in _VERSIONS:
+        return Refusal(505, "This server speaks HTTP/1.0 and HTTP/1.1.")
     reason = refuse_target(target, method)
     if reason is not None:
         return Refusal(400, f"The request's target is refused: {reason}.")
@@ -95,9 +103,18 @@ def refuse(method: str, target: str, headers: Headers) -> Refusal | None:
     # HTTP/1.0 may do without; the parser has refused that for 1.1.
     if len(hosts) > 1 or not all(is_host(host.decode("latin-1")) for host in hosts):
         return Refusal(400, "The request's Host is malformed.")
+    return _refuse_body(method, headers, version)
+
+
+def _refuse_body(
+    method: str, headers: Headers, version: tuple[int, int]
+) -> Refusal | None:
     framed = framing(headers)
     if isinstance(framed, Refusal):
         return framed
+    if framed.chunked and version == (1, 0):
+        # RFC 9112, 6.1: such framing is faulty, whatever the parser made of it.
+        return Refusal(400, "HTTP/1.0 has no chunks.")
     if wants_websocket(headers) and (method != "GET" or framed.has_body):
         return Refusal(400, "A WebSocket is opened with GET and without a body.")
     return None

@@ -119,6 +119,37 @@ class Landing:
             ),
         )
 
+    def told(self, visit: Visit, click_id: str, page: str) -> list[bytes]:
+        """Give the cookies for a click that the page's script has in its hands.
+
+        ``page`` is the path it runs on. The script has mostly written its own
+        cookie already, so a cookie is an earlier click only if it differs.
+        """
+        known = cookies.click_id(visit.cookie_headers())
+        if known is not None and self._attribution == "first-click":
+            click_id = known
+        return self._write(
+            visit,
+            cookies.landed(
+                self.companion(visit), click_id, self._clock(), page, self._attribution
+            ),
+        )
+
+    def restored(self, visit: Visit) -> list[bytes]:
+        """Give the cookies that bring a lost click back; none if none is lost."""
+        if cookies.click_id(visit.cookie_headers()) is not None:
+            return []
+        companion = self.companion(visit)
+        if companion is None or companion.used:
+            return []
+        return self._write(visit, replace(companion, last_seen=self._clock()))
+
+    def forgotten(self, visit: Visit) -> list[bytes]:
+        """Give the Set-Cookie values that leave nothing of a click behind."""
+        domain = self._domain_of(visit)
+        lines = cookies.clear_click(domain) + cookies.clear_companion(domain)
+        return [line.encode("ascii") for line in lines]
+
     def companion(self, visit: Visit) -> Companion | None:
         """Give the visitor's companion, None without a genuine one."""
         values = cookies.values(visit.cookie_headers(), cookies.COMPANION_COOKIE)
@@ -139,16 +170,10 @@ class Landing:
         return [line.encode("ascii") for line in lines]
 
     def _restored(self, visit: Visit) -> list[bytes]:
-        headers = visit.cookie_headers()
         # Most visitors have no companion; nothing more is done for them.
-        if not cookies.values(headers, cookies.COMPANION_COOKIE):
+        if not cookies.values(visit.cookie_headers(), cookies.COMPANION_COOKIE):
             return []
-        if cookies.click_id(headers) is not None or not is_page_view(visit):
-            return []
-        companion = self.companion(visit)
-        if companion is None or companion.used:
-            return []
-        return self._write(visit, replace(companion, last_seen=self._clock()))
+        return self.restored(visit) if is_page_view(visit) else []
 
     def _write(self, visit: Visit, companion: Companion) -> list[bytes]:
         click = cookies.write_click(

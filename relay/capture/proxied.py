@@ -121,18 +121,28 @@ def _salvaged(
     notes: Sequence[str] = (),
 ) -> Capture:
     """Make a capture out of whatever fields are usable, the others blank."""
-    usable: dict[str, object] = {}
     blank = {"eventName": _UNKNOWN, "customerExternalId": _UNKNOWN}
-    for name, value in fields.items():
-        try:
-            sanitise(blank | {name: value}, lenient_quantity=True)
-        except InvalidFieldError:
-            continue
-        usable[name] = value
-    clean, left_out = sanitise(blank | usable, lenient_quantity=True)
+    usable = dict(fields)
+    try:
+        clean, left_out = sanitise(blank | usable, lenient_quantity=True)
+    except InvalidFieldError:
+        usable = {
+            name: value
+            for name, value in fields.items()
+            if _is_usable(blank | {name: value})
+        }
+        clean, left_out = sanitise(blank | usable, lenient_quantity=True)
     return Capture(
         SOURCE, click_id, _unblanked(clean, usable), (*notes, *left_out), origin
     )
+
+
+def _is_usable(fields: Mapping[str, object]) -> bool:
+    try:
+        sanitise(fields, lenient_quantity=True)
+    except InvalidFieldError:
+        return False
+    return True
 
 
 def _unblanked(clean: LeadFields, usable: Mapping[str, object]) -> LeadFields:

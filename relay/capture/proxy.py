@@ -13,8 +13,11 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from relay.capture.balance import Sites
 from relay.capture.connection import Limits, UpstreamAnswer
 from relay.capture.exchange import Body, RequestBodyError, UpstreamError
+from relay.capture.express import Begun, Express
+from relay.capture.front import Front
 from relay.capture.guard import (
     Framing,
     Refusal,
@@ -24,6 +27,7 @@ from relay.capture.guard import (
     refuse,
     wants_websocket,
 )
+from relay.capture.inject import Page, is_html, is_page, page_headers
 from relay.capture.landing import Landing, Visit, with_cookies
 from relay.capture.reply import Reply, own_answer
 from relay.capture.signup import (
@@ -36,7 +40,6 @@ from relay.capture.signup import (
     copied_request,
 )
 from relay.capture.tunnel import Tunnels
-from relay.capture.upstream import Upstream
 from relay.core.headers import (
     Headers,
     Network,
@@ -45,21 +48,14 @@ from relay.core.headers import (
     without_aliases,
     without_hop_by_hop,
 )
+from relay.core.onward import Forwarding
 from relay.core.rules import SignupRule, match
 from relay.logs import get_logger
 
 log = get_logger()
 
-SERVER_OPTIONS: Final[dict[str, Any]] = {
-    # Bodies pass as they are: a decoded one would not fit its headers.
-    "auto_decompress": False,
-    # A visitor who leaves ends the call to the site.
-    "handler_cancellation": True,
-    # Cookies and signed links grow beyond aiohttp's 8190 bytes.
-    "max_line_size": 16_384,
-    "max_field_size": 32_768,
-}
-"""What the server in front of the proxy must be started with (AppRunner)."""
+EXPRESS: Final = web.AppKey("express", Express)
+"""Where a server finds the express lane of the application it runs."""
 
 FINISH_S: Final = 10.0
 """How long sign-ups under way may take when the relay stops."""
@@ -82,11 +78,11 @@ read of it, and the cookies that go with it."""
 
 
 class Proxy:
-    """Stands in front of one site."""
+    """Stands in front of one site, of which there may be several instances."""
 
     def __init__(
         self,
-        upstream: str,
+        upstream: str | Sequence[str],
         rules: Sequence[SignupRule],
         signups: Signups,
         landing: Landing,
@@ -94,14 +90,31 @@ class Proxy:
         trusted: Sequence[Network] = (),
         unix_trusted: bool = False,
         limits: Limits | None = None,
+        prefix: str = "",
+        script: str | None = None,
     ) -> None:
+        """Stand in front of ``upstream``, one URL or several.
+
+        ``prefix`` is where the relay's own paths begin; ``script`` the URL of
+        the script to put into pages, None to leave them alone.
+        """
         self._limits = limits or Limits()
-        self._upstream = Upstream(upstream, limits=self._limits)
+        urls = (upstream,) if isinstance(upstream, str) else upstream
+        self._sites = Sites(urls, limits=self._limits)
         self._rules = tuple(rules)
         self._signups = signups
         self._landing = landing
         self._trusted = tuple(trusted)
         self._unix_trusted = unix_trusted
+        self._forwarding = Forwarding(trusted, unix_trusted=unix_trusted)
+        self._express = Express(
+            self._sites,
+            self._rules,
+            self._forwarding,
+            prefix=prefix,
+            declines=is_html if script else None,
+        )
+        self._script = script
         self._tasks = Tasks()
         self._tunnels = Tunnels()
 
@@ -111,6 +124,7 @@ class Proxy:
         A route for all paths does it for nearly all; the middleware has what
         no route can match: ``OPTIONS *``, CONNECT, targets in absolute form.
         """
+        app[EXPRESS] = self._express
         app.router.add_route("*", "/{path:(?s:.*)}", self.handle)
         app.middlewares.append(self._unrouted)
         app.on_shutdown.append(self.stop)
@@ -124,22 +138,23 @@ class Proxy:
 
     async def running(self, _: web.Application) -> AsyncIterator[None]:
         """Live as long as an application does (for ``cleanup_ctx``)."""
-        yield
-        await self.close()
+        async with self._sites.watched():
+            yield
+            await self.close()
 
     async def stop(self, _: web.Application | None = None) -> None:
         """End what would never end by itself; the rest may finish."""
         self._tunnels.close()
 
     async def close(self) -> None:
-        """Let sign-ups under way finish, and let go of the site."""
+        """Let sign-ups under way finish."""
         await self._tasks.finish(FINISH_S)
-        await self._upstream.close()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Pass a request to the site and its answer to the visitor."""
         target = origin_form(request.raw_path, request.raw_headers)
-        refusal = refuse(request.method, target, request.raw_headers)
+        version = (request.version.major, request.version.minor)
+        refusal = refuse(request.method, target, request.raw_headers, version)
         if refusal is not None:
             return own_answer(request, refusal.status, refusal.reason)
         passage = _Passage(request, target, self._visit(request, target))
@@ -176,7 +191,10 @@ class Proxy:
 
     async def _sign_up(self, passage: _Passage, signup: Signup) -> _Settled:
         body, copy = await copied_request(
-            passage.request.content, passage.framing, self._limits.visitor
+            passage.request.content,
+            passage.framing,
+            self._limits.visitor,
+            self._limits.copy,
         )
         await signup.hold(copy)
         try:
@@ -190,7 +208,7 @@ class Proxy:
             await signup.drop()
             raise
         try:
-            copied = await copied_answer(answer, signup.rule)
+            copied = await copied_answer(answer, signup.rule, self._limits.copy)
             cookies = await signup.conclude(answer.status, answer.headers, copied.copy)
         except BaseException:
             answer.close()
@@ -199,11 +217,12 @@ class Proxy:
 
     async def _send(self, passage: _Passage, body: Body | None) -> UpstreamAnswer:
         request = passage.request
-        answer = await self._upstream.send(
+        answer = await self._sites.send(
             request.method,
             passage.target.encode("ascii"),
             self._outgoing(request, passage.framing),
             body,
+            begun=_begun(request),
         )
         if answer.upgraded and not wants_websocket(request.raw_headers):
             answer.close()
@@ -219,24 +238,28 @@ class Proxy:
     ) -> web.StreamResponse:
         """Pass an answer on: what was read of it already, then the rest."""
         request = passage.request
+        page = self._page(answer)
+        headers = self._returned(passage, answer, cookies)
         reply = Reply(
             answer.status,
             answer.reason,
-            self._returned(passage, answer, cookies),
-            length=answer.length,
+            page_headers(headers) if page else headers,
+            length=None if page else answer.length,
             empty=answer.empty,
         )
         first = b"".join(copied.pieces) if copied else b""
+        first = first or answer.read_nowait()
         try:
-            await reply.begin(request, first or answer.read_nowait())
+            await reply.begin(request, b"".join(page.feed(first)) if page else first)
             if answer.upgraded:
                 await self._tunnels.run(request, answer)
             if copied is not None and copied.cut is not None:
                 raise copied.cut
-            while not answer.ended and (data := await answer.read()):
-                await reply.write(data)
+            await _pour(answer, reply, page)
             await reply.write_eof()
         except UpstreamError as error:
+            if not reply.prepared:
+                raise
             # The head is out: only a cut tells the visitor that this is not all.
             log.warning("proxy.answer_cut", reason=str(error))
             reply.cut(request)
@@ -246,6 +269,13 @@ class Proxy:
         finally:
             answer.close()
         return reply
+
+    def _page(self, answer: UpstreamAnswer) -> Page | None:
+        """Give what puts the tag into this answer, None if it is to pass as it is."""
+        if self._script is None or not is_page(answer.status, answer.headers):
+            return None
+        # HEAD tells what GET would have: nothing of the old length.
+        return Page(self._script, answer.headers)
 
     def _visit(self, request: web.BaseRequest, target: str) -> Visit:
         scheme, host = visitor_scheme_host(
@@ -272,7 +302,7 @@ class Proxy:
             unix_trusted=self._unix_trusted,
         )
         if not every(lines, b"host"):
-            lines.append((b"Host", self._upstream.site.authority.encode("ascii")))
+            lines.append((b"Host", self._sites.authority.encode("ascii")))
         if framed.chunked:
             lines.append((b"Transfer-Encoding", b"chunked"))
         elif framed.length is not None:
@@ -314,6 +344,23 @@ class _Passage:
         if not self.framing.has_body:
             return None
         return Body(self.framing.length, rest=self.request.content)
+
+
+async def _pour(answer: UpstreamAnswer, reply: Reply, page: Page | None) -> None:
+    """Pass the rest of an answer on as it comes."""
+    while not answer.ended and (data := await answer.read()):
+        if page is None:
+            await reply.write(data)
+            continue
+        for piece in page.feed(data):
+            await reply.write(piece)
+    if page is not None and not answer.empty:
+        await reply.write(page.end())
+
+
+def _begun(request: web.BaseRequest) -> Begun | None:
+    protocol = request.protocol
+    return protocol.take_begun() if isinstance(protocol, Front) else None
 
 
 def _host(request: web.BaseRequest) -> str:

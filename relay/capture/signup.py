@@ -37,7 +37,7 @@ a commit that was cut off in the middle would be neither taken nor not.
 """
 
 _ALWAYS: Final = compile_expression("`true`", ROOTS)
-_HEAD_OF_ANSWER: Final = re.compile(r"\bresponse\s*\.\s*(status|headers)\b")
+_HEAD_OF_ANSWER: Final = re.compile(r"\bresponse\s*\.\s*(status|headers|cookies)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +271,7 @@ def reads_answer_body(rule: SignupRule) -> bool:
 
 
 async def copied_request(
-    stream: StreamReader, framed: Framing, patience: float
+    stream: StreamReader, framed: Framing, patience: float, bound: int = MAX_BODY
 ) -> tuple[Body | None, bytes | None]:
     """Read a request's body up to the bound, to be looked at and passed on.
 
@@ -280,10 +280,10 @@ async def copied_request(
     """
     if not framed.has_body:
         return None, b""
-    if framed.length is not None and framed.length > MAX_BODY:
+    if framed.length is not None and framed.length > bound:
         return Body(framed.length, rest=stream), None
     read = bytearray()
-    while len(read) <= MAX_BODY:
+    while len(read) <= bound:
         data = await read_visitor(stream, patience)
         if not data:
             whole = bytes(read)
@@ -292,7 +292,9 @@ async def copied_request(
     return Body(framed.length, start=bytes(read), rest=stream), None
 
 
-async def copied_answer(answer: UpstreamAnswer, rule: SignupRule) -> CopiedAnswer:
+async def copied_answer(
+    answer: UpstreamAnswer, rule: SignupRule, bound: int = MAX_BODY
+) -> CopiedAnswer:
     """Read an answer's body up to the bound where the rule looks at it.
 
     Only JSON is of use to a rule; anything else streams on as ever.
@@ -303,7 +305,7 @@ async def copied_answer(answer: UpstreamAnswer, rule: SignupRule) -> CopiedAnswe
         return CopiedAnswer()
     pieces: list[bytes] = []
     size = 0
-    while size <= MAX_BODY:
+    while size <= bound:
         try:
             data = await answer.read()
         except UpstreamError as error:

@@ -12,10 +12,10 @@ from relay.capture.connection import (
     Connection,
     GoneError,
     Limits,
-    SiteProtocol,
     UpstreamAnswer,
 )
 from relay.capture.exchange import Body, UpstreamError
+from relay.capture.site_protocol import SiteProtocol
 from relay.core.headers import Headers
 
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -83,29 +83,57 @@ class Upstream:
         self._limits = limits or Limits()
         self._tls = (tls or ssl.create_default_context()) if self.site.tls else None
         self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
+    @property
+    def busy(self) -> int:
+        """How many requests are under way to this site."""
+        return len(self._busy)
+
     async def send(
-        self, method: str, target: bytes, headers: Headers, body: Body | None = None
+        self,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: Body | None = None,
+        *,
+        begun: Connection | None = None,
     ) -> UpstreamAnswer:
         """Pass one request on and give the answer as soon as its head is there.
 
         Target and headers go out byte for byte; their framing must already
-        agree with the body. Raises :class:`UpstreamError`, or
+        agree with the body. ``begun`` is a kept connection on which the same
+        was sent before. Raises :class:`UpstreamError`, or
         :class:`RequestBodyError` when the visitor's body broke off.
         """
         head = _head(method, target, headers)
         repeatable = body is None and method in REPEATABLE
-        connection = self._kept(IDLE_S if repeatable else HOT_S)
+        connection = begun or self._kept(IDLE_S if repeatable else HOT_S)
         if connection is not None:
             try:
+                if begun is not None:
+                    return await begun.answer(method)
                 return await connection.exchange(method, head, body)
             except GoneError:
                 if not repeatable:
                     raise
         connection = await self._open()
         return await connection.exchange(method, head, body)
+
+    def kept_for(self, method: str) -> Connection | None:
+        """Give a kept connection for a safe request without a body, or None."""
+        return self._kept(IDLE_S) if method in REPEATABLE else None
+
+    async def reachable(self) -> bool:
+        """Whether the site takes a connection."""
+        try:
+            connection = await self._open()
+        except UpstreamError:
+            return False
+        connection.abort()
+        return True
 
     async def close(self) -> None:
         """Close the kept connections; those under way close when they end."""
@@ -122,6 +150,7 @@ class Upstream:
             return
         loop = asyncio.get_running_loop()
         connection.since = loop.time()
+        self._busy.discard(connection)
         self._idle.append(connection)
         if self._sweeper is None:
             self._sweeper = loop.call_later(IDLE_S, self._sweep)
@@ -139,6 +168,7 @@ class Upstream:
         while self._idle and now - self._idle[-1].since < max_age:
             connection = self._idle.pop()
             if connection.usable:
+                self._busy.add(connection)
                 return connection
             connection.abort()
         return None
@@ -155,7 +185,9 @@ class Upstream:
             raise UpstreamError(
                 f"the site cannot be reached ({type(error).__name__})", sent=False
             ) from error
-        return Connection(protocol, self._limits, self.keep)
+        connection = Connection(protocol, self._limits, self.keep, self._busy.discard)
+        self._busy.add(connection)
+        return connection
 
     async def _dial(self) -> SiteProtocol:
         loop = asyncio.get_running_loop()

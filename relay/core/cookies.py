@@ -146,9 +146,21 @@ def clear_click(domain: str | None) -> tuple[str, ...]:
 
     A browser keeps the two apart, and a site's own code may have written either.
     """
+    return _clear(CLICK_COOKIE, domain)
+
+
+def clear_companion(domain: str | None) -> tuple[str, ...]:
+    """The Set-Cookie values that remove the companion, in both forms as well.
+
+    It is host-only where the relay was once asked under a bare host.
+    """
+    return _clear(COMPANION_COOKIE, domain)
+
+
+def _clear(name: str, domain: str | None) -> tuple[str, ...]:
     domains = (None,) if domain is None else (domain, None)
     gone = (f"Expires={formatdate(0, usegmt=True)}", "Max-Age=0", "SameSite=Lax")
-    return tuple(_set_cookie(CLICK_COOKIE, "", each, *gone) for each in domains)
+    return tuple(_set_cookie(name, "", each, *gone) for each in domains)
 
 
 def write_companion(

@@ -116,6 +116,7 @@ def document(
         "response": {
             "status": response_status,
             "headers": _fields(response_headers),
+            "cookies": _set_cookies(response_headers),
             "json": told.get("json"),
         },
     }
@@ -140,6 +141,20 @@ def _first_of_each(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in pairs:
         found.setdefault(name, value)
     return found
+
+
+def _set_cookies(headers: Headers) -> dict[str, str]:
+    """Names and values that an answer sets; of a repeated name the last, as browsers.
+
+    Not those that it clears: an empty value sets nothing to look at.
+    """
+    lines = (_text(value) for name, value in headers if name.lower() == b"set-cookie")
+    pairs = (line.partition(";")[0].partition("=") for line in lines)
+    return {
+        name.strip(): value.strip().strip('"')
+        for name, equals, value in pairs
+        if equals and value.strip()
+    }
 
 
 def _collected(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:

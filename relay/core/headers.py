@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -28,6 +29,10 @@ Network = IPv4Network | IPv6Network
 
 UNKNOWN: Final = "unknown"
 """The visitor's address when there is none, as RFC 7239, 6.2 writes it."""
+
+_ADDRESSES: Final = 4096
+"""Addresses that are remembered once read: each is needed several times for one
+request, and reading one takes longer than all the rest of its headers."""
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -138,7 +143,7 @@ def _walk(
     """The visitor's address, and how many trusted proxies have vouched for it."""
     address = _address(peer or "")
     nearest = UNKNOWN if address is None else str(address)
-    if not _is_believed(peer, trusted, unix_trusted=unix_trusted):
+    if not is_believed(peer, trusted, unix_trusted=unix_trusted):
         return nearest, 0
     hops = 1
     for text in reversed(_members(headers, "x-forwarded-for")):
@@ -152,8 +157,8 @@ def _walk(
     return nearest, hops
 
 
-def _is_believed(
-    peer: str | None, trusted: Sequence[Network], *, unix_trusted: bool
+def is_believed(
+    peer: str | None, trusted: Sequence[Network], *, unix_trusted: bool = False
 ) -> bool:
     """Whether a peer may say who the visitor is. Who has no address may not."""
     if peer is None:
@@ -166,6 +171,7 @@ def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
     return any(address in network for network in trusted)
 
 
+@lru_cache(_ADDRESSES)
 def _address(text: str) -> Address | None:
     """An IP address; a port, brackets and a zone are taken off."""
     if text.startswith("["):
@@ -232,7 +238,7 @@ def with_forwarded(
     From a peer that is not trusted, no other ``X-Forwarded-*`` and no
     ``X-Real-IP`` is passed on either.
     """
-    believed = _is_believed(peer, trusted, unix_trusted=unix_trusted)
+    believed = is_believed(peer, trusted, unix_trusted=unix_trusted)
     kept = [
         line
         for line in headers
@@ -266,7 +272,7 @@ def forwarded(
     :func:`is_host` refuses is left out.
     """
     address = _address(peer or "")
-    believed = _is_believed(peer, trusted, unix_trusted=unix_trusted)
+    believed = is_believed(peer, trusted, unix_trusted=unix_trusted)
     told = _members(headers, "x-forwarded-for") if believed else []
     earlier = _members(headers, "forwarded") if believed else []
     chain = told + ([] if address is None else [str(address)])

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
 from proxy_rig import NOW, SECRETS, Remembering, proxied
 from recording_site import Message, Site, ask, closed, request, says
@@ -471,3 +472,119 @@ async def test_a_body_that_breaks_off_is_no_sign_up(site: Site) -> None:
 
     assert site.seen == []
     assert [name for name, _ in signups.calls] == ["hold", "drop"]
+
+
+# -- sign-ins by OAuth: a GET, and only the answer knows whether somebody is new
+
+CALLBACK: Mapping[str, Any] = {
+    "method": "GET",
+    "path": "/auth/callback",
+    "event": "Sign Up",
+    "when": "response.cookies.new_user == '1'",
+    "customer_external_id": 'response.headers."x-user-id"',
+}
+
+
+@pytest.mark.parametrize(
+    ("when", "head"),
+    [
+        ("response.cookies.new_user == '1'", "Set-Cookie: new_user=1; Path=/\r\n"),
+        ("response.headers.\"x-new-user\" == 'yes'", "X-New-User: yes\r\n"),
+        ("starts_with(response.headers.location || '', '/welcome')", ""),
+    ],
+)
+async def test_an_oauth_callback_makes_a_lead_of_a_new_user_only(
+    site: Site, when: str, head: str
+) -> None:
+    signups = Remembering()
+    answer = "HTTP/1.1 302 Found\r\nX-User-Id: u_7\r\n{}Content-Length: 0\r\n\r\n"
+    new = head or "Location: /welcome/ada\r\n"
+    async with proxied(site.url, [{**CALLBACK, "when": when}], signups) as port:
+        asking = request("GET /auth/callback?code=x&state=y", COOKIE)
+        site.script = says(answer.format("Location: /home\r\n").encode())
+        known_user = await ask(port, asking)
+        site.script = says(answer.format(new).encode())
+        new_user = await ask(port, asking)
+
+    assert (known_user.status, new_user.status) == (302, 302)
+    (taken,) = signups.named("take")
+    assert taken["fields"]["customerExternalId"] == "u_7"
+    assert taken["problem"] is None
+    assert len(signups.named("drop")) == 1
+
+
+async def test_a_callback_is_seen_on_a_kept_connection_too(site: Site) -> None:
+    signups = Remembering()
+    site.script = says(
+        b"HTTP/1.1 302 Found\r\nX-User-Id: u_7\r\nSet-Cookie: new_user=1\r\n"
+        b"Content-Length: 0\r\n\r\n"
+    )
+    async with proxied(site.url, [CALLBACK], signups) as port:
+        for _ in range(3):
+            await ask(port, request("GET /auth/callback?code=x", COOKIE))
+
+    assert len(signups.named("take")) == 3
+
+
+async def test_a_sign_up_by_fetch_with_credentials_keeps_its_cors_answer(
+    site: Site,
+) -> None:
+    signups = Remembering()
+    site.script = says(
+        json_answer(
+            {"user": {"id": 7}},
+            head="Access-Control-Allow-Origin: https://app.test\r\n"
+            "Access-Control-Allow-Credentials: true\r\n",
+        )
+    )
+    async with proxied(site.url, [BY_ANSWER], signups) as port:
+        asked = request(
+            "POST /api/signup",
+            "Content-Type: application/json",
+            "Origin: https://app.test",
+            "Sec-Fetch-Mode: cors",
+            COOKIE,
+            body=b'{"email": "ada@example.com"}',
+        )
+        answer = await ask(port, asked)
+
+    assert answer.one("Access-Control-Allow-Credentials") == b"true"
+    assert signups.named("take")[0]["fields"]["customerExternalId"] == "7"
+    assert any(b"dub_id=" in value for value in answer.all("Set-Cookie"))
+
+
+async def test_a_form_in_another_charset_with_repeated_and_absent_fields(
+    site: Site,
+) -> None:
+    signups = Remembering()
+    rule = {
+        **RULE,
+        "customer_name": "form.name[1]",
+        "metadata": {"none": "form.nothing", "all": "form.name"},
+    }
+    async with proxied(site.url, [rule], signups) as port:
+        raw = request(
+            "POST /teams/a/signup",
+            f"{TYPE}; charset=windows-1252",
+            COOKIE,
+            body=b"id=u_1&name=Ada&name=%C9mile",
+        )
+        await ask(port, raw)
+
+    fields = signups.named("take")[0]["fields"]
+    assert fields["customerName"] == "Émile"
+    assert fields["metadata"] == {"all": ["Ada", "Émile"]}
+
+
+async def test_a_brotli_answer_is_decoded_in_the_copy_only(site: Site) -> None:
+    signups = Remembering()
+    body = brotli.compress(json.dumps({"user": {"id": "u_9"}}).encode())
+    site.script = says(
+        b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\n"
+        b"Content-Encoding: br\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+    async with proxied(site.url, [BY_ANSWER], signups) as port:
+        answer = await ask(port, request("POST /api/signup", COOKIE, body=b"x"))
+
+    assert answer.raw_body == body
+    assert signups.named("take")[0]["fields"]["customerExternalId"] == "u_9"

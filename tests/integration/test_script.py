@@ -1,35 +1,87 @@
-"""The snippet is served under all of Dub's names, small and cacheable."""
+"""The snippet is served under all of Dub's names, small, cacheable and checkable."""
 
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import aiohttp
 import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
-from aiohttp import web
+from harness import RelayProcess
+from pages_rig import serving_pages
+from recording_site import ask, request, talk
 
-from relay.capture.script import EXTENSIONS, NAMES, Snippet, preferred_coding
+from relay.capture.script import EXTRAS, NAMES, TOKEN, BrokenSnippetError, Snippet
+
+HASHED = re.compile(r"(script(?:\.[a-z-]+)*)\.([0-9a-f]{16})\.js")
+
+
+def text_of(name: str) -> str:
+    """A stand-in for a built file, long enough to be worth compressing."""
+    return f"(D=>{{/*{name}*/{'document.cookie;' * 50}}})({TOKEN});\n"
 
 
 @pytest.fixture
-async def visitor() -> AsyncIterator[aiohttp.ClientSession]:
-    snippet = Snippet()
-    app = web.Application()
-    app.router.add_get("/_dub/{name}", snippet.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    base = f"http://127.0.0.1:{runner.addresses[0][1]}/_dub/"
-    async with aiohttp.ClientSession(
-        base, auto_decompress=False, skip_auto_headers=["Accept-Encoding"]
-    ) as session:
+def built(tmp_path: Path) -> Path:
+    folder = tmp_path / "dist"
+    folder.mkdir()
+    for name in NAMES:
+        (folder / name).write_text(text_of(name), encoding="utf-8")
+    (folder / EXTRAS).write_text("/* extras */\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def snippet(built: Path) -> Snippet:
+    return Snippet(folder=built)
+
+
+@asynccontextmanager
+async def visiting(snippet: Snippet) -> AsyncIterator[aiohttp.ClientSession]:
+    endpoints = [
+        (method, name, snippet.handle)
+        for method in ("GET", "HEAD")
+        for name in [*snippet.names, "script.0123456789abcdef.js", "x.js"]
+    ]
+    async with (
+        serving_pages(endpoints) as port,
+        aiohttp.ClientSession(
+            f"http://127.0.0.1:{port}/_dub/",
+            auto_decompress=False,
+            skip_auto_headers=["Accept-Encoding"],
+        ) as session,
+    ):
         yield session
-    await runner.cleanup()
+
+
+@pytest.fixture
+async def visitor(snippet: Snippet) -> AsyncIterator[aiohttp.ClientSession]:
+    async with visiting(snippet) as session:
+        yield session
+
+
+def hashed(snippet: Snippet, name: str = "script.js") -> str:
+    """The unchanging name, as the tag has it."""
+    found = re.search(r'src="/_dub/([^"]+)"', snippet.tag(name))
+    assert found is not None
+    return found[1]
+
+
+def integrity(snippet: Snippet, name: str = "script.js") -> str:
+    found = re.search(r'integrity="([^"]+)"', snippet.tag(name))
+    assert found is not None
+    return found[1]
+
+
+# Names and texts.
 
 
 def test_the_names_are_dubs_with_the_extensions_in_their_fixed_order() -> None:
@@ -47,69 +99,161 @@ def test_the_names_are_dubs_with_the_extensions_in_their_fixed_order() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_every_name_is_served(visitor: aiohttp.ClientSession, name: str) -> None:
-    async with visitor.get(name) as answer:
-        body = await answer.text()
-
-    assert answer.status == 200
-    assert "dub_id" in body
-    assert dict(answer.headers) | {
-        "Content-Type": "text/javascript; charset=utf-8",
-        "Cache-Control": "public, max-age=3600",
-        "Vary": "Accept-Encoding",
-        "Access-Control-Allow-Origin": "*",
-        "Cross-Origin-Resource-Policy": "cross-origin",
-        "X-Content-Type-Options": "nosniff",
-    } == dict(answer.headers)
-    assert "Set-Cookie" not in answer.headers
-
-
-@pytest.mark.parametrize(
-    "name", ["script.conversion-tracking.site-visit.js", "script.min.js", "x.js"]
-)
-async def test_another_name_is_not_found(
+async def test_every_name_is_served_with_the_relays_settings_in_it(
     visitor: aiohttp.ClientSession, name: str
 ) -> None:
+    defaults = '{"domain":"","days":90,"attribution":"last-click","prefix":"/_dub"}'
+
     async with visitor.get(name) as answer:
-        assert answer.status == 404
+        assert answer.status == 200
+        assert await answer.text() == text_of(name).replace(TOKEN, defaults)
 
 
-async def test_the_script_is_compressed_as_the_browser_accepts(
+def test_the_settings_become_the_scripts_defaults(built: Path) -> None:
+    (built / "script.js").write_text(TOKEN, encoding="utf-8")
+    snippet = Snippet(
+        prefix="/_proxy/dub",
+        cookie_domain=".acme.test",
+        cookie_days=30,
+        attribution="first-click",
+        folder=built,
+    )
+
+    expected = {
+        "domain": ".acme.test",
+        "days": 30,
+        "attribution": "first-click",
+        "prefix": "/_proxy/dub",
+    }
+    text = json.dumps(expected, separators=(",", ":")).encode()
+    assert integrity_of(text) == re.search(r'integrity="([^"]+)"', snippet.tag())[1]  # type: ignore[index]
+    assert 'src="/_proxy/dub/script.' in snippet.tag()
+
+
+def integrity_of(text: bytes) -> str:
+    return f"sha384-{base64.b64encode(hashlib.sha384(text).digest()).decode()}"
+
+
+@pytest.mark.parametrize("broken", ["", f"{TOKEN} {TOKEN}"])
+def test_a_build_without_one_place_for_the_settings_is_refused(
+    built: Path, broken: str
+) -> None:
+    (built / "script.site-visit.js").write_text(broken, encoding="utf-8")
+
+    with pytest.raises(BrokenSnippetError, match=r"script\.site-visit\.js must hold"):
+        Snippet(folder=built)
+
+
+@pytest.mark.parametrize("name", ["script.js", EXTRAS])
+def test_a_file_that_is_missing_is_named(built: Path, name: str) -> None:
+    (built / name).unlink()
+
+    with pytest.raises(BrokenSnippetError, match=rf"{name} cannot be read"):
+        Snippet(folder=built)
+
+
+async def test_what_the_script_fetches_itself_is_served_beside_it(
     visitor: aiohttp.ClientSession,
 ) -> None:
+    async with visitor.get(EXTRAS) as answer:
+        assert (answer.status, await answer.text()) == (200, "/* extras */\n")
+        # A page of another host fetches it as a module, which needs CORS.
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
+        assert answer.headers["Cache-Control"] == "public, max-age=3600"
+
+
+# Headers.
+
+
+async def test_the_stable_name_may_be_kept_for_an_hour(
+    visitor: aiohttp.ClientSession, snippet: Snippet
+) -> None:
+    async with visitor.get("script.js") as answer:
+        headers = dict(answer.headers)
+
+    assert (
+        headers
+        | {
+            "Content-Type": "text/javascript; charset=utf-8",
+            "Cache-Control": "public, max-age=3600",
+            "Vary": "Accept-Encoding",
+            "Access-Control-Allow-Origin": "*",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Location": hashed(snippet),
+        }
+        == headers
+    )
+    assert parsedate_to_datetime(headers["Date"]).tzname() == "UTC"
+    assert "Set-Cookie" not in headers
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_the_hashed_name_holds_the_same_text_for_ever(
+    visitor: aiohttp.ClientSession, snippet: Snippet, name: str
+) -> None:
+    address = hashed(snippet, name)
+    async with visitor.get(name) as stable, visitor.get(address) as answer:
+        text = await answer.read()
+        assert text == await stable.read()
+        assert answer.headers["ETag"] == stable.headers["ETag"]
+        assert "Content-Location" not in answer.headers
+
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    found = HASHED.fullmatch(address)
+    assert found is not None
+    assert f"{found[1]}.js" == name
+    assert hashlib.sha384(text).hexdigest().startswith(found[2])
+    assert integrity(snippet, name) == integrity_of(text)
+
+
+async def test_a_hash_that_is_not_this_texts_is_not_found(
+    visitor: aiohttp.ClientSession, snippet: Snippet
+) -> None:
+    """A page of an older release must not get a text that its tag refuses."""
+    for name in ("script.0123456789abcdef.js", "x.js"):
+        async with visitor.get(name) as answer:
+            assert answer.status == 404
+            assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_other_settings_have_another_address(built: Path, snippet: Snippet) -> None:
+    other = Snippet(folder=built, cookie_days=30)
+
+    assert set(snippet.names) & set(other.names) == {*NAMES, EXTRAS}
+
+
+def test_two_relays_with_the_same_settings_serve_the_same(
+    built: Path, snippet: Snippet
+) -> None:
+    assert Snippet(folder=built).names == snippet.names
+
+
+# Codings.
+
+
+@pytest.mark.parametrize("which", ["stable", "hashed"])
+async def test_the_script_is_compressed_as_the_browser_accepts(
+    visitor: aiohttp.ClientSession, snippet: Snippet, which: str
+) -> None:
+    name = "script.js" if which == "stable" else hashed(snippet)
     got = {}
-    for accepted in ("identity", "gzip", "gzip, deflate, br"):
+    for accepted in ("identity", "gzip", "gzip, deflate, br, zstd"):
         headers = {"Accept-Encoding": accepted}
-        async with visitor.get("script.js", headers=headers) as answer:
+        async with visitor.get(name, headers=headers) as answer:
             coding = answer.headers.get("Content-Encoding")
+            assert answer.headers["Vary"] == "Accept-Encoding"
             got[coding] = (await answer.read(), answer.headers["ETag"])
 
     plain, _ = got[None]
     assert gzip.decompress(got["gzip"][0]) == plain
     assert brotli.decompress(got["br"][0]) == plain
     assert len({etag for _, etag in got.values()}) == 3
-    # Dub's own base script has 1,463 bytes in brotli.
-    assert len(got["br"][0]) < 1463
+    assert len(got["br"][0]) < len(got["gzip"][0]) < len(plain)
 
 
-@pytest.mark.parametrize(
-    ("accepted", "coding"),
-    [
-        ("", None),
-        ("br", "br"),
-        ("gzip", "gzip"),
-        ("deflate", None),
-        ("br;q=0, gzip", "gzip"),
-        ("br;q=0.5, gzip;q=0.8", "gzip"),
-        ("*", "br"),
-        ("*;q=0", None),
-        ("GZIP , Br", "br"),
-        ("br;q=nonsense", None),
-        ("br;q=0, *", "gzip"),
-    ],
-)
-def test_the_coding_follows_accept_encoding(accepted: str, coding: str | None) -> None:
-    assert preferred_coding(accepted) == coding
+# Asking again.
 
 
 async def test_a_known_script_is_not_sent_again(visitor: aiohttp.ClientSession) -> None:
@@ -119,12 +263,16 @@ async def test_a_known_script_is_not_sent_again(visitor: aiohttp.ClientSession) 
         headers = {"Accept-Encoding": "br", "If-None-Match": known}
         async with visitor.get("script.js", headers=headers) as again:
             assert (again.status, await again.read()) == (304, b"")
-            assert again.headers["ETag"] == etag
-            assert again.headers["Vary"] == "Accept-Encoding"
+            kept = ("ETag", "Vary", "Cache-Control", "Access-Control-Allow-Origin")
+            for name in kept:
+                assert again.headers[name] == first.headers[name]
     for other in ('"other"', etag.strip('"')):
         headers = {"Accept-Encoding": "br", "If-None-Match": other}
         async with visitor.get("script.js", headers=headers) as changed:
             assert changed.status == 200
+    # Another coding is another text.
+    async with visitor.get("script.js", headers={"If-None-Match": etag}) as plain:
+        assert plain.status == 200
     assert not etag.startswith("W/")
 
 
@@ -135,32 +283,56 @@ async def test_head_tells_what_get_would(visitor: aiohttp.ClientSession) -> None
         assert await head.read() == b""
 
 
-async def test_a_variant_holds_the_extensions_of_its_name(tmp_path: Path) -> None:
-    (tmp_path / "base.js").write_text("/* a comment */ let base = 1;\n")
-    for name in EXTENSIONS:
-        (tmp_path / f"{name}.js").write_text(f"use('{name}');\n")
-    snippet = Snippet(cookie_domain=".acme.test", cookie_days=30, folder=tmp_path)
-    app = web.Application()
-    app.router.add_get("/{name}", snippet.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    base = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    async with aiohttp.ClientSession(base) as session:
-        texts = {}
-        for name in NAMES:
-            async with session.get(name) as answer:
-                texts[name] = await answer.text()
-    await runner.cleanup()
+async def test_a_connection_serves_many_requests_until_one_ends_it(
+    snippet: Snippet,
+) -> None:
+    endpoints = [("GET", name, snippet.handle) for name in NAMES]
+    async with serving_pages(endpoints) as port:
+        more = b"GET /_dub/script.js HTTP/1.1\r\nHost: shop.test\r\n\r\n"
+        # Reads until the connection ends.
+        raw = await talk(port, more * 2 + request("GET /_dub/script.js"))
+        old = await ask(port, b"GET /_dub/script.js HTTP/1.0\r\n\r\n")
 
-    for name, text in texts.items():
-        wanted = [each for each in EXTENSIONS if f".{each}." in name]
-        assert re.findall(r"use\('([a-z-]+)'\)", text) == wanted
-        assert "comment" not in text
-        defaults = re.search(r"defaults=(\{.*?\})", text)
-        assert defaults is not None
-        assert json.loads(defaults[1]) == {
-            "domain": ".acme.test",
-            "days": 30,
-            "attribution": "last-click",
-        }
+    assert raw.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert raw.count(b"Connection: close\r\n") == 1
+    assert old.status == 200
+    assert old.one("Connection") == b"close"
+
+
+# The whole relay.
+
+
+async def test_the_relay_serves_its_build_and_check_prints_the_tag(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    relay = RelayProcess(
+        tmp_path, {"RELAY_PREFIX": "/_proxy/dub", "RELAY_COOKIE_DAYS": "30"}
+    )
+    _, out, _ = await relay.run("check")
+    await relay.start()
+    try:
+        tag = re.search(
+            r'snippet +<script defer src="(/_proxy/dub/script\.[0-9a-f]{16}\.js)" '
+            r'integrity="(.+?)" crossorigin="anonymous"></script>',
+            out,
+        )
+        assert tag is not None
+        async with session.get(relay.url + tag[1]) as answer:
+            text = await answer.read()
+        assert integrity_of(text) == tag[2]
+        for name in NAMES:
+            async with session.get(f"{relay.url}/_proxy/dub/{name}") as answer:
+                assert answer.status == 200
+                served = await answer.text()
+                assert '"prefix":"/_proxy/dub"' in served
+                assert '"days":30' in served
+        async with session.head(f"{relay.url}/_proxy/dub/script.js") as answer:
+            assert answer.status == 200
+        async with session.post(f"{relay.url}/_proxy/dub/script.js") as answer:
+            assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
+        gone = f"{relay.url}/_proxy/dub/script.0123456789abcdef.js"
+        async with session.get(gone) as answer:
+            assert answer.status == 404
+            assert (await answer.json())["error"]["code"] == "not_found"
+    finally:
+        assert await relay.stop() == 0

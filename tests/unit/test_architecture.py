@@ -49,8 +49,10 @@ CLIENT_PARTS = frozenset(
 CALLERS = (
     "relay.delivery.client",  # the only code that delivers to Dub
     "relay.capture.connection",  # the proxy's connections to the site,
+    "relay.capture.site_protocol",  # their protocol,
     "relay.capture.tunnel",  # its WebSockets,
     "relay.capture.upstream",  # and its calls
+    "relay.capture.passthrough",  # passes browsers' calls on to Dub
     "relay.check",  # `check` tries whether upstream answers
     "relay.sandbox",  # plays the site and Dub, webhooks included
     "relay.demo",  # plays the visitor

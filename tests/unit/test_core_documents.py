@@ -90,6 +90,7 @@ class TestDocument:
                 "response": {
                     "status": 201,
                     "headers": {"location": "/welcome"},
+                    "cookies": {},
                     "json": {"user": {"id": 42}},
                 },
             }
@@ -99,7 +100,27 @@ class TestDocument:
     def test_an_answer_that_is_not_known_is_null(self) -> None:
         made = make(response_status=None)
 
-        assert made.values["response"] == {"status": None, "headers": {}, "json": None}
+        assert made.values["response"] == {
+            "status": None,
+            "headers": {},
+            "cookies": {},
+            "json": None,
+        }
+
+    def test_cookies_that_the_answer_sets_are_told_without_those_it_clears(
+        self,
+    ) -> None:
+        made = make(
+            response_headers=[
+                (b"Set-Cookie", b"a=1; Path=/"),
+                (b"SET-cookie", b'b="x=y"; Secure'),
+                (b"Set-Cookie", b"c=; Max-Age=0"),
+                (b"Set-Cookie", b"nonsense"),
+                (b"Set-Cookie", b"a=2"),
+            ]
+        )
+
+        assert made.values["response"]["cookies"] == {"a": "2", "b": "x=y"}
 
     def test_a_copy_is_described_by_its_headers(self) -> None:
         headers = [(b"CONTENT-TYPE", b"text/plain"), (b"Content-Encoding", b"br")]

@@ -1,0 +1,357 @@
+"""The visitors' side: aiohttp's server protocol with the relay's own limits.
+
+aiohttp parses and serves; this adds what a server in the open needs and it has
+not got, and the express lane (``express``), which takes a request before
+aiohttp makes a task and a request object for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import StreamReader, web
+from aiohttp.http import HttpProcessingError, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler
+
+from relay.capture.express import Begun, Express, Flight
+from relay.capture.reply import own_answer
+from relay.logs import get_logger
+
+log = get_logger()
+
+LATE: Final = (
+    b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FrontLimits:
+    """What a visitor may take of the relay. Times in seconds, sizes in bytes.
+
+    ``line`` and ``field`` are the longest request line and header field,
+    ``fields`` their number. ``head`` is how long a request's head may take from
+    its first byte, ``idle`` how long a connection is kept without a request.
+    A body must bring ``body_rate`` bytes a second, measured over ``body_span``
+    and only while the relay would take more. ``connections`` is how many one
+    address may hold open (0: any number); trusted proxies are exempt.
+    """
+
+    line: int = 16_384
+    field: int = 32_768
+    fields: int = 128
+    head: float = 10.0
+    idle: float = 75.0
+    body_rate: int = 500
+    body_span: float = 10.0
+    connections: int = 0
+
+
+def server_options(limits: FrontLimits) -> dict[str, Any]:
+    """Give what aiohttp's server must be told for a proxy to stand behind it."""
+    return {
+        # Bodies pass as they are: a decoded one would not fit its headers.
+        "auto_decompress": False,
+        # A visitor who leaves ends the call to the site.
+        "handler_cancellation": True,
+        "max_line_size": limits.line,
+        "max_field_size": limits.field,
+        "max_headers": limits.fields,
+        "keepalive_timeout": limits.idle,
+    }
+
+
+class SlowBodyError(web.HTTPRequestTimeout):
+    """A body that came too slowly: 408 for whoever reads it."""
+
+
+class Front(RequestHandler):
+    """One visitor's connection.
+
+    While a flight of the express lane is under way, aiohttp's own loop sleeps
+    on its waiter, which is kept here (``_sleeper``) so that nothing wakes it:
+    requests that come meanwhile queue up behind.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_body",
+        "_came",
+        "_express",
+        "_flight",
+        "_limits",
+        "_server",
+        "_sleeper",
+        "_timer",
+        "peer",
+        "scheme",
+    )
+
+    def __init__(
+        self,
+        server: FrontServer,
+        *,
+        express: Express | None,
+        limits: FrontLimits,
+        **options: Any,
+    ) -> None:
+        super().__init__(server, **options)
+        self._server = server
+        self._express = express
+        self._limits = limits
+        self._timer: asyncio.TimerHandle | None = None
+        self._body: StreamReader | None = None
+        self._came = 0
+        self._flight: Flight | None = None
+        self._sleeper: asyncio.Future[None] | None = None
+        self._begun: Begun | None = None
+        self.peer: str | None = None
+        self.scheme = "http"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note who is at the other end."""
+        super().connection_made(transport)
+        address = transport.get_extra_info("peername")
+        self.peer = str(address[0]) if isinstance(address, tuple) else None
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = "https"
+        if not self._server.admit(self.peer):
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End what was under way for a visitor who has left."""
+        self._server.dismiss(self.peer)
+        self._stop_timer()
+        if self._flight is not None:
+            self._flight.cancel()
+            self._flight = None
+        if self._begun is not None:
+            self._begun[1].abort()
+            self._begun = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; a single ordinary request takes the express lane."""
+        sleeper = self._waiter
+        if sleeper is None or sleeper.done():
+            super().data_received(data)
+            if self._messages and self._timer is None:
+                self._await_body()
+            return
+        # So that the parser's messages wake nobody before they are looked at.
+        self._waiter = None
+        super().data_received(data)
+        if self._force_close:
+            sleeper.cancel()
+        elif not self._messages:
+            self._waiter = sleeper
+            self._await_head()
+        else:
+            self._stop_timer()
+            if self._take_off():
+                self._sleeper = sleeper
+                return
+            self._waiter = sleeper
+            self._await_body()
+            if not sleeper.done():
+                sleeper.set_result(None)
+
+    def _await_head(self) -> None:
+        """Let a head that has begun be whole in time."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limits.head, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._timer = None
+        if self.transport is not None and not self._messages:
+            self.transport.write(LATE)
+            self.force_close()
+
+    def _await_body(self) -> None:
+        """Let a body that is not all there come fast enough."""
+        body = self._messages[-1][1]
+        if body is EMPTY_PAYLOAD or body.is_eof():
+            return
+        self._body, self._came = body, body.total_bytes
+        self._timer = self._loop.call_later(
+            self._limits.body_span, self._look_at_body, body
+        )
+
+    def _look_at_body(self, body: StreamReader) -> None:
+        self._timer = None
+        if body.is_eof() or body.exception() is not None or self._payload_parser:
+            return
+        came = body.total_bytes - self._came
+        # While reading is paused it is the site that is slow.
+        if not self._reading_paused and came < (
+            self._limits.body_rate * self._limits.body_span
+        ):
+            log.info("visitor.slow_body")
+            body.set_exception(SlowBodyError())
+            self.close()
+            return
+        self._came = body.total_bytes
+        self._timer = self._loop.call_later(
+            self._limits.body_span, self._look_at_body, body
+        )
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - quotes what the visitor sent
+    ) -> web.StreamResponse:
+        """Answer what could not be read, or could not be handled."""
+        self.log_exception(exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of another answer is out already")
+        known = "The request is malformed." if status < 500 else "The relay failed."
+        return own_answer(request, status, known)
+
+    def log_exception(self, *_: Any, **details: Any) -> None:
+        """Tell what went wrong in one line; a traceback may quote a visitor.
+
+        Malformed requests are the visitor's affair: who sends many must not be
+        able to fill the log.
+        """
+        error = details.get("exc_info")
+        tell = log.debug if isinstance(error, HttpProcessingError) else log.error
+        tell("visitor.request_failed", error=type(error).__name__)
+
+    def _take_off(self) -> bool:
+        """Let a single ordinary request take the express lane."""
+        message, payload = self._messages[0]
+        if self._express is None or len(self._messages) > 1 or self._paused:
+            return False
+        if payload is not EMPTY_PAYLOAD or not isinstance(message, RawRequestMessage):
+            return False
+        self._flight = self._express.start(self, message)
+        if self._flight is None:
+            return False
+        # A stop waits for requests that are in progress.
+        self._request_in_progress = True
+        return True
+
+    def landed(self, answer: bytes, *, close: bool) -> None:
+        """Write a whole answer, and be ready for the next request."""
+        self._flight = None
+        if self.transport is None or self._parser is None:
+            return
+        self.transport.write(answer)
+        self._messages.popleft()
+        self._parser.message_consumed()
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        sleeper = self._restored()
+        if close or self._close or self._force_close:
+            self.force_close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(
+                self._next_keepalive_close_time, self._process_keepalive
+            )
+        if self._messages:
+            sleeper.set_result(None)
+
+    def diverted(self, begun: Begun) -> None:
+        """Let aiohttp's loop have the request, and the proxy what was begun."""
+        self._flight = None
+        self._begun = begun
+        self._restored().set_result(None)
+
+    def take_begun(self) -> Begun | None:
+        """Tell where the present request was sent already, if it was."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    def _restored(self) -> asyncio.Future[None]:
+        sleeper, self._sleeper = self._sleeper, None
+        assert sleeper is not None  # noqa: S101 - set with the flight
+        self._waiter = sleeper
+        return sleeper
+
+
+class FrontServer(web.Server):
+    """aiohttp's server, which makes a :class:`Front` for each visitor."""
+
+    def __init__(
+        self,
+        server: web.Server,
+        express: Express | None,
+        limits: FrontLimits,
+        **options: Any,
+    ) -> None:
+        """Stand in for a server of aiohttp's that was made for an application."""
+        super().__init__(
+            server.request_handler,
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+        )
+        self._express = express
+        self._limits = limits
+        self._options = options
+        self._open: Counter[str] = Counter()
+
+    def __call__(self) -> Front:
+        """Make the protocol of a new connection."""
+        return Front(
+            self,
+            loop=self._loop,
+            express=self._express,
+            limits=self._limits,
+            **self._options,
+        )
+
+    def admit(self, peer: str | None) -> bool:
+        """Count a new connection; False if its address has enough of them."""
+        if peer is None:
+            return True
+        self._open[peer] += 1
+        most = self._limits.connections
+        if not most or self._open[peer] <= most:
+            return True
+        return self._express is not None and self._express.believes(peer)
+
+    def dismiss(self, peer: str | None) -> None:
+        """Count a connection that has ended."""
+        if peer is None:
+            return
+        self._open[peer] -= 1
+        if self._open[peer] <= 0:
+            del self._open[peer]
+
+
+class FrontRunner(web.AppRunner):
+    """Runs an application behind :class:`Front`."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        express: Express | None = None,
+        *,
+        limits: FrontLimits | None = None,
+        shutdown_timeout: float = 60.0,
+        **options: Any,
+    ) -> None:
+        self._limits = limits or FrontLimits()
+        whole = server_options(self._limits) | options
+        super().__init__(app, shutdown_timeout=shutdown_timeout, **whole)
+        # The one option that is the server's, not each connection's.
+        whole.pop("handler_cancellation")
+        self._options = whole
+        self._express = express
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        return FrontServer(server, self._express, self._limits, **self._options)

@@ -1,0 +1,271 @@
+"""Ordinary messages, rewritten for the other side in one pass.
+
+Nearly every request is a GET whose headers hold nothing that needs thought,
+and nearly every answer is as plain. This writes the head that goes on for
+those, and declines everything else: what it declines is judged by
+:mod:`relay.core.headers` and the guard, line by line. What it writes is what
+those would have written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from relay.core.headers import (
+    HOP_BY_HOP,
+    Headers,
+    Line,
+    Network,
+    forwarded,
+    is_believed,
+    is_host,
+    visitor_scheme_host,
+)
+
+_NAMES: Final = 2048
+"""Header names whose kind is remembered, as they are spelled; any stranger may
+send new ones, so there must be a bound."""
+
+_VISITORS: Final = 4096
+"""Visitors whose forwarding lines are remembered: many requests come from one
+connection, and from one visitor behind the same proxy in front."""
+
+_TARGET: Final = re.compile(r'/(?!/)[!"$-~]*')
+"""What ``refuse_target`` lets through, but for "%00"."""
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_FORBIDDEN: Final = bytes(byte for byte in range(32) if byte != 9) + b"\x7f"
+"""Never inside a field's value (RFC 9110, 5.5)."""
+
+_DIGITS: Final = 18
+"""More than any length has, and few enough for every server's 64 bits."""
+
+_PERSISTENCE: Final = frozenset({b"keep-alive", b"close"})
+"""Values of Connection that name no other field; the parser has heeded them."""
+
+
+# What becomes of a header line, by its name. Plain numbers: they are compared for
+# every line of every request. Up to _LAST_KEPT a line goes on as it came.
+_PASS: Final = 0
+_HOST_LINE: Final = 1
+_COOKIE: Final = 2
+_LENGTH: Final = 3
+_TYPE: Final = 4
+_LAST_KEPT: Final = 4
+_DROP: Final = 5
+_CONNECTION: Final = 6
+_TOLD: Final = 7  # written anew, from a trusted proxy's and the connection
+_CODING: Final = 8
+_UNUSUAL: Final = 9  # needs thought: the message is not ordinary
+
+_SETTLED: Final = frozenset({_PASS, _DROP})
+
+_ASKED: Final = {
+    b"host": _HOST_LINE,
+    b"connection": _CONNECTION,
+    b"cookie": _COOKIE,
+    b"forwarded": _TOLD,
+    b"x-forwarded-for": _TOLD,
+    b"x-forwarded-host": _TOLD,
+    b"x-forwarded-proto": _TOLD,
+    b"http2-settings": _DROP,
+    # A body, a change of protocol, or a wait for leave to send one.
+    b"content-length": _UNUSUAL,
+    b"transfer-encoding": _UNUSUAL,
+    b"upgrade": _UNUSUAL,
+    b"expect": _UNUSUAL,
+}
+
+_ANSWERED: Final = {
+    b"connection": _CONNECTION,
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"content-type": _TYPE,
+    b"upgrade": _UNUSUAL,
+}
+
+
+@lru_cache(_NAMES)
+def _asked(name: bytes) -> int:
+    lower = name.lower()
+    if lower in _ASKED:
+        return _ASKED[lower]
+    # CGI, WSGI and PHP take "_" for "-": such a name may pose as another.
+    return _DROP if lower in HOP_BY_HOP or b"_" in name else _PASS
+
+
+@lru_cache(_NAMES)
+def _asked_by_stranger(name: bytes) -> int:
+    # Nobody but a trusted proxy may say who the visitor is.
+    lower = name.lower()
+    if lower == b"x-real-ip" or lower.startswith(b"x-forwarded-"):
+        return _DROP
+    return _asked(name)
+
+
+@lru_cache(_NAMES)
+def _answered(name: bytes) -> int:
+    lower = name.lower()
+    if lower in _ANSWERED:
+        return _ANSWERED[lower]
+    if _TOKEN.fullmatch(name) is None:
+        return _UNUSUAL
+    return _DROP if lower in HOP_BY_HOP else _PASS
+
+
+class Told(NamedTuple):
+    """What the site is told of the visitor, and how the visitor sees the site."""
+
+    lines: bytes
+    scheme: str
+    host: str
+
+
+class Forwarding:
+    """Writes the forwarding headers of one relay, and remembers them."""
+
+    def __init__(
+        self, trusted: Sequence[Network] = (), *, unix_trusted: bool = False
+    ) -> None:
+        self._trusted = tuple(trusted)
+        self._unix_trusted = unix_trusted
+        self.tell = lru_cache(_VISITORS)(self._tell)
+        self.believes = lru_cache(_VISITORS)(self._believes)
+
+    def _believes(self, peer: str | None) -> bool:
+        return is_believed(peer, self._trusted, unix_trusted=self._unix_trusted)
+
+    def _tell(
+        self, told: tuple[Line, ...], peer: str | None, scheme: str, host: str
+    ) -> Told:
+        """Give the lines for a request; ``told`` is what came with it of them."""
+        lines = forwarded(
+            told,
+            peer=peer,
+            scheme=scheme,
+            host=host,
+            trusted=self._trusted,
+            unix_trusted=self._unix_trusted,
+        )
+        seen = visitor_scheme_host(
+            told,
+            peer=peer,
+            scheme=scheme,
+            host=host,
+            trusted=self._trusted,
+            unix_trusted=self._unix_trusted,
+        )
+        return Told(b"".join(b"%s: %s\r\n" % line for line in lines), *seen)
+
+
+@dataclass(slots=True)
+class Onward:
+    """An ordinary request as the site gets it.
+
+    ``head`` is complete. ``cookies`` are the Cookie values, ``scheme`` and
+    ``host`` what the visitor has in the address bar.
+    """
+
+    head: bytes
+    cookies: list[bytes]
+    scheme: str
+    host: str
+
+
+def ordinary_request(
+    target: str,
+    headers: Headers,
+    *,
+    peer: str | None,
+    scheme: str,
+    forwarding: Forwarding,
+) -> Onward | None:
+    """Write the head of an ordinary GET over HTTP/1.1, or None if it is none."""
+    if _TARGET.fullmatch(target) is None or "%00" in target:
+        return None
+    out = [b"GET ", target.encode("ascii"), b" HTTP/1.1\r\n"]
+    believed = forwarding.believes(peer)
+    kind_of = _asked if believed else _asked_by_stranger
+    noted = _sorted(headers, kind_of, out)
+    if noted is None:
+        return None
+    hosts = [line[1] for kind, line in noted if kind == _HOST_LINE]
+    if len(hosts) != 1 or not _is_host(hosts[0]):
+        return None
+    told: tuple[Line, ...] = ()
+    if believed:
+        told = tuple(line for kind, line in noted if kind == _TOLD)
+    way = forwarding.tell(told, peer, scheme, hosts[0].decode("ascii"))
+    out += (way.lines, b"\r\n")
+    cookies = [line[1] for kind, line in noted if kind == _COOKIE]
+    return Onward(b"".join(out), cookies, way.scheme, way.host)
+
+
+def _sorted(
+    headers: Headers, kind_of: Callable[[bytes], int], out: list[bytes]
+) -> list[tuple[int, Line]] | None:
+    """Write the lines that go on to ``out``; give those to look at, with kinds.
+
+    None as soon as a line is unusual.
+    """
+    noted = []
+    for line in headers:
+        name, value = line
+        kind = kind_of(name)
+        if kind <= _LAST_KEPT:
+            out += (name, b": ", value, b"\r\n")
+        if kind in _SETTLED:
+            continue
+        if kind == _UNUSUAL:
+            return None
+        if kind == _CONNECTION and value.lower() not in _PERSISTENCE:
+            return None
+        noted.append((kind, line))
+    return noted
+
+
+@lru_cache(_NAMES)
+def _is_host(value: bytes) -> bool:
+    return is_host(value.decode("latin-1"))
+
+
+@dataclass(slots=True)
+class Returned:
+    """An ordinary answer's header lines as the visitor gets them.
+
+    ``length`` in bytes, None if it came in chunks; ``kind`` is Content-Type.
+    """
+
+    lines: list[bytes]
+    length: int | None
+    kind: bytes
+
+
+def ordinary_answer(headers: Headers) -> Returned | None:
+    """Write the header lines of an ordinary answer, or None if it is none.
+
+    Ordinary is: framed by one length or by chunks alone, every name a token,
+    no control character in any value, no Connection that names fields.
+    """
+    out: list[bytes] = []
+    noted = _sorted(headers, _answered, out)
+    if noted is None:
+        return None
+    lengths = [line[1] for kind, line in noted if kind == _LENGTH]
+    codings = [line[1] for kind, line in noted if kind == _CODING]
+    # Exactly one of the two, and only in its plain form.
+    if len(lengths) + len(codings) != 1:
+        return None
+    if codings and codings[0].lower() != b"chunked":
+        return None
+    if lengths and not (lengths[0].isdigit() and len(lengths[0]) <= _DIGITS):
+        return None
+    values = b"".join([value for _, value in headers])
+    if len(values.translate(None, _FORBIDDEN)) != len(values):
+        return None
+    types = [line[1] for kind, line in noted if kind == _TYPE]
+    return Returned(out, int(lengths[0]) if lengths else None, b",".join(types))

@@ -1,6 +1,6 @@
 # Two commands matter from a clean clone: `make demo` and `make test`.
 # Everything lands in .venv; nothing outside this folder is touched, but for
-# Chromium, which `make test` installs through apt-get where it may.
+# Chromium and PostgreSQL, which `make test` installs through apt-get where it may.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,6 +18,8 @@ demo: $(READY) ## run sandbox, sample site and relay; ONCE=1: sign up three time
 
 test: $(READY) ## run all tests; ARGS="-k hook" goes to pytest
 	@.ci/chromium
+	@.ci/servers
+	@.ci/postgres
 	@$(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(READY) ## check style and types

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 ARGUMENTS = [
@@ -29,8 +31,8 @@ def chromium(own: str) -> str:
     return path
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@contextlib.asynccontextmanager
+async def launched() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         path = chromium(playwright.chromium.executable_path)
         started = await playwright.chromium.launch(
@@ -38,6 +40,12 @@ async def browser() -> AsyncIterator[Browser]:
         )
         yield started
         await started.close()
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with launched() as started:
+        yield started
 
 
 @pytest.fixture
@@ -51,3 +59,21 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 @pytest.fixture
 async def page(context: BrowserContext) -> Page:
     return await context.new_page()
+
+
+# One process for all tests that are marked with asyncio(loop_scope="session"):
+# to start it takes longer than most of them.
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_browser() -> AsyncIterator[Browser]:
+    async with launched() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visitor(shared_browser: Browser) -> AsyncIterator[Page]:
+    """A page in a browser without any past."""
+    context = await shared_browser.new_context()
+    yield await context.new_page()
+    await context.close()

@@ -323,3 +323,12 @@ async def test_a_stopping_relay_says_so_before_it_stops_listening(
     assert taken[0] == 202
     assert await relay.stop() == 0
     assert [lead["id"] for lead in await relay.leads()] == [taken[1]["id"]]
+
+
+async def test_head_is_answered_where_get_is(
+    relay: RelayProcess, session: aiohttp.ClientSession
+) -> None:
+    for path in ("script.js", "script.site-visit.js", "livez", "readyz", "metrics"):
+        async with session.head(f"{relay.url}/_dub/{path}") as answer:
+            assert answer.status == 200, path
+            assert await answer.read() == b""

@@ -1,0 +1,55 @@
+/** What the page sees, and when to look. */
+
+import { allowed, busy, consent, emit, known, look, track, value } from './click.js';
+import { conversions } from './conversion-tracking.js';
+import { get, set } from './cookies.js';
+import { extras } from './extras.js';
+import { api, data, domains, tag } from './settings.js';
+
+const methods = {
+  consent,
+  ready: async callback => {
+    if (allowed) await busy;
+    callback(known);
+  },
+  trackClick: async input => {
+    await busy;
+    return track(input);
+  },
+  ...(CONVERSION_TRACKING && conversions),
+};
+
+const dub = (method, ...args) => methods[method]?.(...args);
+
+const queue = self.dubAnalytics?.q || [];
+self.dubAnalytics = Object.assign(dub, self.dubAnalytics, methods, {
+  q: { push: entry => dub(...entry) },
+});
+
+look();
+
+self._dubAnalytics = {
+  c: { get, set },
+  qm: { queue },
+  i: 'dub_id',
+  h: location.hostname,
+  a: api,
+  d: domains.refer,
+  v: value,
+  n: domains,
+  k: data.publishableKey,
+};
+
+queue.map(entry => dub(...entry));
+dub.ready(detail => emit('ready', detail));
+
+for (const name of ['pushState', 'replaceState']) {
+  const original = history[name];
+  history[name] = (...args) => look(original.apply(history, args));
+}
+addEventListener('popstate', look);
+
+if (EXTRAS) extras(data);
+else
+  (allowed && !('cleanUrl' in data)) ||
+    import(new URL('script.extras.js', tag.src)).catch(console.warn);

@@ -1,0 +1,121 @@
+/** The visitor's click: whether it may be kept, and what is known of it. */
+
+import { get, remove, set } from './cookies.js';
+import { refresh } from './outbound-domains.js';
+import { post } from './post.js';
+/* global D */
+
+import { api, clickId, data, domains, json, names, tag } from './settings.js';
+
+/** What pages read: the partner and the discount. */
+export const known = (self.DubAnalytics = { partner: null, discount: null });
+
+const learn = ({ clickId: _, ...rest }) => Object.assign(known, rest);
+
+/** Two fields are URI-encoded in the cookie, and only there: so does Dub's script. */
+const coder = code => (name, value) =>
+  value && /name|image/.test(name) ? code(value) : value;
+
+export const recallPartner = () =>
+  learn(json(get('dub_partner_data'), coder(decodeURIComponent)) || {});
+
+export const emit = (name, detail) =>
+  document.dispatchEvent(new CustomEvent('dub:' + name, { detail }));
+
+/** Whether anything may be stored or read. While consent is not known, nothing may. */
+export let allowed = !(data.consent || data.gpc);
+
+/** The visitor's click id, or something falsy. */
+export const click = () => allowed && clickId(get('dub_id'));
+
+/** Store the click of an answer; give the answer back. */
+export const keep = answer => {
+  if (clickId(answer?.clickId) && allowed) {
+    set('dub_id', answer.clickId);
+    if (answer.partner) {
+      set('dub_partner_data', JSON.stringify(answer, coder(encodeURIComponent)));
+      learn(answer);
+    }
+    emit('click', answer);
+    if (OUTBOUND_DOMAINS) refresh();
+  }
+  return answer;
+};
+
+/** The click that this page tracked: one a page. */
+export let tracked;
+
+export const track = ({ domain = domains.refer, key } = {}) =>
+  (tracked =
+    tracked ||
+    post(api + '/track/click', {
+      domain,
+      key,
+      url: location.href,
+      referrer: document.referrer,
+    }).then(keep));
+
+/**
+ * Have the relay's server keep a click, restore it (undefined) or forget it (null):
+ * only where this script is of the page's own origin.
+ */
+const tell = id =>
+  tag.src.startsWith(origin + '/') && post(new URL('cookie', tag.src), { dub_id: id });
+
+/** The click id and the partner's key that an address brought last. */
+let id;
+export let value;
+let handled;
+
+/** Settles when the last landing is dealt with; the first waits for consent too. */
+let begin;
+export let busy = new Promise(done => (begin = done));
+
+const land = async () => {
+  const key = domains.refer && value;
+  const landed = id || key;
+  if (landed && !((data.attributionModel || D.attribution) == 'first-click' && click())) {
+    keep({ clickId: id });
+    tracked = 0;
+    if (key) await track({ key });
+  }
+  if (landed || !(click() || sessionStorage.dub_id))
+    await tell(click(), (sessionStorage.dub_id = 1));
+  if (SITE_VISIT && domains.site && !key && !click()) {
+    const visit = {
+      domain: domains.site,
+      url: location.href,
+      referrer: document.referrer,
+    };
+    keep(await post(api + '/track/visit', visit));
+    await tell(click());
+  }
+  if (OUTBOUND_DOMAINS) refresh();
+};
+
+/** Look at the address: is it a landing? */
+export const look = () => {
+  // The parameters behind a hash router's path count too.
+  const params = new URLSearchParams(location.href.replace(/[?#]/g, '&'));
+  const newId = clickId(params.get('dub_id'));
+  const newValue = names.map(name => params.get(name)).find(each => each);
+  if (newId || newValue) {
+    id = newId;
+    value = newValue;
+  }
+  if (allowed && handled != (handled = id + value)) {
+    recallPartner();
+    begin((busy = land().catch(console.warn)));
+  }
+};
+
+export const consent = state => {
+  if ((allowed = state == 'granted')) look();
+  else {
+    if (get('dub_id')) tell(null);
+    remove('dub_id');
+    remove('dub_partner_data');
+    handled = 0;
+    if (OUTBOUND_DOMAINS) refresh();
+  }
+};

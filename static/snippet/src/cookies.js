@@ -1,0 +1,44 @@
+/** The cookies, as Dub's script and the relay's server write them. */
+
+/* global D */
+
+import { data, json } from './settings.js';
+
+const options = { ...json(data.cookieOptions) };
+
+/**
+ * A cookie's attributes: Dub's, then those of data-cookie-options by their own
+ * names. The Domain is the host without "www."; a single label, localhost and
+ * an IP address have none. A browser would refuse an httpOnly cookie from here,
+ * and passes over attributes that it does not know (`maxAge`, `expiresInDays`).
+ */
+const attributes = {
+  domain:
+    D.domain ||
+    location.hostname.replace(/^(www\.)?/, '.').match(/.+\.(?!localhost)[^.]*\D$/),
+  path: '/',
+  sameSite: 'Lax',
+  'max-age':
+    options.maxAge ||
+    ((Date.parse(options.expires) - new Date()) / 1e3) | 0 ||
+    86400 * (options.expiresInDays || D.days),
+  ...options,
+  httpOnly: 0,
+};
+
+/** The value of the first cookie of a name, or undefined. */
+export const get = name => document.cookie.match(`(^|; )${name}=([^;]*)`)?.[2];
+
+/** Write a cookie. True stands for SameSite=Strict; for Secure any value will do. */
+export const set = (name, value, more) => {
+  more = { ...attributes, ...more };
+  for (const key in more)
+    if (more[key]) value += `;${key}=${more[key] === true ? 'Strict' : more[key]}`;
+  document.cookie = name + '=' + value;
+};
+
+/** Remove a cookie: a browser keeps the one with a Domain and the one without apart. */
+export const remove = name => {
+  set(name, '', { 'max-age': -1 });
+  set(name, '', { 'max-age': -1, domain: 0 });
+};

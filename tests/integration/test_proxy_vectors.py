@@ -245,7 +245,8 @@ def seen_by(site: Site) -> list[tuple[bytes, bytes | None]]:
 
 
 CONFIGURATION = """
-user {user}; daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+user {user}; daemon off; worker_processes 1;
+pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 64; }}
 http {{
   access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;

@@ -37,7 +37,7 @@ async def test_a_killed_worker_is_replaced_and_no_lead_is_lost(tmp_path: Path) -
             await asyncio.sleep(0.05)
 
     os.kill(min(first), signal.SIGKILL)
-    taken = 0
+    taken: set[str] = set()
     async with aiohttp.ClientSession() as session:
         for n in range(40):
             hook = {
@@ -46,16 +46,18 @@ async def test_a_killed_worker_is_replaced_and_no_lead_is_lost(tmp_path: Path) -
                 "customerExternalId": f"u_{n}",
             }
             try:
-                status, _ = await post_hook(session, relay.url, hook, f"msg_{n}")
+                status, answer = await post_hook(session, relay.url, hook, f"msg_{n}")
             except aiohttp.ClientError:
                 continue
-            taken += status == 202
+            if status == 202:
+                taken.add(answer["id"])
     async with asyncio.timeout(20):
         while len(children(parent) - {min(first)}) < 2:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
 
-    assert taken >= 20
-    assert len(await relay.leads()) == taken
+    assert taken
+    # One whose answer the kill cut off may be there too.
+    assert taken <= {lead["id"] for lead in await relay.leads()}
     assert await relay.stop() == 0
 
 

@@ -61,8 +61,8 @@ async def page(context: BrowserContext) -> Page:
     return await context.new_page()
 
 
-# One process for all tests that are marked with asyncio(loop_scope="session"):
-# to start it takes longer than most of them.
+# One process, and one context in it, for all tests that are marked with
+# asyncio(loop_scope="session"): to make them takes longer than most of the tests.
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -71,9 +71,17 @@ async def shared_browser() -> AsyncIterator[Browser]:
         yield started
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_context(shared_browser: Browser) -> AsyncIterator[BrowserContext]:
+    opened = await shared_browser.new_context()
+    yield opened
+    await opened.close()
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def visitor(shared_browser: Browser) -> AsyncIterator[Page]:
-    """A page in a browser without any past."""
-    context = await shared_browser.new_context()
-    yield await context.new_page()
-    await context.close()
+async def visitor(shared_context: BrowserContext) -> AsyncIterator[Page]:
+    """A new tab without cookies. What an origin stores is the origin's: use ports."""
+    await shared_context.clear_cookies()
+    yield await shared_context.new_page()
+    for page in shared_context.pages:
+        await page.close()

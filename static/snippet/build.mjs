@@ -28,8 +28,7 @@ const TARGET = 'es2020';
 const script = code =>
   `(()=>{if(!self._dubAnalytics){const D=__DUB_RELAY_DEFAULTS__;${code}}})()`;
 
-const extras = code => `(()=>{${code}})()`;
-
+/** It is imported, so it is a module: nothing leaks out of it. */
 const EXTRAS_ENTRY = `
   import { extras } from './extras.js';
   extras(document.querySelector('[data-consent],[data-gpc],[data-clean-url]').dataset);
@@ -69,4 +68,4 @@ for (let chosen = 0; chosen < 2 ** EXTENSIONS.length; chosen += 1) {
   const code = await bundle("import './base.js';", extensions);
   await save(['script', ...extensions, 'js'].join('.'), script(code));
 }
-await save('script.extras.js', extras(await bundle(EXTRAS_ENTRY, [])));
+await save('script.extras.js', await bundle(EXTRAS_ENTRY, []));

@@ -40,6 +40,10 @@ self._dubAnalytics = {
   k: data.publishableKey,
 };
 
+if (!EXTRAS)
+  (allowed && !('cleanUrl' in data)) ||
+    import(new URL('script.extras.js', tag.src)).catch(console.warn);
+
 queue.map(entry => dub(...entry));
 dub.ready(detail => emit('ready', detail));
 
@@ -50,6 +54,3 @@ for (const name of ['pushState', 'replaceState']) {
 addEventListener('popstate', look);
 
 if (EXTRAS) extras(data);
-else
-  (allowed && !('cleanUrl' in data)) ||
-    import(new URL('script.extras.js', tag.src)).catch(console.warn);

@@ -1,0 +1,198 @@
+"""Addresses that change without a page load, and addresses that are tidied up."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.async_api import Page
+from snippet_rig import (
+    ALL,
+    CLICK,
+    OTHER,
+    TRACKED,
+    WITH_PARTNER,
+    Site,
+    click_of,
+    clicked,
+    settled,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+OLD = "/old/script.js"
+REFER = {"data-domains": '{"refer": "go.acme.test"}'}
+
+GOING = {
+    "pushState": f"history.pushState({{}}, '', '/shop?dub_id={OTHER}')",
+    "replaceState": f"history.replaceState({{}}, '', '/shop?dub_id={OTHER}')",
+    "hash": f"location.hash = '#/shop?dub_id={OTHER}'",
+}
+
+
+@pytest.mark.parametrize("how", list(GOING))
+async def test_a_click_in_a_later_address_is_kept(
+    site: Site, visitor: Page, how: str
+) -> None:
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    site.carries(script=OLD)
+    await visitor.goto(site.url("/home"))
+    await visitor.evaluate(GOING[how])
+    assert await click_of(visitor) == CLICK
+
+    site.carries()
+    await visitor.goto(site.url("/home"))
+    await visitor.evaluate(GOING[how])
+    await clicked(visitor, OTHER)
+
+
+async def test_going_back_to_a_landing_counts_as_that_landing(
+    site: Site, visitor: Page
+) -> None:
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await visitor.evaluate(GOING["pushState"])
+    await clicked(visitor, OTHER)
+    await visitor.evaluate("history.back()")
+    await clicked(visitor, CLICK)
+
+
+@pytest.mark.parametrize(
+    "path", [f"/#/pricing?dub_id={CLICK}&a=1", f"/app?a=1#!/x?b=2&dub_id={CLICK}"]
+)
+async def test_a_hash_routers_landing_is_one(
+    site: Site, visitor: Page, path: str
+) -> None:
+    site.carries(script=OLD)
+    await visitor.goto(site.url(path, "old.test"))
+    assert await click_of(visitor) is None
+
+    site.carries()
+    await visitor.goto(site.url(path))
+    assert await click_of(visitor) == CLICK
+
+
+async def test_a_partners_parameter_counts_once_for_each_landing(
+    site: Site, visitor: Page
+) -> None:
+    site.carries(REFER)
+    await visitor.goto(site.url("/?via=derek"))
+    for address in ("/a?via=derek", "/b", "/c?via=derek", "/d?via=grace", "/e"):
+        await visitor.evaluate("to => history.pushState({}, '', to)", address)
+        await settled(visitor)
+
+    assert [each["key"] for each in site.posted("click")] == ["derek", "grace"]
+
+
+async def test_the_pages_own_history_is_as_it_was(site: Site, visitor: Page) -> None:
+    await visitor.goto(site.url())
+    kept = await visitor.evaluate(
+        "(() => { const given = history.pushState({a: 1}, '', '/x');"
+        " return [given === undefined, history.state, location.pathname]; })()"
+    )
+    assert kept == [True, {"a": 1}, "/x"]
+    refused = (
+        "(() => { try { history.pushState({}, '', 'https://other.test/'); }"
+        " catch (error) { return error.name; } })()"
+    )
+    assert await visitor.evaluate(refused) == "SecurityError"
+
+
+CLEANED = [
+    (f"/?dub_id={CLICK}", "/"),
+    (f"/?dub_id={CLICK}&via=derek", "/"),
+    (f"/?via=derek&dub_id={CLICK}&b=2", "/?b=2"),
+    (f"/?a=1&dub_id={CLICK}&b&c=%20+x&via=d", "/?a=1&b&c=%20+x"),
+    (f"/?a=1&dub_id={CLICK}#here", "/?a=1#here"),
+    (f"/p?dub_id={CLICK}#/route?via=x&y=1", "/p#/route?y=1"),
+    (f"/?x-via=1&my_dub_id=2&dub_id={CLICK}", "/?x-via=1&my_dub_id=2"),
+]
+
+
+@pytest.mark.parametrize("script", ["script.js", ALL])
+async def test_a_clean_address_has_lost_nothing_else(
+    site: Site, visitor: Page, script: str
+) -> None:
+    site.carries({"data-clean-url": ""}, script=f"/_dub/{script}")
+    for landing, cleaned in CLEANED:
+        await visitor.goto("about:blank")
+        await visitor.context.clear_cookies()
+        await visitor.goto(site.url(landing))
+        await visitor.wait_for_url(site.url(cleaned))
+        assert await click_of(visitor) == CLICK
+
+
+@pytest.mark.parametrize("script", ["script.js", ALL])
+async def test_cleaning_keeps_the_history_and_the_clicks_whole_address(
+    site: Site, visitor: Page, script: str
+) -> None:
+    site.answers["click"] = [(200, WITH_PARTNER)]
+    site.carries(
+        {**REFER, "data-clean-url": ""},
+        script=f"/_dub/{script}",
+        before="history.replaceState({scroll: 7}, '')",
+    )
+    landing = f"/?dub_id={CLICK}&via=derek&utm=x#top"
+    await visitor.goto(site.url(landing))
+    await visitor.wait_for_url(site.url("/?utm=x#top"))
+
+    assert await visitor.evaluate("[history.state, history.length]") == [
+        {"scroll": 7},
+        2,
+    ]
+    assert site.posted("click")[0]["url"] == site.url(landing)
+    await visitor.evaluate("history.pushState({own: 1}, '', '/next?via=grace&b=1')")
+    await visitor.wait_for_url(site.url("/next?b=1"))
+    assert await visitor.evaluate("history.state") == {"own": 1}
+
+
+@pytest.mark.parametrize("attributes", [{}, {"data-clean-url": "false"}])
+async def test_an_address_is_left_alone_unless_asked(
+    site: Site, visitor: Page, attributes: dict[str, str]
+) -> None:
+    site.carries(attributes)
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await settled(visitor)
+    await visitor.wait_for_timeout(200)
+
+    assert visitor.url.endswith(f"?dub_id={CLICK}")
+
+
+async def test_a_click_that_could_not_be_tracked_stays_in_the_address(
+    site: Site, visitor: Page
+) -> None:
+    site.answers["click"] = [(404, {"error": {"code": "not_found"}})]
+    site.carries({**REFER, "data-clean-url": ""})
+    await visitor.goto(site.url("/?via=nobody"))
+    await settled(visitor)
+    await visitor.wait_for_timeout(200)
+
+    assert visitor.url.endswith("/?via=nobody")
+
+
+async def test_the_document_hears_of_what_happens(site: Site, visitor: Page) -> None:
+    lead = {"click": {"id": TRACKED}, "customer": {"externalId": "u_1"}}
+    site.answers = {
+        "click": [(200, WITH_PARTNER)],
+        "lead/client": [(200, lead), (404, {"error": {"code": "not_found"}})],
+    }
+    site.carries(
+        {**REFER, "data-publishable-key": "dub_pk_x"},
+        script=f"/_dub/{ALL}",
+        before="window.heard = [];"
+        "for (const name of ['ready', 'click', 'lead', 'sale'])"
+        "  document.addEventListener('dub:' + name,"
+        "    event => heard.push([name, event.detail]));",
+    )
+    await visitor.goto(site.url(f"/?dub_id={CLICK}&via=derek"))
+    await settled(visitor)
+    await visitor.evaluate("dubAnalytics.trackLead({eventName: 'A'})")
+    await visitor.evaluate("dubAnalytics.trackLead({eventName: 'B'})")
+
+    heard = json.loads(await visitor.evaluate("JSON.stringify(heard)"))
+    known = {key: WITH_PARTNER[key] for key in ("partner", "discount")}
+    assert heard == [
+        ["click", {"clickId": CLICK}],
+        ["click", WITH_PARTNER],
+        ["ready", known],
+        ["lead", lead],
+    ]

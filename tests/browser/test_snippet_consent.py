@@ -1,0 +1,349 @@
+"""Nothing is stored before consent, and nothing is left when it is withdrawn.
+
+The base fetches ``script.extras.js`` for this, the other variants have it in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from playwright.async_api import Page
+from snippet_rig import (
+    ALL,
+    CLICK,
+    OTHER,
+    STUB,
+    TRACKED,
+    WITH_PARTNER,
+    Site,
+    click_of,
+    clicked,
+    cookies_of,
+    settled,
+    watched,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+BASE = "script.js"
+both = pytest.mark.parametrize("script", [BASE, ALL])
+
+REQUIRED = {
+    "data-consent": "required",
+    "data-domains": '{"refer": "go.acme.test"}',
+    "data-publishable-key": "dub_pk_x",
+}
+
+GTAG = "window.dataLayer = []; function gtag() { dataLayer.push(arguments); }"
+
+TCF = """
+window.tcf = {listeners: []};
+tcf.tell = data => tcf.listeners.forEach(listener => listener(data, true));
+window.__tcfapi = (command, version, listener) => {
+  if (command === 'addEventListener' && version === 2) tcf.listeners.push(listener);
+};
+"""
+
+
+async def asks(
+    site: Site,
+    page: Page,
+    path: str = f"/?dub_id={CLICK}",
+    *,
+    script: str = BASE,
+    before: str = "",
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Open a page whose tag requires consent, and wait until it looks for some."""
+    site.carries(
+        {**REQUIRED, **(more or {})}, script=f"/_dub/{script}", before=STUB + before
+    )
+    if script != BASE:
+        await page.goto(site.url(path))
+        return
+    async with page.expect_response("**/script.extras.js"):
+        await page.goto(site.url(path))
+
+
+async def a_while(page: Page) -> None:
+    """Longer than the script takes to look at everything again."""
+    await page.wait_for_timeout(400)
+
+
+async def stored(page: Page) -> list[Any]:
+    """All that is kept of a visitor, wherever."""
+    sizes = "[localStorage.length, sessionStorage.length]"
+    return [*await page.context.cookies(), *filter(None, await page.evaluate(sizes))]
+
+
+async def gone(page: Page) -> None:
+    """Wait until no cookie of ours is left, the server's neither."""
+    await clicked(page, None)
+    for _ in range(100):
+        if not await page.context.cookies():
+            return
+        await page.wait_for_timeout(20)
+    assert await page.context.cookies() == []
+
+
+@both
+async def test_nothing_is_stored_or_sent_before(
+    site: Site, visitor: Page, script: str
+) -> None:
+    await asks(site, visitor, f"/?dub_id={CLICK}&via=derek", script=script)
+    await a_while(visitor)
+    await settled(visitor)  # ready does not wait for consent
+
+    assert await stored(visitor) == []
+    assert site.calls == []
+
+
+@both
+@pytest.mark.parametrize("queued", [True, False])
+async def test_the_page_says_granted(
+    site: Site, visitor: Page, script: str, queued: bool
+) -> None:
+    granted = "dubAnalytics('consent', 'granted');"
+    await asks(site, visitor, script=script, before=granted if queued else "")
+    if not queued:
+        await visitor.evaluate(granted)
+
+    await clicked(visitor, CLICK)
+
+
+async def test_the_landing_is_remembered_until_then(site: Site, visitor: Page) -> None:
+    await asks(site, visitor, "/?via=derek")
+    await visitor.evaluate("history.pushState({}, '', '/signup')")
+    await visitor.evaluate("dubAnalytics('consent', 'granted')")
+
+    await clicked(visitor, TRACKED)
+    assert site.posted("click")[0]["key"] == "derek"
+
+
+async def test_what_the_page_tracks_waits_for_it(site: Site, visitor: Page) -> None:
+    track = (
+        "dubAnalytics.trackClick({domain: 'd.test', key: 'a'});"
+        "dubAnalytics.trackLead({eventName: 'Sign Up'});"
+    )
+    await asks(site, visitor, "/", script=ALL, before=track)
+    await a_while(visitor)
+    assert site.calls == []
+    await visitor.evaluate("dubAnalytics('consent', 'granted')")
+
+    await clicked(visitor, TRACKED)
+    assert (await site.called("lead/client"))[0]["clickId"] == TRACKED
+
+
+@pytest.mark.parametrize(
+    ("attribute", "refusals", "consent"),
+    [
+        (
+            "consent",
+            ["consent=denied", "consent=no", "consent=", "consent=0", "my_consent=1"],
+            "consent=granted",
+        ),
+        ("consent=all", ["consent=none", "consent=all-but-ads"], "consent=all"),
+        ("cmp[ads]=a=b", ["cmp[ads]=a", "cmpa=a=b"], "cmp[ads]=a=b"),
+    ],
+)
+@both
+async def test_a_consent_cookie_says_so(
+    site: Site,
+    visitor: Page,
+    script: str,
+    attribute: str,
+    refusals: list[str],
+    consent: str,
+) -> None:
+    await asks(site, visitor, script=script, more={"data-consent-cookie": attribute})
+    # As a banner does it, on the same page.
+    banner = "cookie => { document.cookie = cookie; }"
+    for cookie in refusals:
+        await visitor.evaluate(banner, cookie)
+        await a_while(visitor)
+        assert await click_of(visitor) is None, cookie
+
+    await visitor.evaluate(banner, consent)
+    await clicked(visitor, CLICK)
+
+
+async def test_a_consent_cookie_of_an_earlier_visit_counts_at_once(
+    site: Site, visitor: Page
+) -> None:
+    await visitor.context.add_cookies(
+        [{"name": "consent", "value": "1", "url": site.url()}]
+    )
+    await asks(site, visitor, more={"data-consent-cookie": "consent"})
+    await clicked(visitor, CLICK)
+
+    await visitor.context.clear_cookies(name="consent")
+    await clicked(visitor, None)
+
+
+@both
+async def test_googles_consent_mode_says_so(
+    site: Site, visitor: Page, script: str
+) -> None:
+    default = "gtag('consent', 'default', {ad_storage: 'denied'});"
+    await asks(site, visitor, script=script, before=GTAG + default)
+    update = "state => gtag('consent', 'update', {ad_storage: state})"
+    await visitor.evaluate("gtag('js', new Date()); dataLayer.push({event: 'x'}, null)")
+    other = "gtag('consent', 'update', {analytics_storage: 'granted'})"
+    await visitor.evaluate(other)
+    await a_while(visitor)
+    assert await stored(visitor) == []
+
+    await visitor.evaluate(update, "granted")
+    await clicked(visitor, CLICK)
+    await visitor.evaluate(update, "denied")
+    await gone(visitor)
+
+
+async def test_googles_default_granted_is_enough(site: Site, visitor: Page) -> None:
+    default = "gtag('consent', 'default', {ad_storage: 'granted'});"
+    await asks(site, visitor, before=GTAG + default)
+
+    await clicked(visitor, CLICK)
+
+
+async def test_googles_default_takes_nothing_from_who_has_consented_before(
+    site: Site, visitor: Page
+) -> None:
+    """A platform says "denied" first, and a moment later what it has on record."""
+    default = "gtag('consent', 'default', {ad_storage: 'denied'});"
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await settled(visitor)
+    await asks(site, visitor, "/", before=GTAG + default)
+    await a_while(visitor)
+    assert await click_of(visitor) == CLICK
+
+    # But a refusal that is on record does, though it was made elsewhere.
+    refused = default + "gtag('consent', 'update', {ad_storage: 'denied'});"
+    await asks(site, visitor, "/", before=GTAG + refused)
+    await gone(visitor)
+
+
+@pytest.mark.parametrize(
+    "consent",
+    [
+        {"gdprApplies": True, "purpose": {"consents": {"1": True}}},
+        {"gdprApplies": False, "purpose": {"consents": {}}},
+    ],
+)
+async def test_a_platform_that_speaks_tcf_says_so(
+    site: Site, visitor: Page, consent: object
+) -> None:
+    await asks(site, visitor, before=TCF)
+    for refusal in (
+        {"gdprApplies": True, "eventStatus": "cmpuishown"},
+        {"gdprApplies": True, "purpose": {"consents": {}}},
+        {"gdprApplies": True, "purpose": {"consents": {"1": False, "2": True}}},
+    ):
+        await visitor.evaluate("data => tcf.tell(data)", refusal)
+        await a_while(visitor)
+        assert await stored(visitor) == [], refusal
+
+    await visitor.evaluate("data => tcf.tell(data)", consent)
+    await clicked(visitor, CLICK)
+
+
+@both
+async def test_a_platform_may_come_late_and_change_its_mind(
+    site: Site, visitor: Page, script: str
+) -> None:
+    await asks(site, visitor, script=script)
+    await visitor.evaluate(TCF)
+    await visitor.wait_for_function("tcf.listeners.length === 1")
+    tell = "yes => tcf.tell({gdprApplies: true, purpose: {consents: {1: yes}}})"
+    await visitor.evaluate(tell, arg=True)
+    await clicked(visitor, CLICK)
+
+    await visitor.evaluate(tell, arg=False)
+    await gone(visitor)
+    await visitor.evaluate(tell, arg=True)
+    await clicked(visitor, CLICK)
+    assert await visitor.evaluate("tcf.listeners.length") == 1
+
+
+@pytest.mark.parametrize("attributes", [{}, REQUIRED], ids=["default", "required"])
+async def test_withdrawal_removes_the_cookies_in_both_their_forms(
+    site: Site, visitor: Page, attributes: dict[str, str]
+) -> None:
+    site.answers["click"] = [(200, WITH_PARTNER)]
+    site.carries(
+        {**attributes, "data-domains": REQUIRED["data-domains"]},
+        before=STUB + "dubAnalytics('consent', 'granted');",
+    )
+    await visitor.goto(site.url("/?via=derek"))
+    await clicked(visitor, TRACKED)
+    await settled(visitor)
+    for name in ("dub_id", "dub_partner_data"):
+        # As the site's own code may have written it: without a Domain.
+        await visitor.evaluate("name => { document.cookie = name + '=x'; }", name)
+        assert len(await cookies_of(visitor.context, name)) == 2
+
+    await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    assert await visitor.evaluate("document.cookie") == ""
+    await gone(visitor)
+    assert await visitor.evaluate("dubAnalytics.trackClick({key: 'x'})") is not None
+    assert await click_of(visitor) is None
+
+
+async def test_a_click_under_way_is_not_stored_after_a_refusal(
+    site: Site, visitor: Page
+) -> None:
+    site.carries({"data-domains": REQUIRED["data-domains"]})
+    await visitor.route(
+        "**/track/click", lambda route: route.fulfill(json=WITH_PARTNER)
+    )
+    await visitor.goto(site.url())
+    tracked = "dubAnalytics.trackClick({key: 'a'})"
+    refused = "dubAnalytics('consent', 'denied')"
+    await visitor.evaluate(
+        f"(() => {{ const it = {tracked}; {refused}; return it; }})()"
+    )
+
+    assert await visitor.context.cookies() == []
+
+
+@pytest.mark.parametrize(
+    ("attributes", "signal", "stores"),
+    [
+        ({"data-gpc": "honour"}, True, False),
+        ({"data-gpc": "honour"}, False, True),
+        ({}, True, True),
+        ({**REQUIRED, "data-gpc": "honour"}, True, False),
+    ],
+)
+async def test_global_privacy_control_is_honoured_where_that_is_set(
+    site: Site, visitor: Page, attributes: dict[str, str], signal: bool, stores: bool
+) -> None:
+    given = f"{{value: {str(signal).lower()}, configurable: true}}"
+    site.carries(
+        attributes,
+        before=f"Object.defineProperty(navigator, 'globalPrivacyControl', {given});"
+        + GTAG
+        + "gtag('consent', 'default', {ad_storage: 'granted'});",
+    )
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    if not stores:
+        await a_while(visitor)
+    await clicked(visitor, CLICK if stores else None)
+
+    # Somebody may still say yes to this very site.
+    await visitor.evaluate("dubAnalytics('consent', 'granted')")
+    await clicked(visitor, CLICK)
+
+
+@both
+async def test_by_default_it_stores_as_dubs_does(
+    site: Site, visitor: Page, script: str
+) -> None:
+    errors = watched(visitor)
+    site.carries({}, script=f"/_dub/{script}")
+    await visitor.goto(site.url(f"/?dub_id={OTHER}"))
+
+    assert await click_of(visitor) == OTHER
+    assert errors == []

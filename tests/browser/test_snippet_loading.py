@@ -1,0 +1,154 @@
+"""However the snippet gets into a page, it runs there once, and under any policy."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.async_api import Page
+from snippet_rig import (
+    ALL,
+    CLICK,
+    OTHER,
+    STUB,
+    TRACKED,
+    Site,
+    click_of,
+    clicked,
+    settled,
+    snippet,
+    watched,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+OLD = "/old/script.js"
+NEW = "/_dub/script.js"
+REFER = {"data-domains": '{"refer": "go.acme.test"}'}
+
+INSERTED = """
+const script = document.createElement('script');
+script.src = %r;
+script.dataset.apiHost = '/api';
+script.setAttribute('data-domains', '{"refer": "go.acme.test"}');
+document.head.append(script);
+"""
+
+
+async def test_a_second_load_does_nothing(site: Site, visitor: Page) -> None:
+    """Dub's posts the click once for each tag."""
+    for script, clicks in ((OLD, 2), (NEW, 1)):
+        site.calls.clear()
+        site.carries(REFER, script=script, before=STUB)
+        site.head += site.head
+        await visitor.goto(site.url("/?via=derek"))
+        await clicked(visitor, TRACKED)
+        await visitor.wait_for_timeout(100)
+        assert len(site.posted("click")) == clicks
+
+
+async def test_a_second_load_of_another_variant_leaves_the_first_alone(
+    site: Site, visitor: Page
+) -> None:
+    await visitor.goto(site.url())
+    await visitor.evaluate("window.first = dubAnalytics")
+    await visitor.add_script_tag(url=f"/_dub/{ALL}")
+
+    assert await visitor.evaluate("first === dubAnalytics")
+
+
+async def test_as_a_module_it_finds_its_tag_by_the_files_name(
+    site: Site, visitor: Page
+) -> None:
+    errors = watched(visitor)
+    site.carries(REFER, script=OLD, extra="type=module")
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    assert errors
+    assert await click_of(visitor) is None
+
+    errors.clear()
+    site.carries(REFER, script=NEW, extra="type=module")
+    # The site's own script has the same file's name, and is no module.
+    site.head = f'<script src="/own/script.js"></script>{site.head}'
+    await visitor.goto(site.url("/?via=derek"))
+    await clicked(visitor, TRACKED)
+    assert [error for error in errors if "own" not in error and "<" not in error] == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        INSERTED % NEW,
+        "document.addEventListener('DOMContentLoaded', () => {" + INSERTED % NEW + "})",
+        "setTimeout(() => {" + INSERTED % NEW + "}, 50)",
+        (INSERTED % NEW).replace("script.src", "script.type = 'module'; script.src"),
+    ],
+    ids=["at once", "when ready", "later", "as a module"],
+)
+async def test_inserted_by_a_script_as_tag_managers_do(
+    site: Site, visitor: Page, how: str
+) -> None:
+    site.head = f"<script>{STUB}{how}</script>"
+    await visitor.goto(site.url("/?via=derek"))
+
+    await clicked(visitor, TRACKED)
+    assert (await site.called("click"))[0]["domain"] == "go.acme.test"
+
+
+async def test_imported_without_a_tag_it_keeps_the_click(
+    site: Site, visitor: Page
+) -> None:
+    errors = watched(visitor)
+    site.head = f'<script type="module">import "{NEW}";</script>'
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+
+    await clicked(visitor, CLICK)
+    assert errors == []
+
+
+NONCE = "'nonce-r4nd0m'"
+TRUSTED = f"{NONCE} 'strict-dynamic'; require-trusted-types-for 'script'"
+
+
+@pytest.mark.parametrize(
+    ("sources", "extra"),
+    [("'self'", ""), (NONCE, "nonce=r4nd0m"), (TRUSTED, "nonce=r4nd0m")],
+    ids=["self", "nonce", "strict-dynamic"],
+)
+@pytest.mark.parametrize("script", [NEW, f"/_dub/{ALL}"])
+async def test_a_strict_policy_is_enough(
+    site: Site, visitor: Page, sources: str, extra: str, script: str
+) -> None:
+    said: list[str] = []
+    visitor.on("console", lambda message: said.append(message.text))
+    errors = watched(visitor)
+    policy = f"default-src 'none'; connect-src 'self'; script-src {sources}"
+    site.headers["Content-Security-Policy"] = policy
+    # These fetch script.extras.js, too.
+    wishes = {**REFER, "data-consent": "optional", "data-clean-url": ""}
+    site.carries(wishes, script=script, extra=extra)
+    await visitor.goto(site.url("/?via=derek"))
+
+    await clicked(visitor, TRACKED)
+    await visitor.wait_for_url(site.url())
+    assert errors == []
+    assert [text for text in said if "policy" in text.lower()] == []
+
+
+@pytest.mark.parametrize("name", ["script.js", ALL])
+async def test_with_integrity_at_its_unchanging_address(
+    site: Site, visitor: Page, name: str
+) -> None:
+    tag = snippet("last-click", None, 90).tag(name)
+    site.head = re.sub(" ", ' data-clean-url="" ', tag, count=1)
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await visitor.wait_for_url(site.url())
+    await settled(visitor)
+    assert await click_of(visitor) == CLICK
+    assert [call.path for call in site.calls] == ["/_dub/cookie"]
+
+    # Another text is refused.
+    site.head = tag.replace("sha384-", "sha384-A", 1)
+    await visitor.goto(site.url(f"/?dub_id={OTHER}"))
+    assert await visitor.evaluate("typeof dubAnalytics") == "undefined"
+    assert await click_of(visitor) == CLICK

@@ -8,7 +8,7 @@ READY := .venv/.ready
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench clean
+.PHONY: help demo test lint format docs snippet bench clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,12 @@ format: $(READY) ## put the code into shape
 
 docs: $(READY) ## write docs/settings.md and relay.example.toml anew from the table
 	@$(BIN)/python -m relay.settings_docs
+
+snippet: ## build static/snippet/dist from src anew (needs node and npm)
+	@rm -rf build/snippet && mkdir -p build/snippet
+	@cp -R static/snippet/src static/snippet/*.mjs static/snippet/*.json build/snippet
+	@cd build/snippet && npm ci --silent --no-audit --no-fund && \
+		node build.mjs ../../static/snippet/dist
 
 bench: $(READY) ## measure speed (needs wrk)
 	@set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file; done

@@ -6,6 +6,7 @@ there first, so that it is known to be able to see it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -150,7 +151,7 @@ async def test_an_attribute_that_is_no_json_ends_nothing(
     assert site.posted("click")[0]["domain"] == "go.acme.test"
     assert await days(visitor) == 90
     assert errors == []
-    assert {"{broken", "{'refer': ", "[ref"} <= set(said)
+    assert {"JSON? {broken", "JSON? {'refer': ", "JSON? [ref"} <= set(said)
 
 
 async def test_the_single_quotes_of_dubs_own_samples_are_taken(
@@ -191,12 +192,17 @@ async def test_ready_fires_on_every_page(site: Site, visitor: Page) -> None:
 
 async def test_ready_comes_when_the_partner_is_known(site: Site, visitor: Page) -> None:
     site.answers["click"] = [(200, WITH_PARTNER)]
-    site.carries(REFER)
+    site.held["click"] = asyncio.Event()
+    name = "dubAnalytics('ready', () => seen.push(DubAnalytics.partner.name));"
+    site.carries(REFER, before=f"{STUB} window.seen = []; {name}")
     await visitor.goto(site.url("/?via=derek"))
-    name = (
-        "new Promise(done => dubAnalytics.ready(() => done(DubAnalytics.partner.name)))"
-    )
-    assert await visitor.evaluate(name) == PARTNER["name"]
+    await visitor.evaluate(name)
+    await site.called("click")
+    assert await visitor.evaluate("seen") == []
+
+    site.held["click"].set()
+    await settled(visitor)
+    assert await visitor.evaluate("seen") == [PARTNER["name"], PARTNER["name"]]
 
 
 async def test_a_mistake_in_one_callback_is_the_pages_and_stops_no_other(

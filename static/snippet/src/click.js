@@ -1,10 +1,10 @@
 /** The visitor's click: whether it may be kept, and what is known of it. */
 
+/* global D */
+
 import { get, remove, set } from './cookies.js';
 import { refresh } from './outbound-domains.js';
 import { post } from './post.js';
-/* global D */
-
 import { api, clickId, data, domains, json, names, tag } from './settings.js';
 
 /** What pages read: the partner and the discount. */

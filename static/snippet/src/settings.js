@@ -25,7 +25,7 @@ export const json = (text, coder) => {
   try {
     return JSON.parse(/"/.test(text) ? text : text.replace(/'/g, '"'), coder);
   } catch {
-    if (text) console.warn(text);
+    if (text) console.warn('JSON?', text);
   }
 };
 

@@ -96,10 +96,28 @@ class Relay:
             for each in (method, "HEAD") if method == "GET" else (method,):
                 app.router.add_route(each, f"{prefix}/{path}", speaking_json(handler))
                 self._methods[f"{prefix}/{path}"].append(each)
+        if self.settings.dashboard and self.settings.admin_listen is None:
+            self._add_dashboard(app)
         app.router.add_route("*", prefix, speaking_json(self._unknown))
         app.router.add_route("*", prefix + "/{path:.*}", speaking_json(self._unknown))
         self._add_site(app)
         return app
+
+    def dashboard_application(self) -> web.Application:
+        """Put the dashboard together for an address of its own."""
+        app = web.Application(client_max_size=MAX_OWN_BODY)
+        self._add_dashboard(app)
+        return app
+
+    def _add_dashboard(self, app: web.Application) -> None:
+        # Here, so that a relay without a dashboard does not carry it.
+        from relay.dashboard.site import Dashboard  # noqa: PLC0415
+
+        dashboard = Dashboard(
+            self.settings, self.outbox, now_ms, stopping=lambda: self.stopping
+        )
+        for method, path, handler in dashboard.endpoints():
+            app.router.add_route(method, f"{self.settings.prefix}/{path}", handler)
 
     def _endpoints(self) -> list[Endpoint]:
         hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)

@@ -46,6 +46,9 @@ END_S: Final = 15.0
 
 POLL_S: Final = 0.05
 PREFIX: Final = "/_dub"
+PASSWORD: Final = "demo"  # noqa: S105 - printed, and opens nothing of anybody's
+"""Opens the dashboard."""
+
 LOG_LINES: Final = 15
 
 
@@ -228,6 +231,9 @@ api_url = {json.dumps("http://" + local["sandbox"])}
 [hook]
 secret = {json.dumps(made.hook)}
 
+[dashboard]
+password = {json.dumps(PASSWORD)}
+
 [delivery]
 retry_base = "200ms"
 retry_max = "2s"
@@ -324,6 +330,7 @@ def _introduce(town: Town) -> None:
 Sandbox   {town.sandbox}/   a local Dub: open this, and watch the leads arrive
 Relay     {town.relay}/   in front of the sample site Acme, which knows nothing of Dub
 Acme      {town.site}/   a copy with the relay's script tag, nothing in front of it
+Dashboard {town.relay}{PREFIX}/dashboard/   each lead's story; password: {PASSWORD}
 
 Three ways, one partner's link each:
   script  {town.sandbox}/partner-ada    the page's script keeps the click

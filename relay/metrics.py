@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final
 
@@ -22,6 +23,20 @@ _CALL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 _COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1)
 """From one commit on a fast disk to a disk in trouble."""
+
+
+def _plotted(name: str, labels: Mapping[str, str]) -> str | None:
+    match name:
+        case "dub_relay_captured_total":
+            return f"captured.{labels['result']}"
+        case "dub_relay_landings_total":
+            return "landings"
+        case "dub_relay_dub_call_seconds_count":
+            return f"calls.{labels['meaning']}"
+        case "dub_relay_dub_call_seconds_sum":
+            return "call_seconds"
+        case _:
+            return None
 
 
 class Metrics:
@@ -74,6 +89,19 @@ class Metrics:
             "1 while nothing is sent until a person acts.",
             registry=self.registry,
         )
+
+    def totals(self) -> dict[str, float]:
+        """Give what has been counted since the start, for samples over time.
+
+        Named as :mod:`relay.dashboard.sampling` says; all sources are one.
+        """
+        told: defaultdict[str, float] = defaultdict(float)
+        for metric in (self.captured, self.landings, self.calls):
+            for family in metric.collect():
+                for sample in family.samples:
+                    if (name := _plotted(sample.name, sample.labels)) is not None:
+                        told[name] += sample.value
+        return dict(told)
 
     def render(
         self, counts: Mapping[Status, int], oldest_age_s: float, *, parked: bool

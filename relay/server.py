@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
+import socket
 import ssl
 import sys
 from contextlib import AsyncExitStack
@@ -17,8 +19,9 @@ from relay import logs
 from relay.app import Relay
 from relay.capture.front import FrontLimits, FrontRunner
 from relay.capture.proxy import EXPRESS
+from relay.clock import now_ms
 from relay.outbox.contract import OutboxError
-from relay.settings import Settings
+from relay.settings import Listen, Settings
 from relay.tls import Certificate, TlsError
 from relay.workers import supervise
 
@@ -76,6 +79,10 @@ async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -
             await _start_delivery(relay, stack)
         spilling = asyncio.create_task(relay.spill.run())
         stack.callback(spilling.cancel)
+        if relay.settings.dashboard:
+            _start_sampling(relay, stack)
+        if web and not await _start_dashboard(relay, stack, share_port=share_port):
+            return 1
         if web and not await _start_web(relay, stack, share_port=share_port):
             return 1
         _settle_memory()
@@ -143,25 +150,71 @@ async def _start_web(relay: Relay, stack: AsyncExitStack, *, share_port: bool) -
         context = certificate.context
         watching = asyncio.create_task(certificate.watch())
         stack.callback(watching.cancel)
-    listen = relay.settings.listen
-    site: web.BaseSite
-    if listen.unix is not None:
-        site = web.UnixSite(runner, listen.unix, ssl_context=context)
-    else:
-        site = web.TCPSite(
-            runner,
-            listen.host,
-            listen.port,
-            ssl_context=context,
-            reuse_port=share_port or None,
-        )
-    try:
-        await site.start()
-    except OSError as error:
-        sys.stderr.write(f"dub-relay: RELAY_LISTEN: {error.strerror or error}\n")
+    site = _site(runner, relay.settings.listen, context, share_port=share_port)
+    if not await _listening(site, "RELAY_LISTEN"):
         return False
     log.info("relay.listening", url=_url(runner, site, context))
     return True
+
+
+async def _start_dashboard(
+    relay: Relay, stack: AsyncExitStack, *, share_port: bool
+) -> bool:
+    """Serve the dashboard at an address of its own."""
+    listen = relay.settings.admin_listen
+    if listen is None:
+        return True
+    runner = web.AppRunner(
+        relay.dashboard_application(),
+        access_log=None,
+        shutdown_timeout=REQUEST_GRACE_S,
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = _site(runner, listen, None, share_port=share_port)
+    if not await _listening(site, "RELAY_ADMIN_LISTEN"):
+        return False
+    path = f"{relay.settings.prefix}/dashboard/"
+    log.info("dashboard.listening", url=_url(runner, site, None) + path)
+    return True
+
+
+def _site(
+    runner: web.AppRunner,
+    listen: Listen,
+    context: ssl.SSLContext | None,
+    *,
+    share_port: bool,
+) -> web.BaseSite:
+    if listen.unix is not None:
+        return web.UnixSite(runner, listen.unix, ssl_context=context)
+    return web.TCPSite(
+        runner,
+        listen.host,
+        listen.port,
+        ssl_context=context,
+        reuse_port=share_port or None,
+    )
+
+
+async def _listening(site: web.BaseSite, setting: str) -> bool:
+    """Start to listen; say which setting is wrong if that cannot be."""
+    try:
+        await site.start()
+    except OSError as error:
+        sys.stderr.write(f"dub-relay: {setting}: {error.strerror or error}\n")
+        return False
+    return True
+
+
+def _start_sampling(relay: Relay, stack: AsyncExitStack) -> None:
+    """Keep what this process sees, for the dashboard's plots."""
+    from relay.dashboard.sampling import Sampler  # noqa: PLC0415 - as the dashboard
+
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    sampler = Sampler(relay.outbox, relay.metrics, now_ms, name)
+    task = asyncio.create_task(sampler.run())
+    stack.callback(task.cancel)
 
 
 def front_limits(settings: Settings) -> FrontLimits:

@@ -63,6 +63,9 @@ class Settings:
     hook_secret: tuple[bytes, ...] = ()
     api_token: str | None = None
     admin_password: str | None = None
+    admin_listen: Listen | None = None
+    admin_identity_header: str | None = None
+    admin_identity_proxies: tuple[Network, ...] = ()
     cookie_domain: str | None = None
     cookie_days: int
     visitor_rate: int
@@ -100,6 +103,11 @@ class Settings:
     def two_step(self) -> bool:
         """Tell whether a lead is proved with a deferred call before it is recorded."""
         return self.steps == 2
+
+    @property
+    def dashboard(self) -> bool:
+        """Tell whether there is a dashboard: whether anybody can sign in."""
+        return self.admin_password is not None or self.admin_identity_header is not None
 
     def describe(self) -> list[Described]:
         """List every setting with its value, masked, and where it came from."""
@@ -191,3 +199,11 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("upstream: is where the relay itself listens")
     if settings.tls_key is not None and settings.tls_cert is None:
         raise ConfigError("tls.key: needs tls.cert beside it")
+    if settings.admin_listen is not None and not settings.dashboard:
+        raise ConfigError("dashboard.listen: needs dashboard.password beside it")
+    named = settings.admin_identity_header is not None
+    if named != bool(settings.admin_identity_proxies):
+        raise ConfigError(
+            "dashboard.identity_header and dashboard.identity_proxies: set both or"
+            " neither; the header is believed from these proxies alone"
+        )

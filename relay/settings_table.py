@@ -189,7 +189,43 @@ SETTINGS: Final = (
         unset="no dashboard",
         example="a-good-password",
         secret=True,
-        help="Turns on the dashboard, and opens it.",
+        help=(
+            "Turns on the dashboard, and opens it. Plain, or its argon2 hash"
+            " ($argon2id$...)."
+        ),
+    ),
+    Setting(
+        name="admin_listen",
+        env="RELAY_ADMIN_LISTEN",
+        toml="dashboard.listen",
+        parse=values.listen,
+        unset="the dashboard is served at the relay's own address",
+        example="127.0.0.1:8081",
+        help=(
+            "Serves the dashboard at this address instead, and nowhere else:"
+            " host:port or unix:/path."
+        ),
+    ),
+    Setting(
+        name="admin_identity_header",
+        env="RELAY_ADMIN_IDENTITY_HEADER",
+        toml="dashboard.identity_header",
+        parse=values.header_name,
+        unset="nobody's word but the password",
+        example="X-Forwarded-User",
+        help=(
+            "A header in which a proxy that signs people in says who they are; who has"
+            " one needs no password. Believed from dashboard.identity_proxies alone."
+        ),
+    ),
+    Setting(
+        name="admin_identity_proxies",
+        env="RELAY_ADMIN_IDENTITY_PROXIES",
+        toml="dashboard.identity_proxies",
+        parse=values.networks,
+        unset="none",
+        example="10.0.0.5/32",
+        help="CIDRs, with commas between, of the proxies that set the identity header.",
     ),
     Setting(
         name="cookie_domain",

@@ -217,6 +217,14 @@ def cookie_domain(raw: object) -> str:
     return value.lower()
 
 
+def header_name(raw: object) -> str:
+    """Read the name of a header field (RFC 9110, 5.1)."""
+    name = text(raw)
+    if not re.fullmatch(r"[!#$%&'*+.^`|~0-9A-Za-z-]+", name):
+        raise ValueError("must be the name of a header, such as X-Forwarded-User")
+    return name
+
+
 def networks(raw: object) -> tuple[Network, ...]:
     """Take CIDRs and single addresses, with commas or as a TOML array."""
     try:

@@ -59,13 +59,20 @@ class Verdict:
 def read_exchange(path: str) -> Exchange:
     """Read the file; raise :class:`TryoutError` if it is not as documented."""
     try:
-        told = json.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes()
     except OSError as error:
         raise TryoutError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_exchange(content, path)
+
+
+def parse_exchange(content: str | bytes, name: str = "the sign-up") -> Exchange:
+    """Read a saved sign-up; raise :class:`TryoutError` if it is not as documented."""
+    try:
+        told = json.loads(content)
     except ValueError as error:
-        raise TryoutError(f"{path}: is not JSON: {error}") from error
+        raise TryoutError(f"{name}: is not JSON: {error}") from error
     if not isinstance(told, dict):
-        raise TryoutError(f"{path}: must be an object")
+        raise TryoutError(f"{name}: must be an object")
     request, response = (_part(told, name) for name in _KEYS)
     return Exchange(
         method=_typed(request, "request.method", str, "POST").upper(),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.clock import iso
-from relay.core.leads import Attempt, Entry, Status, Step
+from relay.core.leads import OPEN, Attempt, Entry, Status, Step
 from relay.outbox.contract import Gate
 
 STEP_WORDS: Final = {
@@ -26,6 +26,11 @@ CLICK_ORIGINS: Final = {
     "companion": "the relay's signed companion cookie; dub_id itself was lost",
 }
 """What ``origin["click"]`` means, in words."""
+
+PAUSED: Final = (
+    "Delivery was paused by a person, in the dashboard. It is sent when delivery is"
+    " resumed there."
+)
 
 _RETRY: Final = "`dub-relay leads retry {id}` sends it"
 
@@ -115,6 +120,8 @@ def next_attempt_at(entry: Entry) -> int | None:
 
 def next_step(entry: Entry, gate: Gate, now: int) -> str:
     """Say in a sentence what happens next to this lead, and when."""
+    if gate.paused and entry.status in OPEN - {Status.SENDING}:
+        return PAUSED
     if entry.status is Status.PARKED or (gate.closed and _is_line(entry)):
         return _gate_sentence(entry, gate)
     if entry.status is Status.SENDING:

@@ -112,6 +112,8 @@ class Worker:
             return False
         gate = await self._outbox.gate()
         now = self._clock()
+        if gate.paused:
+            return False
         if gate.closed:
             return await self._turn_closed(gate, now)
         claims = await self._outbox.claim(
@@ -213,7 +215,7 @@ class Worker:
     async def _until_due(self) -> float:
         """Give the seconds to sleep: until a lead is due and can be paid for."""
         due = await self._outbox.next_due()
-        if due is None:
+        if due is None or (await self._outbox.gate()).paused:
             return POLL_S
         now, pace = self._clock(), self._terms.pace
         paid = ready_at(await self._outbox.budget(), pace.plan, now, pace.calls)

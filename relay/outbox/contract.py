@@ -87,6 +87,8 @@ class Gate:
     Closed while every call would fail; then one probe goes out at ``probe_at``
     (epoch ms), and ``failures`` counts the probes in vain. ``parks``: a person
     must act, and what is due is parked; else Dub is down, and it waits in line.
+    ``paused``: a person has stopped delivery, and only a person lets it go on; it
+    is written by :meth:`Outbox.pause` alone.
     """
 
     closed: bool = False
@@ -94,6 +96,7 @@ class Gate:
     probe_at: int | None = None
     failures: int = 0
     parks: bool = True
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +120,47 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which entries a listing wants, newest first."""
+    """Which entries a listing wants, newest first.
+
+    ``before`` is the id of a lead: only what came before it, which makes the next
+    page as quick as the first.
+    """
 
     status: Status | None = None
     customer: str | None = None
     since: int | None = None
     limit: int | None = None
+    click: str | None = None
+    event: str | None = None
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that a person did to the leads, for the audit log.
+
+    ``actor`` is who was signed in, ``subject`` a lead's id or another name of what
+    it was done to. ``at`` is epoch ms. Nothing of a person's but ids.
+    """
+
+    at: int
+    actor: str
+    name: str
+    subject: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one relay saw in one minute, for plots over time.
+
+    ``at`` is the minute's beginning in epoch ms, ``relay`` names the process, and
+    ``seen`` is by the names of :mod:`relay.dashboard.sampling`.
+    """
+
+    at: int
+    relay: str
+    seen: Mapping[str, float]
 
 
 class Outbox(Protocol):
@@ -214,6 +252,24 @@ class Outbox(Protocol):
 
     async def requeue(self, lead_id: str, now: int) -> bool:
         """Send a RETRYABLE entry again, at once. False if it is not one."""
+
+    async def pause(self, *, paused: bool) -> None:
+        """Stop delivery for every worker on this database, or let it go on."""
+
+    async def record(self, act: Act) -> None:
+        """Write down what a person did."""
+
+    async def acts(self, limit: int) -> list[Act]:
+        """What people did, newest first."""
+
+    async def sample(self, taken: Sample, keep_since: int) -> None:
+        """Keep a sample, in the place of an earlier one of the same minute.
+
+        Those of before ``keep_since`` (epoch ms) are dropped.
+        """
+
+    async def samples(self, since: int) -> list[Sample]:
+        """Every relay's samples since then, oldest first."""
 
     async def get(self, lead_id: str) -> Entry | None:
         """One entry, or None."""

@@ -29,8 +29,8 @@ BUSY_MS: Final = 1_000
 """How long to wait for the file: whoever holds it now is no command that soon ends,
 but a relay."""
 
-SINGLES: Final = ("gate", "budget")
-"""Tables of one row, which are copied as they are at the end."""
+SINGLES: Final = ("gate", "budget", "acts")
+"""Small tables, which are copied as they are at the end."""
 
 
 class MoveError(OutboxError):

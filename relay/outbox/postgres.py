@@ -18,15 +18,18 @@ from relay.outbox import (
     postgres_delivery,
     postgres_gate,
     postgres_intake,
+    postgres_operating,
     postgres_reading,
 )
 from relay.outbox.contract import (
+    Act,
     Claim,
     Gate,
     Offer,
     OutboxUnavailableError,
     Query,
     Receipt,
+    Sample,
     Settlement,
 )
 from relay.outbox.leasing import Leased, final_offer, lease_of
@@ -43,6 +46,7 @@ _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
         postgres_delivery.settle,
         postgres_gate.unpark,
         postgres_gate.requeue,
+        postgres_operating.pause,
     }
 )
 """Work after which something may be due; settling frees the next in line."""
@@ -195,6 +199,26 @@ class PostgresOutbox:
     async def requeue(self, lead_id: str, now: int) -> bool:
         """Send a RETRYABLE entry again, at once. False if it is not one."""
         return await self._writer.submit(postgres_gate.requeue, (lead_id, now))
+
+    async def pause(self, *, paused: bool) -> None:
+        """Stop delivery for every worker on this database, or let it go on."""
+        await self._writer.submit(postgres_operating.pause, (paused,))
+
+    async def record(self, act: Act) -> None:
+        """Write down what a person did."""
+        await self._writer.submit(postgres_operating.record, (act,))
+
+    async def acts(self, limit: int) -> builtins.list[Act]:
+        """What people did, newest first."""
+        return await self._readers.run(postgres_operating.acts, limit)
+
+    async def sample(self, taken: Sample, keep_since: int) -> None:
+        """Keep a sample, in the place of an earlier one of the same minute."""
+        await self._writer.submit(postgres_operating.sample, (taken, keep_since))
+
+    async def samples(self, since: int) -> builtins.list[Sample]:
+        """Every relay's samples since then, oldest first."""
+        return await self._readers.run(postgres_operating.samples, since)
 
     async def get(self, lead_id: str) -> Entry | None:
         """One entry, or None."""

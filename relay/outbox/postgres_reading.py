@@ -73,13 +73,16 @@ async def attempts(connection: Connection, lead_id: str) -> list[Attempt]:
 async def entries(connection: Connection, query: Query) -> list[Entry]:
     """Entries, newest first."""
     wanted: list[tuple[str, Any]] = [
-        ("l.status =", query.status),
-        ("l.customer =", query.customer),
-        ("l.created_at >=", query.since),
+        ("l.status = {}", query.status),
+        ("l.customer = {}", query.customer),
+        ("l.created_at >= {}", query.since),
+        ("l.click_id = {}", query.click),
+        ("l.event = {}", query.event),
+        ("l.seq < (SELECT seq FROM leads WHERE id = {})", query.before),
         # No limit is NULL.
     ]
     given = [(test, value) for test, value in wanted if value is not None]
-    tests = [f"{test} ${place}" for place, (test, _) in enumerate(given, 1)]
+    tests = [test.format(f"${place}") for place, (test, _) in enumerate(given, 1)]
     parts = [
         sql("SELECT {entry} FROM leads AS l WHERE"),
         " AND ".join(["TRUE", *tests]),
@@ -120,7 +123,7 @@ async def next_due(connection: Connection) -> int | None:
 async def gate(connection: Connection) -> Gate:
     """Read the one gate."""
     row = await connection.fetchrow(
-        "SELECT closed, reason, probe_at, failures, parks FROM gate"
+        "SELECT closed, reason, probe_at, failures, parks, paused FROM gate"
     )
     return Gate(*_there(row))
 

@@ -16,14 +16,21 @@ from typing import Any, Final
 
 from relay.core.leads import Attempt, Entry, Status
 from relay.core.pacing import Budget, Pace
-from relay.outbox import sqlite_delivery, sqlite_intake, sqlite_reading
+from relay.outbox import (
+    sqlite_delivery,
+    sqlite_intake,
+    sqlite_operating,
+    sqlite_reading,
+)
 from relay.outbox.contract import (
+    Act,
     Claim,
     Gate,
     Offer,
     OutboxUnavailableError,
     Query,
     Receipt,
+    Sample,
     Settlement,
 )
 from relay.outbox.leasing import final_offer, lease_of
@@ -51,6 +58,7 @@ _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
         sqlite_delivery.settle,
         sqlite_delivery.unpark,
         sqlite_delivery.requeue,
+        sqlite_operating.pause,
     }
 )
 """Work after which something may be due; settling frees the next in line."""
@@ -190,6 +198,26 @@ class SqliteOutbox:
     async def requeue(self, lead_id: str, now: int) -> bool:
         """Send a RETRYABLE entry again, at once. False if it is not one."""
         return await self._writer.submit(sqlite_delivery.requeue, (lead_id, now))
+
+    async def pause(self, *, paused: bool) -> None:
+        """Stop delivery for every worker on this database, or let it go on."""
+        await self._writer.submit(sqlite_operating.pause, (paused,))
+
+    async def record(self, act: Act) -> None:
+        """Write down what a person did."""
+        await self._writer.submit(sqlite_operating.record, (act,))
+
+    async def acts(self, limit: int) -> builtins.list[Act]:
+        """What people did, newest first."""
+        return await self._readers.run(sqlite_operating.acts, limit)
+
+    async def sample(self, taken: Sample, keep_since: int) -> None:
+        """Keep a sample, in the place of an earlier one of the same minute."""
+        await self._writer.submit(sqlite_operating.sample, (taken, keep_since))
+
+    async def samples(self, since: int) -> builtins.list[Sample]:
+        """Every relay's samples since then, oldest first."""
+        return await self._readers.run(sqlite_operating.samples, since)
 
     async def get(self, lead_id: str) -> Entry | None:
         """One entry, or None."""

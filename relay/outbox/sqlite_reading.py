@@ -95,6 +95,9 @@ def entries(connection: sqlite3.Connection, query: Query) -> list[Entry]:
         ("l.status = ?", query.status),
         ("l.customer = ?", query.customer),
         ("l.created_at >= ?", query.since),
+        ("l.click_id = ?", query.click),
+        ("l.event = ?", query.event),
+        ("l.seq < (SELECT seq FROM leads WHERE id = ?)", query.before),
     ]
     given = [(test, value) for test, value in wanted if value is not None]
     where = " AND ".join(["TRUE", *(test for test, _ in given)])
@@ -137,10 +140,10 @@ def next_due(connection: sqlite3.Connection) -> int | None:
 
 def gate(connection: sqlite3.Connection) -> Gate:
     """Read the one gate."""
-    closed, reason, probe_at, failures, parks = connection.execute(
-        "SELECT closed, reason, probe_at, failures, parks FROM gate"
+    closed, reason, probe_at, failures, parks, paused = connection.execute(
+        "SELECT closed, reason, probe_at, failures, parks, paused FROM gate"
     ).fetchone()
-    return Gate(bool(closed), reason, probe_at, failures, bool(parks))
+    return Gate(bool(closed), reason, probe_at, failures, bool(parks), bool(paused))
 
 
 def budget(connection: sqlite3.Connection) -> Budget:

@@ -1,0 +1,173 @@
+"""The list of leads, and the story of one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from relay.capture.answers import RefusedError
+from relay.clock import Clock
+from relay.core.leads import RETRYABLE, Attempt, Entry, Status
+from relay.dashboard.access import Session
+from relay.dashboard.pages import Pages
+from relay.outbox.contract import Act, Gate, Outbox, Query
+from relay.views import STEP_WORDS, click_origin, next_step
+
+PAGE: Final = 50
+"""Leads on a page of the list."""
+
+FILTERS: Final = ("status", "customer", "click", "event")
+
+_AT: Final = re.compile(r"(?<=.)[^@]*(?=@)|(?<=.)[^@]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One thing that happened to a lead, in plain words; ``at`` is epoch ms."""
+
+    at: int | None
+    title: str
+    text: str = ""
+    tone: str = ""
+    details: Sequence[str] = ()
+
+
+class LeadPages:
+    """Shows leads; a person's own data only when asked for, and that is noted."""
+
+    def __init__(self, outbox: Outbox, pages: Pages, clock: Clock) -> None:
+        self._outbox = outbox
+        self._pages = pages
+        self._clock = clock
+
+    async def index(self, request: web.Request, session: Session) -> web.Response:
+        """List the leads that a person asks for, newest first."""
+        asked = {
+            name: value
+            for name in FILTERS
+            if (value := request.query.get(name, "").strip())
+        }
+        query = _query(asked, request.query.get("before"))
+        found = await self._outbox.list(query)
+        shown = found[:PAGE]
+        older = None
+        if len(found) > PAGE:
+            older = urlencode({**asked, "before": shown[-1].lead.id})
+        part = "HX-Request" in request.headers and "HX-Boosted" not in request.headers
+        return self._pages.answer(
+            "_rows.html" if part else "leads.html",
+            session,
+            entries=shown,
+            asked=asked,
+            older=older,
+            first="before" not in request.query,
+            statuses=list(Status),
+        )
+
+    async def story(self, request: web.Request, session: Session) -> web.Response:
+        """Tell the story of one lead; names and addresses are masked."""
+        return await self._tell(request, session, masked=True)
+
+    async def reveal(self, request: web.Request, session: Session) -> web.Response:
+        """Tell it with the person's own data, and note who asked."""
+        lead_id = request.match_info["id"]
+        act = Act(self._clock(), session.actor, "reveal", lead_id)
+        await self._outbox.record(act)
+        return await self._tell(request, session, masked=False)
+
+    async def _tell(
+        self, request: web.Request, session: Session, *, masked: bool
+    ) -> web.Response:
+        lead_id = request.match_info["id"]
+        entry = await self._outbox.get(lead_id)
+        if entry is None:
+            raise RefusedError(404, "There is no such lead in this database.")
+        attempts = await self._outbox.attempts(lead_id)
+        gate = await self._outbox.gate()
+        return self._pages.answer(
+            "lead.html",
+            session,
+            entry=entry,
+            person=dict(_person(entry, masked=masked)),
+            masked=masked,
+            moments=list(moments(entry, attempts, gate, self._clock())),
+            retryable=entry.status in RETRYABLE,
+        )
+
+
+def _query(asked: Mapping[str, str], before: str | None) -> Query:
+    status = asked.get("status")
+    if status is not None and status not in list(Status):
+        raise RefusedError(400, "There is no such state.")
+    return Query(
+        status=Status(status) if status else None,
+        customer=asked.get("customer"),
+        click=asked.get("click"),
+        event=asked.get("event"),
+        before=before or None,
+        # One more tells whether there are older ones.
+        limit=PAGE + 1,
+    )
+
+
+def moments(
+    entry: Entry, attempts: Sequence[Attempt], gate: Gate, now: int
+) -> Iterator[Moment]:
+    """Tell what happened to a lead, and what happens next, in order."""
+    lead = entry.lead
+    click = lead.click_id or "no click id of its own"
+    yield Moment(None, "Click", f"{click}, from {click_origin(entry)}.")
+    yield Moment(lead.created_at, "Sign-up", _captured(entry), details=_sources(entry))
+    if lead.notes:
+        yield Moment(None, "Noted on the way", tone="warn", details=lead.notes)
+    for attempt in attempts:
+        yield _call(attempt)
+    if entry.last_error and not (attempts and attempts[-1].outcome == entry.last_error):
+        yield Moment(None, "Why it stands where it stands", entry.last_error, "bad")
+    yield Moment(None, "What happens next", next_step(entry, gate, now), "next")
+
+
+def _captured(entry: Entry) -> str:
+    lead = entry.lead
+    rule = lead.origin.get("rule")
+    by = f"rule {rule}" if rule else f"the {lead.source}"
+    return f"“{lead.event_name}” of {lead.customer_external_id}, seen by {by}."
+
+
+def _sources(entry: Entry) -> tuple[str, ...]:
+    """Say which field came from where, as far as that was written down."""
+    known = entry.lead.origin.items()
+    return tuple(
+        f"{name}: {told}" for name, told in known if name not in ("click", "rule")
+    )
+
+
+def _call(attempt: Attempt) -> Moment:
+    code = f"HTTP {attempt.http_status}" if attempt.http_status else "no answer"
+    good = attempt.http_status is not None and attempt.http_status < 300
+    title = f"Call to Dub: {STEP_WORDS[attempt.step]}"
+    text = f"{attempt.outcome} ({code}, {attempt.duration_ms} ms)"
+    return Moment(attempt.at, title, text, "good" if good else "bad")
+
+
+def _person(entry: Entry, *, masked: bool) -> Iterator[tuple[str, str]]:
+    lead = entry.lead
+    fields: tuple[tuple[str, Any], ...] = (
+        ("Name", lead.customer_name),
+        ("E-mail", lead.customer_email),
+        ("Avatar", lead.customer_avatar),
+        ("Metadata", dict(lead.metadata) if lead.metadata else None),
+    )
+    for name, value in fields:
+        if value is not None:
+            yield name, mask(str(value)) if masked else str(value)
+
+
+def mask(text: str) -> str:
+    """Leave the first letter, and an e-mail's domain."""
+    return _AT.sub("•••", text, count=1) if len(text) > 1 else "•"

@@ -1,0 +1,172 @@
+"""The first page: do leads flow? It stays up to date by server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from relay.capture.answers import RefusedError
+from relay.clock import Clock
+from relay.core import jsontext
+from relay.core.leads import Status
+from relay.dashboard.access import Session
+from relay.dashboard.pages import Pages
+from relay.dashboard.sampling import plots
+from relay.dashboard.watch import Standing, Watch
+from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError
+from relay.views import span
+
+PACE_S: Final = 2.0
+"""How often an open page is told what has changed."""
+
+KEEPALIVE_S: Final = 20.0
+"""A comment that often lets a dead connection be noticed."""
+
+OLD_MS: Final = 15 * 60_000
+"""An open lead of this age is worth a look: the usual way takes a second."""
+
+HOURS: Final = (1, 6, 24, 168)
+"""What the plots may look back on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """In one line, whether leads flow; ``tone`` is good, warn or bad."""
+
+    tone: str
+    text: str
+    hint: str = ""
+
+
+def headline(standing: Standing) -> Headline:
+    """Say in ten seconds' reading how things stand, the worst first."""
+    return _stopped(standing.gate) or _waiting(standing) or _flowing(standing)
+
+
+def _stopped(gate: Gate) -> Headline | None:
+    reason = (gate.reason or "no reason was kept").rstrip(".")
+    if gate.paused:
+        return Headline("warn", "Delivery is paused by a person.", "Resume it below.")
+    if gate.closed and gate.parks:
+        return Headline("bad", f"Nothing is sent until a person acts: {reason}.")
+    if gate.closed:
+        hint = "All leads wait and go on by themselves."
+        return Headline("bad", f"Dub is down ({reason}).", hint)
+    return None
+
+
+def _waiting(standing: Standing) -> Headline | None:
+    if standing.oldest is not None and standing.at - standing.oldest > OLD_MS:
+        age = span(standing.at - standing.oldest)
+        return Headline("warn", f"The oldest open lead has waited for {age}.")
+    resting = (Status.REJECTED, Status.UNCONFIRMED, Status.HELD)
+    number = sum(standing.counts.get(status, 0) for status in resting)
+    if number:
+        many = "1 lead waits" if number == 1 else f"{number:,} leads wait"
+        return Headline("warn", f"Leads flow; {many} for a person.")
+    return None
+
+
+def _flowing(standing: Standing) -> Headline:
+    if standing.total:
+        return Headline("good", "Leads flow.")
+    return Headline("good", "Ready. No lead has come yet.")
+
+
+class OverviewPages:
+    """Draws the overview once for all who look."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        watch: Watch,
+        pages: Pages,
+        clock: Clock,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._outbox = outbox
+        self._watch = watch
+        self._pages = pages
+        self._clock = clock
+        self._stopping = stopping
+        self._drawn: tuple[Standing, str] | None = None
+
+    async def page(self, _: web.Request, session: Session) -> web.Response:
+        """Show how things stand."""
+        standing = await self._watch.standing()
+        return self._pages.answer(
+            "overview.html", session, live=self._draw(standing), gate=standing.gate
+        )
+
+    async def live(self, request: web.Request, _: Session) -> web.StreamResponse:
+        """Send the live part whenever it has changed, until the page is closed."""
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await response.prepare(request)
+        try:
+            async for event in self._events():
+                await response.write(event)
+        except ConnectionError:
+            # The page was closed: nothing to tell, nobody to tell it to.
+            return response
+        return response
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        told, told_at = "", time.monotonic()
+        while not self._stopping():
+            await asyncio.sleep(PACE_S)
+            try:
+                text = self._draw(await self._watch.standing())
+            except OutboxUnavailableError:
+                continue
+            if text != told:
+                told, told_at = text, time.monotonic()
+                yield "".join(f"data: {line}\n" for line in text.splitlines()).encode()
+                yield b"\n"
+            elif time.monotonic() - told_at > KEEPALIVE_S:
+                told_at = time.monotonic()
+                yield b": still here\n\n"
+
+    def _draw(self, standing: Standing) -> str:
+        """Render the live part, once for each standing."""
+        if self._drawn is None or self._drawn[0] is not standing:
+            text = self._pages.text(
+                "_overview.html",
+                None,
+                standing=standing,
+                headline=headline(standing),
+                tiles=list(_tiles(standing)),
+            )
+            self._drawn = (standing, text)
+        return self._drawn[1]
+
+    async def plots(self, request: web.Request, _: Session) -> web.Response:
+        """Give the series of the last hours as JSON."""
+        hours = request.query.get("hours", "24")
+        if not hours.isascii() or not hours.isdigit() or int(hours) not in HOURS:
+            raise RefusedError(400, f"hours: must be one of {HOURS}.")
+        since = self._clock() - int(hours) * 3_600_000
+        series = plots(await self._outbox.samples(since))
+        return web.Response(
+            body=jsontext.encode(series),
+            content_type="application/json",
+            headers={"Cache-Control": "no-store"},
+        )
+
+
+def _tiles(standing: Standing) -> Iterator[tuple[Status, int, str]]:
+    """Give each state with its number and its tone, in the order of the way."""
+    tones = {
+        **dict.fromkeys((Status.DELIVERED, Status.CONFIRMED), "good"),
+        **dict.fromkeys((Status.REJECTED, Status.PARKED), "bad"),
+        **dict.fromkeys((Status.UNCONFIRMED, Status.HELD, Status.WAITING), "warn"),
+    }
+    for status in Status:
+        number = standing.counts.get(status, 0)
+        yield status, number, tones.get(status, "") if number else ""

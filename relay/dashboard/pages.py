@@ -1,0 +1,159 @@
+"""Draws the dashboard's pages, and answers for what goes wrong on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from aiohttp import web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from relay import __version__
+from relay.capture.answers import RefusedError
+from relay.clock import Clock, iso
+from relay.core.leads import Status
+from relay.dashboard.access import Access, Session
+from relay.logs import get_logger
+from relay.outbox.contract import OutboxUnavailableError
+from relay.resources import templates_dir
+from relay.views import span
+
+log = get_logger()
+
+HEADERS: Final = {
+    # htmx and uPlot are served from here and need nothing more.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+        " connect-src 'self'; form-action 'self'; base-uri 'none';"
+        " frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+Page = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+"""A handler that is called only with somebody who is signed in."""
+
+WORDS: Final[Mapping[Status, str]] = {
+    Status.HELD: "passed on, the site's answer is not known",
+    Status.QUEUED: "to be sent",
+    Status.SENDING: "a call is under way",
+    Status.WAITING: "tried, and tried again soon",
+    Status.PARKED: "waits until a person acts",
+    Status.DELIVERED: "Dub has taken it",
+    Status.CONFIRMED: "Dub's webhook said so",
+    Status.DUPLICATE: "Dub had it already",
+    Status.UNCONFIRMED: "may or may not have counted",
+    Status.REJECTED: "will not pass as it is",
+}
+"""Each state in a few words, in the order of a lead's way."""
+
+
+class Pages:
+    """Renders templates for a person, and guards what only such a person may do."""
+
+    def __init__(self, access: Access, path: str, clock: Clock) -> None:
+        self.access = access
+        self.path = path
+        self._clock = clock
+        self._made = Environment(
+            loader=FileSystemLoader(templates_dir() / "dashboard"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._made.globals |= {"path": path, "version": __version__, "words": WORDS}
+        self._made.filters |= {
+            "iso": iso,
+            "time": _clock_time,
+            "ago": lambda at: span(clock() - at),
+            "number": lambda value: f"{value:,}",
+        }
+
+    def text(self, name: str, session: Session | None, **what: Any) -> str:
+        """Render a template."""
+        token = self.access.token(session) if session is not None else ""
+        page = self._made.get_template(name)
+        return page.render(session=session, csrf=token, now=self._clock(), **what)
+
+    def answer(
+        self, name: str, session: Session | None, status: int = 200, **what: Any
+    ) -> web.Response:
+        """Render a page as an answer that nobody keeps."""
+        return web.Response(
+            text=self.text(name, session, **what),
+            status=status,
+            content_type="text/html",
+            headers=HEADERS,
+        )
+
+    def problem(
+        self, refused: RefusedError, session: Session | None = None
+    ) -> web.Response:
+        """Render what went wrong, for a person."""
+        page = self.answer(
+            "problem.html", session, refused.status, message=refused.message
+        )
+        page.headers.update(refused.headers)
+        return page
+
+    def guarded(
+        self, page: Page
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Let in who is signed in; ask the others to sign in, or refuse them."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            session = self.access.session(request)
+            if session is None:
+                return self._sign_in_first(request)
+            try:
+                if request.method == "POST":
+                    await self._require_own_form(request, session)
+                return await page(request, session)
+            except RefusedError as refused:
+                return self.problem(refused, session)
+            except OutboxUnavailableError:
+                return self.problem(
+                    RefusedError(503, "The database does not answer. Try again soon."),
+                    session,
+                )
+            except Exception as error:  # noqa: BLE001 - the border: told, logged, answered
+                log.error(
+                    "dashboard.failed",
+                    error=type(error).__name__,
+                    detail=str(error),
+                    path=request.path,
+                )
+                return self.problem(
+                    RefusedError(500, "The dashboard failed to draw this page."),
+                    session,
+                )
+
+        return handle
+
+    async def _require_own_form(self, request: web.Request, session: Session) -> None:
+        self.access.require_own_page(request)
+        form = await request.post()
+        self.access.require_token(session, str(form.get("csrf", "")))
+
+    def _sign_in_first(self, request: web.Request) -> web.StreamResponse:
+        if not self.access.by_password:
+            return self.problem(
+                RefusedError(403, "The proxy in front has not said who you are.")
+            )
+        if request.method != "GET" or "HX-Request" in request.headers:
+            # htmx would put the sign-in form into a corner of the page.
+            headers = {"HX-Redirect": f"{self.path}/sign-in"}
+            return self.problem(RefusedError(403, "Sign in first.", headers))
+        back = request.path_qs
+        page = self.answer("sign_in.html", None, 401, failed=False, back=back)
+        # RFC 9110, 15.5.2: a 401 names a scheme; browsers know none by this name.
+        page.headers["WWW-Authenticate"] = "Form"
+        return page
+
+
+def _clock_time(at: int) -> str:
+    """Write a time as people read it in a list: 2026-01-31 12:34:56."""
+    return iso(at)[:19].replace("T", " ")

@@ -112,6 +112,11 @@ CLEANED = [
 async def test_a_clean_address_has_lost_nothing_else(
     site: Site, visitor: Page, script: str
 ) -> None:
+    landing, _ = CLEANED[0]
+    site.carries({"data-clean-url": ""}, script=OLD)
+    await visitor.goto(site.url(landing))
+    assert visitor.url == site.url(landing)
+
     site.carries({"data-clean-url": ""}, script=f"/_dub/{script}")
     for landing, cleaned in CLEANED:
         await visitor.goto("about:blank")

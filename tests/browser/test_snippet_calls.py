@@ -56,6 +56,10 @@ async def test_a_lead_waits_for_a_click_that_the_page_tracked(
 
 
 async def test_the_methods_give_dubs_answers(site: Site, visitor: Page) -> None:
+    site.carries(TAG, script=OLD, before=STUB)
+    await visitor.goto(site.url())
+    assert await visitor.evaluate(f"typeof {LEAD}") == "undefined"
+
     lead = {"click": {"id": TRACKED}, "link": None, "customer": {"name": "Zoë"}}
     refused = {"error": {"code": "not_found", "message": "Customer not found"}}
     site.answers = {
@@ -138,6 +142,8 @@ async def test_nor_when_dub_cannot_be_reached(site: Site, visitor: Page) -> None
 
     assert await visitor.evaluate(SALE % "") is None
     await visitor.evaluate("void dubAnalytics.trackClick()")
+    await visitor.evaluate("void dubAnalytics.trackClick(null)")
+    assert await visitor.evaluate("dubAnalytics.trackSale()") is None
     assert errors == []
 
 
@@ -150,6 +156,17 @@ window.kept = new Promise(done => {
   };
 });
 """
+
+
+async def test_a_lead_that_is_tracked_as_the_page_is_left_arrives(
+    site: Site, visitor: Page
+) -> None:
+    site.carries(TAG, script=NEW)
+    await visitor.goto(site.url())
+    await visitor.evaluate(f"{LEAD}; location.href = '/welcome';")
+
+    await visitor.wait_for_url(site.url("/welcome"))
+    assert len(await site.called("lead/client")) == 1
 
 
 async def test_a_call_outlives_its_page(site: Site, visitor: Page) -> None:

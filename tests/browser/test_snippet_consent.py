@@ -136,6 +136,55 @@ async def test_what_the_page_tracks_waits_for_it(site: Site, visitor: Page) -> N
     assert (await site.called("lead/client"))[0]["clickId"] == TRACKED
 
 
+async def test_a_page_that_waits_for_a_lead_does_not_wait_for_consent(
+    site: Site, visitor: Page
+) -> None:
+    lead = "dubAnalytics.trackLead({eventName: 'Sign Up'})"
+    await asks(site, visitor, script=ALL)
+    assert await visitor.evaluate(lead) is None
+    assert site.calls == []
+
+    await visitor.evaluate("dubAnalytics('consent', 'granted')")
+    assert (await site.called("lead/client"))[0]["clickId"] == CLICK
+
+    await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    await gone(visitor)
+    assert await visitor.evaluate(lead) is None
+    assert len(site.posted("lead/client")) == 1
+
+
+async def test_dubs_stores_whatever_is_said(site: Site, visitor: Page) -> None:
+    site.carries(REQUIRED, script="/old/script.js", before=STUB)
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    assert await click_of(visitor) == CLICK
+
+    await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    assert await click_of(visitor) == CLICK
+
+
+@both
+@pytest.mark.parametrize("written", ["data-consent", "data-consent=any", "data-gpc"])
+async def test_an_attribute_counts_when_it_is_there(
+    site: Site, visitor: Page, script: str, written: str
+) -> None:
+    signal = "{value: true, configurable: true}"
+    site.carries(
+        script=f"/_dub/{script}",
+        extra=written,
+        before=f"Object.defineProperty(navigator, 'globalPrivacyControl', {signal})",
+    )
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await a_while(visitor)
+    assert await stored(visitor) == []
+
+
+@both
+async def test_and_not_if_it_says_false(site: Site, visitor: Page, script: str) -> None:
+    site.carries({"data-consent": "false"}, script=f"/_dub/{script}")
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await clicked(visitor, CLICK)
+
+
 @pytest.mark.parametrize(
     ("attribute", "refusals", "consent"),
     [
@@ -238,6 +287,7 @@ async def test_a_platform_that_speaks_tcf_says_so(
     await asks(site, visitor, before=TCF)
     for refusal in (
         {"gdprApplies": True, "eventStatus": "cmpuishown"},
+        {"gdprApplies": True, "purpose": {}},
         {"gdprApplies": True, "purpose": {"consents": {}}},
         {"gdprApplies": True, "purpose": {"consents": {"1": False, "2": True}}},
     ):
@@ -287,8 +337,25 @@ async def test_withdrawal_removes_the_cookies_in_both_their_forms(
     await visitor.evaluate("dubAnalytics('consent', 'denied')")
     assert await visitor.evaluate("document.cookie") == ""
     await gone(visitor)
-    assert await visitor.evaluate("dubAnalytics.trackClick({key: 'x'})") is not None
+    assert not await visitor.evaluate("dubAnalytics.trackClick({key: 'x'})")
     assert await click_of(visitor) is None
+    assert len(site.posted("click")) == 1
+
+
+async def test_what_the_server_restores_after_a_refusal_is_removed_again(
+    site: Site, visitor: Page
+) -> None:
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await settled(visitor)
+    await visitor.context.clear_cookies(name="dub_id")
+    later = await visitor.context.new_page()
+    refused = "dubAnalytics('consent', 'denied')"
+    site.body = f"<script>{refused}</script>"
+    await later.goto(site.url("/signup"))
+
+    await gone(later)
+    asked = [call for call in site.calls if call.path.endswith("/cookie")]
+    assert len(asked) == 3  # the landing, the restoring, the removal
 
 
 async def test_a_click_under_way_is_not_stored_after_a_refusal(

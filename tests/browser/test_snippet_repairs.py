@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from playwright.async_api import Page
@@ -92,6 +93,8 @@ async def test_a_cookies_life_is_what_the_options_say(
         ({"expires": "nonsense"}, 0, 90),
         ({"expires": None}, 0, 90),
         ({"maxAge": 5 * DAY, "expires": in_twenty}, 0, 5),
+        ({"expires": "2099-12-31"}, 0, 400),  # the most that Chromium gives
+        ({"expires": "2020-01-01"}, 0, None),
         ({"httpOnly": True}, None, 90),
         # Dub's script does these well; the stand-in leaves them out.
         ({"expiresInDays": 30}, ..., 30),
@@ -240,6 +243,31 @@ async def test_partner_and_discount_are_decoded_on_later_pages(
     await visitor.goto(site.url())
     known = {"partner": PARTNER, "discount": DISCOUNT}
     assert await visitor.evaluate("DubAnalytics") == known
+
+
+async def test_nothing_in_a_partners_data_ends_the_cookie(
+    site: Site, visitor: Page
+) -> None:
+    """Readers parse it as it is, or decode it before, and may stop at a "="."""
+    partner = {**PARTNER, "tenantId": "a;b=c=="}
+    answer = {**WITH_PARTNER, "partner": partner}
+    site.answers["click"] = [(200, answer)]
+    site.carries(REFER, script=OLD)
+    await visitor.goto(site.url("/?via=derek"))
+    await clicked(visitor, TRACKED)
+    (cut,) = await cookies_of(visitor.context, "dub_partner_data")
+    assert cut["value"].endswith('"tenantId":"a')
+
+    await visitor.context.clear_cookies()
+    site.carries(REFER, script=NEW)
+    await visitor.goto(site.url("/?via=derek"))
+    await clicked(visitor, TRACKED)
+    (whole,) = await cookies_of(visitor.context, "dub_partner_data")
+    assert "=" not in whole["value"]
+    for text in (whole["value"], unquote(whole["value"])):
+        assert json.loads(text)["partner"]["tenantId"] == "a;b=c=="
+    await visitor.goto(site.url())
+    assert await visitor.evaluate("DubAnalytics.partner") == partner
 
 
 async def test_a_damaged_partner_cookie_ends_nothing(site: Site, visitor: Page) -> None:

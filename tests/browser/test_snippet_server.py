@@ -78,6 +78,13 @@ async def test_each_landing_of_a_single_page_app_is_told(
 
 async def test_a_lost_click_is_restored(site: Site, visitor: Page) -> None:
     """Safari forgets a script's cookie after seven days; here it is taken away."""
+    site.carries(script="/old/script.js")
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await visitor.context.clear_cookies(name="dub_id")
+    await visitor.goto(site.url("/signup"))
+    assert await click_of(visitor) is None
+
+    site.carries()
     await visitor.goto(site.url(f"/?dub_id={CLICK}"))
     await settled(visitor)
     await visitor.context.clear_cookies(name="dub_id")

@@ -11,6 +11,7 @@ from snippet_rig import (
     STUB,
     TRACKED,
     Site,
+    a_while,
     clicked,
     watched,
 )
@@ -28,6 +29,7 @@ SALE = "dubAnalytics.trackSale({customerExternalId: 'u_1', amount: 100%s})"
 
 
 async def test_a_lead_waits_for_the_click_under_way(site: Site, visitor: Page) -> None:
+    await visitor.clock.install()
     site.held["click"] = asyncio.Event()
     site.carries(TAG, script=OLD, before=STUB + LEAD)
     await visitor.goto(site.url("/?via=derek"))
@@ -38,7 +40,7 @@ async def test_a_lead_waits_for_the_click_under_way(site: Site, visitor: Page) -
     site.carries(TAG, script=NEW, before=STUB + LEAD)
     await visitor.goto(site.url("/?via=derek"))
     await site.called("click")
-    await visitor.evaluate("new Promise(done => setTimeout(done, 300))")
+    await a_while(visitor, 300)
     assert site.posted("lead/client") == []
 
     site.held["click"].set()
@@ -77,12 +79,13 @@ async def test_the_methods_give_dubs_answers(site: Site, visitor: Page) -> None:
 
 
 async def test_a_passing_fault_loses_no_click(site: Site, visitor: Page) -> None:
+    await visitor.clock.install()
     failing = [(429, {"error": {}}), (502, "<html>"), (200, {"clickId": TRACKED})]
     site.answers["click"] = list(failing)
     site.carries(TAG, script=OLD)
     await visitor.goto(site.url("/?via=derek"))
     await site.called("click")
-    await visitor.wait_for_timeout(600)
+    await a_while(visitor, 2000)
     assert len(site.posted("click")) == 1
 
     site.answers["click"] = list(failing)
@@ -120,11 +123,12 @@ async def test_nothing_is_thrown_at_the_page(
     site: Site, visitor: Page, answer: tuple[int, str]
 ) -> None:
     errors = watched(visitor)
+    await visitor.clock.install()
     site.answers = {"click": [answer], "lead/client": [answer]}
     site.carries(TAG, script=OLD, before=STUB + LEAD)
     await visitor.goto(site.url("/?via=derek"))
     await site.called("lead/client")
-    await visitor.wait_for_timeout(100)
+    await a_while(visitor)
     assert errors
 
     errors.clear()

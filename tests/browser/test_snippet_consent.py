@@ -5,10 +5,13 @@ The base fetches ``script.extras.js`` for this, the other variants have it in th
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Page
 from snippet_rig import (
     ALL,
@@ -18,6 +21,7 @@ from snippet_rig import (
     TRACKED,
     WITH_PARTNER,
     Site,
+    a_while,
     click_of,
     clicked,
     cookies_of,
@@ -47,6 +51,11 @@ window.__tcfapi = (command, version, listener) => {
 """
 
 
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
+async def clock(visitor: Page) -> None:
+    await visitor.clock.install()
+
+
 async def asks(
     site: Site,
     page: Page,
@@ -67,11 +76,6 @@ async def asks(
         await page.goto(site.url(path))
 
 
-async def a_while(page: Page) -> None:
-    """Longer than the script takes to look at everything again."""
-    await page.wait_for_timeout(400)
-
-
 async def stored(page: Page) -> list[Any]:
     """All that is kept of a visitor, wherever."""
     sizes = "[localStorage.length, sessionStorage.length]"
@@ -81,10 +85,10 @@ async def stored(page: Page) -> list[Any]:
 async def gone(page: Page) -> None:
     """Wait until no cookie of ours is left, the server's neither."""
     await clicked(page, None)
-    for _ in range(100):
-        if not await page.context.cookies():
-            return
-        await page.wait_for_timeout(20)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(8):
+            while await page.context.cookies():
+                await page.wait_for_timeout(10)
     assert await page.context.cookies() == []
 
 

@@ -13,6 +13,7 @@ from snippet_rig import (
     STUB,
     TRACKED,
     Site,
+    a_while,
     click_of,
     clicked,
     settled,
@@ -37,13 +38,14 @@ document.head.append(script);
 
 async def test_a_second_load_does_nothing(site: Site, visitor: Page) -> None:
     """Dub's posts the click once for each tag."""
+    await visitor.clock.install()
     for script, clicks in ((OLD, 2), (NEW, 1)):
         site.calls.clear()
         site.carries(REFER, script=script, before=STUB)
         site.head += site.head
         await visitor.goto(site.url("/?via=derek"))
         await clicked(visitor, TRACKED)
-        await visitor.wait_for_timeout(100)
+        await a_while(visitor)
         assert len(site.posted("click")) == clicks
 
 

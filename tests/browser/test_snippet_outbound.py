@@ -12,6 +12,7 @@ from snippet_rig import (
     OTHER,
     TRACKED,
     Site,
+    a_while,
     clicked,
     watched,
 )
@@ -152,10 +153,11 @@ CHANGES = {
 async def test_a_link_that_changes_is_decorated_again(
     site: Site, visitor: Page
 ) -> None:
+    await visitor.clock.install()
     await landed(site, visitor, LINK, OLD)
     await visitor.evaluate(CHANGES["pointed elsewhere"])
     # Dub's looks every two seconds, and passes over what it has done.
-    await visitor.wait_for_timeout(2200)
+    await a_while(visitor, 2200)
     assert await visitor.evaluate(HREF, "it") == "https://other.test/x"
 
     for change in CHANGES.values():

@@ -23,6 +23,7 @@ from snippet_rig import (
     TRACKED,
     WITH_PARTNER,
     Site,
+    a_while,
     click_of,
     clicked,
     cookies_of,
@@ -181,13 +182,14 @@ async def test_ready_fires_on_every_page(site: Site, visitor: Page) -> None:
     counting = STUB + "window.seen = 0; dubAnalytics('ready', () => { seen += 1; });"
     site.answers["click"] = [(200, WITH_PARTNER)]
     fired = []
+    await visitor.clock.install()
     for script in (OLD, NEW):
         for path in ("/?via=derek", "/", "/?a=1"):
             site.carries(REFER, script=script, before=counting)
             await visitor.goto(site.url(path))
             if "via" in path:
                 await clicked(visitor, TRACKED)
-            await visitor.wait_for_timeout(100)
+            await a_while(visitor)
             fired.append(await visitor.evaluate("seen"))
 
     assert fired == [1, 0, 0, 1, 1, 1]

@@ -64,10 +64,13 @@ export const track = input =>
 
 /**
  * Have the relay's server keep a click, restore it (undefined) or forget it (null):
- * only where this script is of the page's own origin.
+ * only where this script is of the page's own origin (indexOf gives 0). It does not
+ * know of the page's own options, and would write another cookie beside this one.
  */
 const tell = id =>
-  tag.src.indexOf(origin + '/') || post(new URL('cookie', tag.src), { dub_id: id });
+  data.cookieOptions ||
+  tag.src.indexOf(origin + '/') ||
+  post(new URL('cookie', tag.src), { dub_id: id });
 
 /** The click id and the partner's key that an address brought last. */
 let id;

@@ -20,7 +20,7 @@ BUDGETS = {
     # Dub's own base, as measured of its build of 2025-10.
     "script.js": 1674,
     # Dub's own is 2842, and does less: may ours grow, it is to be on purpose.
-    ALL: 2870,
+    ALL: 2880,
     # Only for those who ask for it.
     EXTRAS: 660,
 }

@@ -250,6 +250,10 @@ async def test_partner_and_discount_are_decoded_on_later_pages(
     assert await visitor.evaluate("DubAnalytics") == known
 
 
+async def partner_stored(page: Page) -> None:
+    await page.wait_for_function("document.cookie.includes('dub_partner_data')")
+
+
 async def test_nothing_in_a_partners_data_ends_the_cookie(
     site: Site, visitor: Page
 ) -> None:
@@ -260,6 +264,7 @@ async def test_nothing_in_a_partners_data_ends_the_cookie(
     site.carries(REFER, script=OLD)
     await visitor.goto(site.url("/?via=derek"))
     await clicked(visitor, TRACKED)
+    await partner_stored(visitor)
     (cut,) = await cookies_of(visitor.context, "dub_partner_data")
     assert cut["value"].endswith('"tenantId":"a')
 
@@ -267,6 +272,7 @@ async def test_nothing_in_a_partners_data_ends_the_cookie(
     site.carries(REFER, script=NEW)
     await visitor.goto(site.url("/?via=derek"))
     await clicked(visitor, TRACKED)
+    await partner_stored(visitor)
     (whole,) = await cookies_of(visitor.context, "dub_partner_data")
     assert "=" not in whole["value"]
     for text in (whole["value"], unquote(whole["value"])):

@@ -114,25 +114,25 @@ export const look = () => {
     id = newId;
     value = newValue;
   }
-  if (allowed && handled != (handled = id + '/' + value)) {
+  if (handled != (handled = allowed && id + '/' + value) && allowed) {
     recallPartner();
     begin((busy = land().catch(console.warn)));
   }
 };
 
 const forget = () => {
-  if (get('dub_id')) tell(null);
   remove('dub_id');
   remove('dub_partner_data');
   if (OUTBOUND_DOMAINS) refresh();
 };
 
-export const consent = state => {
-  if ((allowed = state == 'granted')) look();
-  else {
-    handled = 0;
-    forget();
-    // The server's answer to a call under way may bring cookies.
-    busy.then(() => allowed || forget());
-  }
+/** Told of a decision. The server hears of a refusal where there was something to keep. */
+export const consent = async state => {
+  const before = allowed ? busy : get('dub_id');
+  allowed = state == 'granted';
+  look();
+  allowed || forget();
+  // The server's answer to a call under way may still bring cookies.
+  await before;
+  allowed || (before && forget(tell(null)));
 };

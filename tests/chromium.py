@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncIterator
@@ -21,6 +22,9 @@ ARGUMENTS = [
     "--disable-sync",
     "--host-resolver-rules=MAP *.test 127.0.0.1",
 ]
+
+LIFE = 40
+"""Seconds that a test may take with its page; the slowest takes four."""
 
 
 def chromium(own: str) -> str:
@@ -82,6 +86,15 @@ async def shared_context(shared_browser: Browser) -> AsyncIterator[BrowserContex
 async def visitor(shared_context: BrowserContext) -> AsyncIterator[Page]:
     """A new tab without cookies. What an origin stores is the origin's: use ports."""
     await shared_context.clear_cookies()
-    yield await shared_context.new_page()
-    for page in shared_context.pages:
-        await page.close()
+    page = await shared_context.new_page()
+    watchdog = asyncio.create_task(closed_after(LIFE, page))
+    yield page
+    watchdog.cancel()
+    for opened in shared_context.pages:
+        await opened.close()
+
+
+async def closed_after(seconds: float, page: Page) -> None:
+    """Close a page, so that what waits for it fails: scripts have no time limit."""
+    await asyncio.sleep(seconds)
+    await page.close()

@@ -228,6 +228,15 @@ async def settled(page: Page) -> None:
     await page.evaluate("new Promise(done => dubAnalytics('ready', done))")
 
 
+async def a_while(page: Page, milliseconds: int = 700) -> None:
+    """Let the page's timers run for so long, at once; needs ``page.clock.install()``.
+
+    What they send is here when this returns: a call of its own comes after them.
+    """
+    await page.clock.run_for(milliseconds)
+    await page.evaluate("fetch('/', {method: 'HEAD'}).catch(() => {})")
+
+
 def watched(page: Page) -> list[str]:
     """What goes wrong on the page, from now on."""
     errors: list[str] = []

@@ -42,7 +42,7 @@ EXTRAS: Final = "script.extras.js"
 no settings. The address never changes, so that a page of any age finds it."""
 
 TOKEN: Final = "__DUB_RELAY_DEFAULTS__"  # noqa: S105 - a placeholder, no secret
-"""Stands once in each built file, where an object of settings is wanted."""
+"""Stands once in each built file, where an array of settings is wanted."""
 
 STABLE: Final = "public, max-age=3600"
 """The name carries no version: an hour is how long an old text may live on."""
@@ -111,13 +111,8 @@ class Snippet:
         folder: Path | None = None,
     ) -> None:
         sources = folder or static_dir() / "snippet" / "dist"
-        defaults = {
-            # "": by the visited host, as the rule of Dub's script is.
-            "domain": cookie_domain or "",
-            "days": cookie_days,
-            "attribution": attribution,
-            "prefix": prefix,
-        }
+        # As build.mjs takes them. "": by the visited host, as Dub's script does.
+        defaults = (cookie_domain or "", cookie_days, attribution)
         self._prefix = prefix
         self._scripts = {
             name: Script(name, _with_defaults(_read(sources / name), name, defaults))
@@ -171,7 +166,7 @@ def _read(path: Path) -> str:
         raise BrokenSnippetError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _with_defaults(text: str, name: str, defaults: Mapping[str, object]) -> bytes:
+def _with_defaults(text: str, name: str, defaults: Sequence[object]) -> bytes:
     """Put the settings into a built file."""
     if text.count(TOKEN) != 1:
         raise BrokenSnippetError(f"{name} must hold {TOKEN} exactly once")

@@ -24,9 +24,9 @@ const EXTENSIONS = ['site-visit', 'outbound-domains', 'conversion-tracking'];
 /** Optional chaining, which is in every browser since 2020, saves a tenth. */
 const TARGET = 'es2020';
 
-/** A second load of the script does nothing. The relay puts its settings in. */
+/** A second load of the script does nothing. The relay puts an array in. */
 const script = code =>
-  `(()=>{if(!self._dubAnalytics){const D=__DUB_RELAY_DEFAULTS__;${code}}})()`;
+  `self._dubAnalytics||(([DOMAIN,DAYS,ATTRIBUTION])=>{${code}})(__DUB_RELAY_DEFAULTS__)`;
 
 /** It is imported, so it is a module: nothing leaks out of it. */
 const EXTRAS_ENTRY = `

@@ -13,6 +13,7 @@ from snippet_rig import (
     TRACKED,
     WITH_PARTNER,
     Site,
+    a_while,
     click_of,
     clicked,
     settled,
@@ -112,6 +113,11 @@ CLEANED = [
 async def test_a_clean_address_has_lost_nothing_else(
     site: Site, visitor: Page, script: str
 ) -> None:
+    landing, _ = CLEANED[0]
+    site.carries({"data-clean-url": ""}, script=OLD)
+    await visitor.goto(site.url(landing))
+    assert visitor.url == site.url(landing)
+
     site.carries({"data-clean-url": ""}, script=f"/_dub/{script}")
     for landing, cleaned in CLEANED:
         await visitor.goto("about:blank")
@@ -149,10 +155,11 @@ async def test_cleaning_keeps_the_history_and_the_clicks_whole_address(
 async def test_an_address_is_left_alone_unless_asked(
     site: Site, visitor: Page, attributes: dict[str, str]
 ) -> None:
+    await visitor.clock.install()
     site.carries(attributes)
     await visitor.goto(site.url(f"/?dub_id={CLICK}"))
     await settled(visitor)
-    await visitor.wait_for_timeout(200)
+    await a_while(visitor, 200)
 
     assert visitor.url.endswith(f"?dub_id={CLICK}")
 
@@ -161,10 +168,11 @@ async def test_a_click_that_could_not_be_tracked_stays_in_the_address(
     site: Site, visitor: Page
 ) -> None:
     site.answers["click"] = [(404, {"error": {"code": "not_found"}})]
+    await visitor.clock.install()
     site.carries({**REFER, "data-clean-url": ""})
     await visitor.goto(site.url("/?via=nobody"))
     await settled(visitor)
-    await visitor.wait_for_timeout(200)
+    await a_while(visitor, 200)
 
     assert visitor.url.endswith("/?via=nobody")
 

@@ -17,9 +17,10 @@ DIST = SNIPPET / "dist"
 ALL = max(NAMES, key=len)
 
 BUDGETS = {
-    # Dub's own, as measured of its build of 2025-10.
+    # Dub's own base, as measured of its build of 2025-10.
     "script.js": 1674,
-    ALL: 2842,
+    # Dub's own is 2842, and does less: may ours grow, it is to be on purpose.
+    ALL: 2880,
     # Only for those who ask for it.
     EXTRAS: 660,
 }
@@ -35,7 +36,7 @@ def sent(name: str) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "budget"), BUDGETS.items())
-def test_a_file_weighs_no_more_than_dubs(name: str, budget: int) -> None:
+def test_a_file_weighs_no_more_than_it_may(name: str, budget: int) -> None:
     assert len(gzip.compress(sent(name), 9, mtime=0)) <= budget
 
 
@@ -48,8 +49,8 @@ def test_a_file_runs_under_a_strict_policy_and_leaks_nothing(name: str) -> None:
     text = sent(name).decode()
 
     if name != EXTRAS:  # which is a module
-        assert text.startswith("(()=>{")
-        assert text.endswith("})();")
+        assert text.startswith("self._dubAnalytics||((")
+        assert text.endswith("""})(["",90,"last-click"]);""")
     assert not re.search(r"\beval\b|\bFunction\(|document\.write|innerHTML", text)
     assert "__DUB_RELAY_DEFAULTS__" not in text
 

@@ -11,6 +11,7 @@ from snippet_rig import (
     STUB,
     TRACKED,
     Site,
+    a_while,
     clicked,
     watched,
 )
@@ -28,6 +29,7 @@ SALE = "dubAnalytics.trackSale({customerExternalId: 'u_1', amount: 100%s})"
 
 
 async def test_a_lead_waits_for_the_click_under_way(site: Site, visitor: Page) -> None:
+    await visitor.clock.install()
     site.held["click"] = asyncio.Event()
     site.carries(TAG, script=OLD, before=STUB + LEAD)
     await visitor.goto(site.url("/?via=derek"))
@@ -38,7 +40,7 @@ async def test_a_lead_waits_for_the_click_under_way(site: Site, visitor: Page) -
     site.carries(TAG, script=NEW, before=STUB + LEAD)
     await visitor.goto(site.url("/?via=derek"))
     await site.called("click")
-    await visitor.evaluate("new Promise(done => setTimeout(done, 300))")
+    await a_while(visitor, 300)
     assert site.posted("lead/client") == []
 
     site.held["click"].set()
@@ -56,6 +58,10 @@ async def test_a_lead_waits_for_a_click_that_the_page_tracked(
 
 
 async def test_the_methods_give_dubs_answers(site: Site, visitor: Page) -> None:
+    site.carries(TAG, script=OLD, before=STUB)
+    await visitor.goto(site.url())
+    assert await visitor.evaluate(f"typeof {LEAD}") == "undefined"
+
     lead = {"click": {"id": TRACKED}, "link": None, "customer": {"name": "Zoë"}}
     refused = {"error": {"code": "not_found", "message": "Customer not found"}}
     site.answers = {
@@ -73,12 +79,13 @@ async def test_the_methods_give_dubs_answers(site: Site, visitor: Page) -> None:
 
 
 async def test_a_passing_fault_loses_no_click(site: Site, visitor: Page) -> None:
+    await visitor.clock.install()
     failing = [(429, {"error": {}}), (502, "<html>"), (200, {"clickId": TRACKED})]
     site.answers["click"] = list(failing)
     site.carries(TAG, script=OLD)
     await visitor.goto(site.url("/?via=derek"))
     await site.called("click")
-    await visitor.wait_for_timeout(600)
+    await a_while(visitor, 2000)
     assert len(site.posted("click")) == 1
 
     site.answers["click"] = list(failing)
@@ -116,11 +123,12 @@ async def test_nothing_is_thrown_at_the_page(
     site: Site, visitor: Page, answer: tuple[int, str]
 ) -> None:
     errors = watched(visitor)
+    await visitor.clock.install()
     site.answers = {"click": [answer], "lead/client": [answer]}
     site.carries(TAG, script=OLD, before=STUB + LEAD)
     await visitor.goto(site.url("/?via=derek"))
     await site.called("lead/client")
-    await visitor.wait_for_timeout(100)
+    await a_while(visitor)
     assert errors
 
     errors.clear()
@@ -138,6 +146,8 @@ async def test_nor_when_dub_cannot_be_reached(site: Site, visitor: Page) -> None
 
     assert await visitor.evaluate(SALE % "") is None
     await visitor.evaluate("void dubAnalytics.trackClick()")
+    await visitor.evaluate("void dubAnalytics.trackClick(null)")
+    assert await visitor.evaluate("dubAnalytics.trackSale()") is None
     assert errors == []
 
 
@@ -150,6 +160,17 @@ window.kept = new Promise(done => {
   };
 });
 """
+
+
+async def test_a_lead_that_is_tracked_as_the_page_is_left_arrives(
+    site: Site, visitor: Page
+) -> None:
+    site.carries(TAG, script=NEW)
+    await visitor.goto(site.url())
+    await visitor.evaluate(f"{LEAD}; location.href = '/welcome';")
+
+    await visitor.wait_for_url(site.url("/welcome"))
+    assert len(await site.called("lead/client")) == 1
 
 
 async def test_a_call_outlives_its_page(site: Site, visitor: Page) -> None:

@@ -293,6 +293,44 @@ async def test_a_visit_is_tracked_when_nothing_else_is_known(
         await clicked(visitor, held or TRACKED)
 
 
+async def test_a_visit_is_tracked_once_a_page(site: Site, visitor: Page) -> None:
+    site.answers["visit"] = [(404, {"error": {"code": "not_found"}})]
+    site.carries(
+        {"data-domains": '{"site": "s.acme.test"}'}, script="/_dub/script.site-visit.js"
+    )
+    await visitor.goto(site.url())
+    for address in ("/a", "/b?x=1"):
+        await visitor.evaluate("to => history.pushState({}, '', to)", address)
+        await settled(visitor)
+
+    assert len(site.posted("visit")) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "subdomain"), [(None, None), (".acme.test", CLICK)], ids=["", "wider"]
+)
+async def test_which_hosts_share_a_click(
+    site: Site, visitor: Page, setting: str | None, subdomain: str | None
+) -> None:
+    """As with Dub's: but RELAY_COOKIE_DOMAIN widens it for pages on a subdomain."""
+    site.domain = setting
+    site.carries({}, script=site.url("/_dub/script.js", "cdn.test"))
+    await visitor.goto(site.url(f"/?dub_id={CLICK}", "www.acme.test"))
+    for host, click in (
+        ("acme.test", CLICK),
+        ("app.acme.test", CLICK),
+        ("acme.test.evil.test", None),
+        ("other.test", None),
+    ):
+        await visitor.goto(site.url("/", host))
+        assert await click_of(visitor) == click, host
+
+    await visitor.context.clear_cookies()
+    await visitor.goto(site.url(f"/?dub_id={CLICK}", "app.acme.test"))
+    await visitor.goto(site.url("/", "www.acme.test"))
+    assert await click_of(visitor) == subdomain
+
+
 async def test_an_extension_that_was_not_loaded_does_nothing(
     site: Site, visitor: Page
 ) -> None:

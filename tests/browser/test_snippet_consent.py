@@ -5,10 +5,13 @@ The base fetches ``script.extras.js`` for this, the other variants have it in th
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Page
 from snippet_rig import (
     ALL,
@@ -18,6 +21,7 @@ from snippet_rig import (
     TRACKED,
     WITH_PARTNER,
     Site,
+    a_while,
     click_of,
     clicked,
     cookies_of,
@@ -47,6 +51,11 @@ window.__tcfapi = (command, version, listener) => {
 """
 
 
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
+async def clock(visitor: Page) -> None:
+    await visitor.clock.install()
+
+
 async def asks(
     site: Site,
     page: Page,
@@ -67,11 +76,6 @@ async def asks(
         await page.goto(site.url(path))
 
 
-async def a_while(page: Page) -> None:
-    """Longer than the script takes to look at everything again."""
-    await page.wait_for_timeout(400)
-
-
 async def stored(page: Page) -> list[Any]:
     """All that is kept of a visitor, wherever."""
     sizes = "[localStorage.length, sessionStorage.length]"
@@ -81,10 +85,10 @@ async def stored(page: Page) -> list[Any]:
 async def gone(page: Page) -> None:
     """Wait until no cookie of ours is left, the server's neither."""
     await clicked(page, None)
-    for _ in range(100):
-        if not await page.context.cookies():
-            return
-        await page.wait_for_timeout(20)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(8):
+            while await page.context.cookies():
+                await page.wait_for_timeout(10)
     assert await page.context.cookies() == []
 
 
@@ -134,6 +138,55 @@ async def test_what_the_page_tracks_waits_for_it(site: Site, visitor: Page) -> N
 
     await clicked(visitor, TRACKED)
     assert (await site.called("lead/client"))[0]["clickId"] == TRACKED
+
+
+async def test_a_page_that_waits_for_a_lead_does_not_wait_for_consent(
+    site: Site, visitor: Page
+) -> None:
+    lead = "dubAnalytics.trackLead({eventName: 'Sign Up'})"
+    await asks(site, visitor, script=ALL)
+    assert await visitor.evaluate(lead) is None
+    assert site.calls == []
+
+    await visitor.evaluate("dubAnalytics('consent', 'granted')")
+    assert (await site.called("lead/client"))[0]["clickId"] == CLICK
+
+    await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    await gone(visitor)
+    assert await visitor.evaluate(lead) is None
+    assert len(site.posted("lead/client")) == 1
+
+
+async def test_dubs_stores_whatever_is_said(site: Site, visitor: Page) -> None:
+    site.carries(REQUIRED, script="/old/script.js", before=STUB)
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    assert await click_of(visitor) == CLICK
+
+    await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    assert await click_of(visitor) == CLICK
+
+
+@both
+@pytest.mark.parametrize("written", ["data-consent", "data-consent=any", "data-gpc"])
+async def test_an_attribute_counts_when_it_is_there(
+    site: Site, visitor: Page, script: str, written: str
+) -> None:
+    signal = "{value: true, configurable: true}"
+    site.carries(
+        script=f"/_dub/{script}",
+        extra=written,
+        before=f"Object.defineProperty(navigator, 'globalPrivacyControl', {signal})",
+    )
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await a_while(visitor)
+    assert await stored(visitor) == []
+
+
+@both
+async def test_and_not_if_it_says_false(site: Site, visitor: Page, script: str) -> None:
+    site.carries({"data-consent": "false"}, script=f"/_dub/{script}")
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await clicked(visitor, CLICK)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +291,7 @@ async def test_a_platform_that_speaks_tcf_says_so(
     await asks(site, visitor, before=TCF)
     for refusal in (
         {"gdprApplies": True, "eventStatus": "cmpuishown"},
+        {"gdprApplies": True, "purpose": {}},
         {"gdprApplies": True, "purpose": {"consents": {}}},
         {"gdprApplies": True, "purpose": {"consents": {"1": False, "2": True}}},
     ):
@@ -287,8 +341,25 @@ async def test_withdrawal_removes_the_cookies_in_both_their_forms(
     await visitor.evaluate("dubAnalytics('consent', 'denied')")
     assert await visitor.evaluate("document.cookie") == ""
     await gone(visitor)
-    assert await visitor.evaluate("dubAnalytics.trackClick({key: 'x'})") is not None
+    assert not await visitor.evaluate("dubAnalytics.trackClick({key: 'x'})")
     assert await click_of(visitor) is None
+    assert len(site.posted("click")) == 1
+
+
+async def test_what_the_server_restores_after_a_refusal_is_removed_again(
+    site: Site, visitor: Page
+) -> None:
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await settled(visitor)
+    await visitor.context.clear_cookies(name="dub_id")
+    later = await visitor.context.new_page()
+    refused = "dubAnalytics('consent', 'denied')"
+    site.body = f"<script>{refused}</script>"
+    await later.goto(site.url("/signup"))
+
+    await gone(later)
+    asked = [call for call in site.calls if call.path.endswith("/cookie")]
+    assert len(asked) == 3  # the landing, the restoring, the removal
 
 
 async def test_a_click_under_way_is_not_stored_after_a_refusal(

@@ -13,6 +13,7 @@ from snippet_rig import (
     STUB,
     TRACKED,
     Site,
+    a_while,
     click_of,
     clicked,
     settled,
@@ -37,13 +38,14 @@ document.head.append(script);
 
 async def test_a_second_load_does_nothing(site: Site, visitor: Page) -> None:
     """Dub's posts the click once for each tag."""
+    await visitor.clock.install()
     for script, clicks in ((OLD, 2), (NEW, 1)):
         site.calls.clear()
         site.carries(REFER, script=script, before=STUB)
         site.head += site.head
         await visitor.goto(site.url("/?via=derek"))
         await clicked(visitor, TRACKED)
-        await visitor.wait_for_timeout(100)
+        await a_while(visitor)
         assert len(site.posted("click")) == clicks
 
 
@@ -95,6 +97,35 @@ async def test_inserted_by_a_script_as_tag_managers_do(
     assert (await site.called("click"))[0]["domain"] == "go.acme.test"
 
 
+SEALED = {"Content-Security-Policy": "sandbox allow-scripts"}
+
+
+async def test_where_nothing_can_be_stored_the_page_goes_on(
+    site: Site, visitor: Page
+) -> None:
+    """A sandboxed frame: to ask for cookies or a session's storage is an error."""
+    errors = watched(visitor)
+    site.headers = SEALED
+    # Nor has such a page an origin of its own.
+    api = {**REFER, "data-api-host": site.url("", "api.test")}
+    wishes = {**api, "data-publishable-key": "dub_pk_x", "data-clean-url": ""}
+    site.carries(api, script=OLD, before=STUB)
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    assert errors
+
+    errors.clear()
+    for script in (NEW, f"/_dub/{ALL}"):
+        site.calls.clear()
+        site.carries(wishes, script=script)
+        await visitor.goto(site.url(f"/?dub_id={CLICK}&via=derek"))
+        await settled(visitor)
+        assert len(site.posted("click")) == 1
+        await visitor.evaluate("dubAnalytics('trackLead', {eventName: 'A'})")
+        await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    assert [lead["clickId"] for lead in site.posted("lead/client")] == [""]
+    assert errors == []
+
+
 async def test_imported_without_a_tag_it_keeps_the_click(
     site: Site, visitor: Page
 ) -> None:
@@ -125,7 +156,7 @@ async def test_a_strict_policy_is_enough(
     policy = f"default-src 'none'; connect-src 'self'; script-src {sources}"
     site.headers["Content-Security-Policy"] = policy
     # These fetch script.extras.js, too.
-    wishes = {**REFER, "data-consent": "optional", "data-clean-url": ""}
+    wishes = {**REFER, "data-consent": "false", "data-clean-url": ""}
     site.carries(wishes, script=script, extra=extra)
     await visitor.goto(site.url("/?via=derek"))
 

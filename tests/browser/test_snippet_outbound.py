@@ -12,6 +12,7 @@ from snippet_rig import (
     OTHER,
     TRACKED,
     Site,
+    a_while,
     clicked,
     watched,
 )
@@ -152,10 +153,11 @@ CHANGES = {
 async def test_a_link_that_changes_is_decorated_again(
     site: Site, visitor: Page
 ) -> None:
+    await visitor.clock.install()
     await landed(site, visitor, LINK, OLD)
     await visitor.evaluate(CHANGES["pointed elsewhere"])
     # Dub's looks every two seconds, and passes over what it has done.
-    await visitor.wait_for_timeout(2200)
+    await a_while(visitor, 2200)
     assert await visitor.evaluate(HREF, "it") == "https://other.test/x"
 
     for change in CHANGES.values():
@@ -233,13 +235,14 @@ async def test_a_link_in_a_shadow_root_gets_it_when_it_is_used(
 async def test_an_area_of_an_image_map_and_a_link_in_a_drawing_get_it(
     site: Site, visitor: Page
 ) -> None:
-    await landed(
-        site,
-        visitor,
+    body = (
         '<map name="m"><area id="area" href="https://example.test/"></map>'
-        '<svg><a id="drawn" href="https://example.test/"><text>It</text></a></svg>',
+        '<svg><a id="drawn" href="https://example.test/"><text>It</text></a></svg>'
     )
+    await landed(site, visitor, body, OLD)
+    assert await visitor.evaluate(HREF, "area") == "https://example.test/"
 
+    await landed(site, visitor, body)
     for name in ("area", "drawn"):
         await href_is(visitor, name, decorated("https://example.test/"))
 
@@ -267,6 +270,16 @@ async def test_a_get_form_to_a_listed_host_sends_it(
     assert urlsplit(visitor.url).query == query
 
 
+async def test_with_dubs_a_form_does_not(site: Site, visitor: Page) -> None:
+    target = site.url("/signup", "example.test")
+    form = f"<form action='{target}'><input name=q value=1><button>Go</button></form>"
+    await landed(site, visitor, form, OLD)
+    await visitor.click("button")
+    await visitor.wait_for_url(lambda url: "/signup" in url)
+
+    assert urlsplit(visitor.url).query == "q=1"
+
+
 async def test_a_form_to_the_site_itself_does_not(site: Site, visitor: Page) -> None:
     await landed(site, visitor, "<form action=/search><button>Go</button></form>")
     await visitor.click("button")
@@ -288,4 +301,7 @@ async def test_consent_withdrawn_takes_it_off_the_links(
     await landed(site, visitor, LINK)
     await visitor.evaluate("dubAnalytics('consent', 'denied')")
 
-    await href_is(visitor, "it", "https://example.test/?dub_id=")
+    await href_is(visitor, "it", "https://example.test/")
+
+    await visitor.evaluate("dubAnalytics('consent', 'granted')")
+    await href_is(visitor, "it", decorated("https://example.test/"))

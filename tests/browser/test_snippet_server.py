@@ -78,6 +78,13 @@ async def test_each_landing_of_a_single_page_app_is_told(
 
 async def test_a_lost_click_is_restored(site: Site, visitor: Page) -> None:
     """Safari forgets a script's cookie after seven days; here it is taken away."""
+    site.carries(script="/old/script.js")
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await visitor.context.clear_cookies(name="dub_id")
+    await visitor.goto(site.url("/signup"))
+    assert await click_of(visitor) is None
+
+    site.carries()
     await visitor.goto(site.url(f"/?dub_id={CLICK}"))
     await settled(visitor)
     await visitor.context.clear_cookies(name="dub_id")
@@ -126,6 +133,22 @@ async def test_a_script_from_another_origin_tells_nobody(
 
     assert bodies == []
     assert await click_of(visitor) == CLICK
+
+
+async def test_a_cookie_with_options_of_the_page_is_the_scripts_alone(
+    site: Site, visitor: Page
+) -> None:
+    """The server, which does not know them, would make a second one."""
+    bodies = told(visitor)
+    options = {"domain": ".acme.test", "expiresInDays": 30}
+    site.carries({"data-cookie-options": json.dumps(options)})
+    await visitor.goto(site.url(f"/?dub_id={CLICK}", "app.acme.test"))
+    await settled(visitor)
+
+    assert bodies == []
+    (click,) = await cookies_of(visitor.context)
+    assert click["domain"] == ".acme.test"
+    assert abs(click["expires"] - time.time() - 30 * DAY) < 300
 
 
 async def test_without_a_relay_behind_it_the_click_is_kept_all_the_same(

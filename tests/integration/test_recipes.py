@@ -116,7 +116,7 @@ class Checks:
             assert "Accept-Encoding" in answer.headers["Vary"]
             assert answer.headers["Cache-Control"] == "public, max-age=3600"
             assert not answer.headers["ETag"].startswith("W/")
-            assert '"prefix":"/_dub"' in brotli.decompress(await answer.read()).decode()
+            assert b"_dubAnalytics" in brotli.decompress(await answer.read())
             hashed = f"{self.url}/_dub/{answer.headers['Content-Location']}"
             async with visitor.get(hashed) as same:
                 assert "immutable" in same.headers["Cache-Control"]
@@ -318,7 +318,7 @@ async def test_the_path_of_dubs_own_guide_works_when_it_is_the_prefix(
         for name in NAMES:
             async with session.get(f"{base}/{name}") as answer:
                 assert answer.status == 200
-                assert '"prefix":"/_proxy/dub"' in await answer.text()
+                assert "_dubAnalytics" in await answer.text()
         browser = {"User-Agent": BROWSER}
         async with session.post(
             f"{base}/track/click", json=VIA, headers=browser

@@ -4,7 +4,7 @@ import { allowed, busy, consent, emit, known, look, track, value } from './click
 import { conversions } from './conversion-tracking.js';
 import { get, set } from './cookies.js';
 import { extras } from './extras.js';
-import { api, data, domains, tag } from './settings.js';
+import { api, asked, data, domains, tag } from './settings.js';
 
 const methods = {
   consent,
@@ -12,10 +12,7 @@ const methods = {
     if (allowed) await busy;
     callback(known);
   },
-  trackClick: async input => {
-    await busy;
-    return track(input);
-  },
+  trackClick: input => busy.then(() => allowed && track(input)),
   ...(CONVERSION_TRACKING && conversions),
 };
 
@@ -41,16 +38,16 @@ self._dubAnalytics = {
 };
 
 if (!EXTRAS)
-  (allowed && !('cleanUrl' in data)) ||
+  (asked ?? data.cleanUrl) == null ||
     import(new URL('script.extras.js', tag.src)).catch(console.warn);
 
 queue.map(entry => dub(...entry));
 dub.ready(detail => emit('ready', detail));
 
-for (const name of ['pushState', 'replaceState']) {
+['pushState', 'replaceState'].map(name => {
   const original = history[name];
   history[name] = (...args) => look(original.apply(history, args));
-}
+});
 addEventListener('popstate', look);
 
 if (EXTRAS) extras(data);

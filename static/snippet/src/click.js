@@ -1,11 +1,11 @@
 /** The visitor's click: whether it may be kept, and what is known of it. */
 
-/* global D */
+/* global ATTRIBUTION */
 
 import { get, remove, set } from './cookies.js';
 import { refresh } from './outbound-domains.js';
 import { post } from './post.js';
-import { api, clickId, data, domains, json, names, tag } from './settings.js';
+import { api, asked, clickId, data, domains, json, names, tag } from './settings.js';
 
 /** What pages read: the partner and the discount. */
 export const known = (self.DubAnalytics = { partner: null, discount: null });
@@ -14,7 +14,8 @@ const learn = ({ clickId: _, ...rest }) => Object.assign(known, rest);
 
 /** Two fields are URI-encoded in the cookie, and only there: so does Dub's script. */
 const coder = code => (name, value) =>
-  value && /name|image/.test(name) ? code(value) : value;
+  value && /^(name|image)$/.test(name) ? code(value) : value;
+
 
 export const recallPartner = () =>
   learn(json(get('dub_partner_data'), coder(decodeURIComponent)) || {});
@@ -22,18 +23,24 @@ export const recallPartner = () =>
 export const emit = (name, detail) =>
   document.dispatchEvent(new CustomEvent('dub:' + name, { detail }));
 
-/** Whether anything may be stored or read. While consent is not known, nothing may. */
-export let allowed = !(data.consent || data.gpc);
+/** Whether anything may be stored, read or sent. While that is not known, nothing may. */
+export let allowed = asked == null;
 
 /** The visitor's click id, or something falsy. */
 export const click = () => allowed && clickId(get('dub_id'));
 
 /** Store the click of an answer; give the answer back. */
 export const keep = answer => {
-  if (clickId(answer?.clickId) && allowed) {
+  if (allowed && clickId(answer?.clickId)) {
     set('dub_id', answer.clickId);
     if (answer.partner) {
-      set('dub_partner_data', JSON.stringify(answer, coder(encodeURIComponent)));
+      // What ends a cookie's value for browsers, or for readers, is escaped as in JSON.
+      set(
+        'dub_partner_data',
+        JSON.stringify(answer, coder(encodeURIComponent))
+          .replace(/;/g, '\\u003b')
+          .replace(/=/g, '\\u003d'),
+      );
       learn(answer);
     }
     emit('click', answer);
@@ -45,22 +52,25 @@ export const keep = answer => {
 /** The click that this page tracked: one a page. */
 export let tracked;
 
-export const track = ({ domain = domains.refer, key } = {}) =>
+export const track = input =>
   (tracked =
     tracked ||
     post(api + '/track/click', {
-      domain,
-      key,
+      domain: domains.refer,
+      ...input,
       url: location.href,
       referrer: document.referrer,
     }).then(keep));
 
 /**
  * Have the relay's server keep a click, restore it (undefined) or forget it (null):
- * only where this script is of the page's own origin.
+ * only where this script is of the page's own origin (indexOf gives 0). It does not
+ * know of the page's own options, and would write another cookie beside this one.
  */
 const tell = id =>
-  tag.src.startsWith(origin + '/') && post(new URL('cookie', tag.src), { dub_id: id });
+  data.cookieOptions ||
+  tag.src.indexOf(origin + '/') ||
+  post(new URL('cookie', tag.src), { dub_id: id });
 
 /** The click id and the partner's key that an address brought last. */
 let id;
@@ -74,14 +84,15 @@ export let busy = new Promise(done => (begin = done));
 const land = async () => {
   const key = domains.refer && value;
   const landed = id || key;
-  if (landed && !((data.attributionModel || D.attribution) == 'first-click' && click())) {
+  if (landed && !((data.attributionModel || ATTRIBUTION) == 'first-click' && click())) {
     keep({ clickId: id });
     tracked = 0;
     if (key) await track({ key });
   }
+  // The session's mark throws where nothing can be stored: then that is all.
   if (landed || !(click() || sessionStorage.dub_id))
     await tell(click(), (sessionStorage.dub_id = 1));
-  if (SITE_VISIT && domains.site && !key && !click()) {
+  if (SITE_VISIT && domains.site && !key && allowed && !click()) {
     const visit = {
       domain: domains.site,
       url: location.href,
@@ -103,19 +114,25 @@ export const look = () => {
     id = newId;
     value = newValue;
   }
-  if (allowed && handled != (handled = id + value)) {
+  if (handled != (handled = allowed && id + '/' + value) && allowed) {
     recallPartner();
     begin((busy = land().catch(console.warn)));
   }
 };
 
-export const consent = state => {
-  if ((allowed = state == 'granted')) look();
-  else {
-    if (get('dub_id')) tell(null);
-    remove('dub_id');
-    remove('dub_partner_data');
-    handled = 0;
-    if (OUTBOUND_DOMAINS) refresh();
-  }
+const forget = () => {
+  remove('dub_id');
+  remove('dub_partner_data');
+  if (OUTBOUND_DOMAINS) refresh();
+};
+
+/** Told of a decision. The server hears of a refusal where there was something to keep. */
+export const consent = async state => {
+  const before = allowed ? busy : get('dub_id');
+  allowed = state == 'granted';
+  look();
+  allowed || forget();
+  // The server's answer to a call under way may still bring cookies.
+  await before;
+  allowed || (before && forget(tell(null)));
 };

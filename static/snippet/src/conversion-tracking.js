@@ -4,27 +4,27 @@ import { allowed, busy, click, emit, tracked } from './click.js';
 import { post } from './post.js';
 import { api, data } from './settings.js';
 
-/** How long a conversion waits for a click under way, in ms. */
-const PATIENCE = 9e3;
-
-/** A sale without an invoice's number would count again: it is sent once. */
-const ONCE = 2e3;
-
-const sleep = ms => new Promise(done => setTimeout(done, ms));
-
-const conversion = type => async input => {
-  if (!data.publishableKey) return console.warn('publishable key?');
-  while (!allowed) await sleep(200);
-  await Promise.race([busy.then(() => tracked), sleep(PATIENCE)]);
+const send = async (type, input) => {
   const answer = await post(
     `${api}/track/${type}/client`,
     { clickId: click() || '', ...input },
-    type == 'lead' || input.invoiceId ? undefined : ONCE,
     data.publishableKey,
+    // A sale without an invoice's number would count again: it is sent once.
+    type == 'sale' && !input?.invoiceId,
   );
   if (answer && !answer.error) emit(type, answer);
   else console.warn(type, answer);
   return answer;
+};
+
+/**
+ * It waits for a click under way, and is not sent once consent is refused. Before
+ * consent it gives undefined: a sign-up must not wait for an answer for ever.
+ */
+const conversion = type => async input => {
+  if (!data.publishableKey) return console.warn('publishable key?');
+  const sent = busy.then(() => tracked).then(() => allowed && send(type, input));
+  if (allowed) return sent;
 };
 
 export const conversions = CONVERSION_TRACKING && {

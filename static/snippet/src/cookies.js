@@ -1,6 +1,6 @@
 /** The cookies, as Dub's script and the relay's server write them. */
 
-/* global D */
+/* global DAYS, DOMAIN */
 
 import { data, json } from './settings.js';
 
@@ -14,27 +14,33 @@ const options = { ...json(data.cookieOptions) };
  */
 const attributes = {
   domain:
-    D.domain ||
+    DOMAIN ||
     location.hostname.replace(/^(www\.)?/, '.').match(/.+\.(?!localhost)[^.]*\D$/),
   path: '/',
   sameSite: 'Lax',
   'max-age':
     options.maxAge ||
-    ((Date.parse(options.expires) - new Date()) / 1e3) | 0 ||
-    86400 * (options.expiresInDays || D.days),
+    Math.round((Date.parse(options.expires) - new Date()) / 1e3) ||
+    86400 * (options.expiresInDays || DAYS),
   ...options,
   httpOnly: 0,
 };
 
-/** The value of the first cookie of a name, or undefined. */
-export const get = name => document.cookie.match(`(^|; )${name}=([^;]*)`)?.[2];
+/** The value of the first cookie of a name, or undefined; in a sandbox there are none. */
+export const get = name => {
+  try {
+    return document.cookie.match(`(^|; )${name}=([^;]*)`)?.[2];
+  } catch {}
+};
 
 /** Write a cookie. True stands for SameSite=Strict; for Secure any value will do. */
 export const set = (name, value, more) => {
   more = { ...attributes, ...more };
   for (const key in more)
     if (more[key]) value += `;${key}=${more[key] === true ? 'Strict' : more[key]}`;
-  document.cookie = name + '=' + value;
+  try {
+    document.cookie = name + '=' + value;
+  } catch {}
 };
 
 /** Remove a cookie: a browser keeps the one with a Domain and the one without apart. */

@@ -7,6 +7,9 @@
 /** Values with which a consent cookie says no. */
 const NO = /^(|0|no.*|off|false|de.*|re[fj].*)$/i;
 
+/** An attribute is on when it is there, and off if it says "false". */
+const on = value => value != null && value != 'false';
+
 /** How often the sources are looked at, in ms: most have no event. */
 const INTERVAL = 300;
 
@@ -35,13 +38,13 @@ export const extras = ({ consent, consentCookie, gpc, cleanUrl }) => {
       tcf('addEventListener', 2, heard => {
         tcf = heard || tcf;
       });
-    return tcf && (tcf.gdprApplies === false || tcf.purpose?.consents[1]);
+    return tcf && (tcf.gdprApplies === false || tcf.purpose?.consents?.[1]);
   };
 
   /** True, false, or undefined: not known yet. */
   const verdict = () => {
-    if (gpc && navigator.globalPrivacyControl) return false;
-    if (consent != 'required') return true;
+    if (on(gpc) && navigator.globalPrivacyControl) return false;
+    if (!on(consent)) return true;
     return consentCookie ? cookie() : (google() ?? iab());
   };
 
@@ -58,11 +61,11 @@ export const extras = ({ consent, consentCookie, gpc, cleanUrl }) => {
     if (get('dub_id') && without != href) history.replaceState(history.state, '', without);
   };
 
-  if (consent || gpc) {
+  if (consent != null || gpc != null) {
     look();
     setInterval(look, INTERVAL);
   }
-  if (cleanUrl != null && cleanUrl != 'false') {
+  if (on(cleanUrl)) {
     dubAnalytics('ready', clean);
     // Once the landing is dealt with: the click's call names the whole address.
     document.addEventListener('dub:click', () => dubAnalytics('ready', clean));

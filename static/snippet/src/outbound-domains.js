@@ -46,11 +46,10 @@ const begin = () => {
       const url = outbound(element, name);
       const held = url.searchParams.get('dub_id');
       // A frame is not loaded anew for a newer click.
-      if (held == id || (held != null && (element.src || !ours.has(held)))) return;
+      if (held == id || (held && element.src) || (held != null && !ours.has(held))) return;
       // As text: searchParams would rewrite the rest of the query.
-      url.search = held
-        ? url.search.replace(held, id || '')
-        : url.search + (url.search ? '&' : '?') + 'dub_id=' + id;
+      url.search = url.search.replace(/[?&]dub_id=[^&]*/, '');
+      if (id) url.search += (url.search ? '&' : '?') + 'dub_id=' + id;
       element.setAttribute(name, url);
     } catch {}
   };

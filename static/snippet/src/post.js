@@ -2,11 +2,13 @@
 
 /**
  * Post JSON; the JSON that came back, an error's too, or undefined if there was
- * none. Never rejects. Tried three times, half a second and a second apart; once
- * if `pause` is 2000 or more.
+ * none. Never rejects. A try has six seconds; there are three, half a second and a
+ * second apart, or there is only `once`.
  */
-export const post = async (url, body, pause = 500, key) => {
-  for (; pause < 4e3; pause *= 2) {
+export const post = async (url, body, key, once) => {
+  for (const pause of [0, 500, 1e3]) {
+    // Not even for 0 ms before the first: the page may be about to go.
+    if (pause) await new Promise(done => setTimeout(done, pause));
     try {
       const answer = await fetch(url, {
         method: 'POST',
@@ -15,11 +17,13 @@ export const post = async (url, body, pause = 500, key) => {
           'Content-Type': 'application/json',
           ...(CONVERSION_TRACKING && key && { Authorization: 'Bearer ' + key }),
         },
+        // Of the base's calls nothing waits that could not wait.
+        ...(CONVERSION_TRACKING && { signal: AbortSignal.timeout?.(6e3) }),
         body: JSON.stringify(body),
       });
       // From 429 on (and 5xx) another try may help.
       if (answer.status < 429) return answer.json().catch(() => {});
     } catch {}
-    await new Promise(done => setTimeout(done, pause));
+    if (CONVERSION_TRACKING && once) break;
   }
 };

@@ -1,10 +1,8 @@
 /**
  * What the script tag says: every attribute of Dub's under its own name, with its
- * alias where it has one. `D` stands for the relay's own settings, which the relay
- * writes into the file when it starts.
+ * alias where it has one. DOMAIN, DAYS and ATTRIBUTION are the relay's own settings,
+ * which it writes into the file when it starts.
  */
-
-/* global D */
 
 /**
  * The script's tag. A module has no currentScript, so it is looked for by the name
@@ -28,6 +26,9 @@ export const json = (text, coder) => {
     if (text) console.warn('JSON?', text);
   }
 };
+
+/** What data-consent or data-gpc say, if there is one: that is for the extras to tell. */
+export const asked = data.consent ?? data.gpc;
 
 export const api = data.apiHost || 'https://api.dub.co';
 

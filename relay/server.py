@@ -17,6 +17,7 @@ from relay import logs
 from relay.app import Relay
 from relay.capture.front import FrontLimits, FrontRunner
 from relay.capture.proxy import EXPRESS
+from relay.capture.shortcut import SHORTCUTS
 from relay.outbox.contract import OutboxError
 from relay.settings import Settings
 from relay.tls import Certificate, TlsError
@@ -132,6 +133,7 @@ async def _start_web(relay: Relay, stack: AsyncExitStack, *, share_port: bool) -
     runner = FrontRunner(
         application,
         application.get(EXPRESS),
+        shortcuts=application[SHORTCUTS],
         limits=front_limits(relay.settings),
         access_log=None,
         shutdown_timeout=REQUEST_GRACE_S,

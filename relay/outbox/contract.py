@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.core.leads import Attempt, Entry, Lead, Status
 from relay.core.pacing import Budget, Pace
@@ -63,8 +63,7 @@ class Offer:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The outbox's answer to an offer: committed, and under which lead's id."""
 
     taken: Taken

@@ -189,11 +189,16 @@ class Server:
     """A server process on its own core, up when it answers, ended by SIGTERM."""
 
     def __init__(
-        self, command: list[str], env: dict[str, str], port: int, path: str
+        self,
+        command: list[str],
+        env: dict[str, str],
+        port: int,
+        path: str,
+        core: str = SERVER_CORE,
     ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.probe = self.url + path
-        self.command = ["taskset", "-c", SERVER_CORE, *command]
+        self.command = ["taskset", "-c", core, *command]
         self.env = os.environ | env
 
     def __enter__(self) -> Self:

@@ -198,6 +198,13 @@ class Outbox(Protocol):
         Their round of attempts begins anew, as with requeue.
         """
 
+    async def hurry(self, now: int, latest: int, limit: int) -> int:
+        """Make up to limit QUEUED or WAITING entries due that the clock left behind.
+
+        It was set back: their round began after now, or they wait beyond latest,
+        which nothing written by now would. How many there were.
+        """
+
     async def gate(self) -> Gate:
         """The gate as it stands for every worker on this database."""
 

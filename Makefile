@@ -20,6 +20,7 @@ test: $(READY) ## run all tests; ARGS="-k hook" goes to pytest
 	@.ci/chromium
 	@.ci/servers
 	@.ci/postgres
+	@.ci/faketime
 	@$(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(READY) ## check style and types

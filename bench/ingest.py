@@ -1,8 +1,10 @@
 """How many signed hooks a second the relay commits, beside bare aiohttp.
 
 One server process on one core, wrk on the other, 64 connections, loopback, in
-turn (bare, hook, bare, hook, ...): read the ratio, not the figures. Every
-answer is checked: the relay's own counters must show one new lead a request.
+turn (bare, hook, bare, hook, ...): read the ratio, not the figures. The
+CPU time of the server a request (user and system; PostgreSQL's not counted) scatters
+less than the rates. Every answer is checked: the relay's own counters must show one
+new lead a request.
 
     python bench/ingest.py [--rounds 5] [--seconds 5] [--connections 64] [--postgres]
 
@@ -28,7 +30,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from relay.core import signing
 
@@ -58,27 +60,41 @@ end
 """
 
 
+class Figures(NamedTuple):
+    """Requests a second, p99 in milliseconds, the server's CPU time a request in us."""
+
+    rate: float
+    p99: float
+    cpu: float
+
+
 def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory() as folder, databases(options) as database:
-        ratios, rows = [], []
+        rows = []
         for round_ in range(options.rounds):
             order = [bare, hook] if round_ % 2 == 0 else [hook, bare]
             options.database = database
             got = {run.__name__: run(Path(folder), options) for run in order}
             rows.append(got)
-            ratios.append(got["hook"][0] / got["bare"][0])
-            print(
-                f"round {round_ + 1}: bare {got['bare'][0]:,.0f}/s, "
-                f"hook {got['hook'][0]:,.0f}/s, p99 {got['hook'][1]:.1f} ms, "
-                f"ratio {ratios[-1]:.2f}",
-                flush=True,
-            )
+            say(f"round {round_ + 1}", [got])
+    say("median", rows)
+
+
+def say(title: str, rounds: list[dict[str, Figures]]) -> None:
+    """Print one line: the figures of a round, or the medians of all."""
+    bare_, hook_ = ([each[name] for each in rounds] for name in ("bare", "hook"))
+    pairs = list(zip(bare_, hook_, strict=True))
+    median = statistics.median
     print(
-        f"median ratio {statistics.median(ratios):.3f} "
-        f"({min(ratios):.3f}-{max(ratios):.3f}), median hook "
-        f"{statistics.median(r['hook'][0] for r in rows):,.0f}/s, p99 "
-        f"{statistics.median(r['hook'][1] for r in rows):.1f} ms"
+        f"{title:8} bare {median(b.rate for b in bare_):8,.0f}/s"
+        f" {median(b.cpu for b in bare_):5.1f} us,"
+        f" hook {median(h.rate for h in hook_):8,.0f}/s"
+        f" {median(h.cpu for h in hook_):5.1f} us p99"
+        f" {median(h.p99 for h in hook_):5.1f} ms;"
+        f" ratio of rates {median(h.rate / b.rate for b, h in pairs):.3f},"
+        f" of CPU {median(b.cpu / h.cpu for b, h in pairs):.3f}",
+        flush=True,
     )
 
 
@@ -109,13 +125,13 @@ def databases(options: argparse.Namespace) -> Iterator[Callable[[Path], str]]:
         yield lambda _: server.new_url()
 
 
-def bare(_folder: Path, options: argparse.Namespace) -> tuple[float, float]:
+def bare(_folder: Path, options: argparse.Namespace) -> Figures:
     port = 18310
-    with Server([sys.executable, "-c", BARE.format(port=port)], {}, port, "/"):
-        return wrk(options, f"http://127.0.0.1:{port}/")
+    with Server([sys.executable, "-c", BARE.format(port=port)], {}, port, "/") as it:
+        return wrk(options, it, "/")
 
 
-def hook(folder: Path, options: argparse.Namespace) -> tuple[float, float]:
+def hook(folder: Path, options: argparse.Namespace) -> Figures:
     port = 18311
     data = folder / uuid.uuid4().hex
     data.mkdir()
@@ -132,7 +148,7 @@ def hook(folder: Path, options: argparse.Namespace) -> tuple[float, float]:
     script.write_text(LUA.format(bodies=bodies))
     command = [sys.executable, "-m", "relay", "serve", "--no-delivery"]
     with Server(command, env, port, "/_dub/livez") as server:
-        figures = wrk(options, f"http://127.0.0.1:{port}", script)
+        figures = wrk(options, server, "", script)
         server.check_counters()
     shutil.rmtree(data)
     return figures
@@ -173,11 +189,16 @@ class Server:
     """A server process on its own core, up when it answers, ended by SIGTERM."""
 
     def __init__(
-        self, command: list[str], env: dict[str, str], port: int, path: str
+        self,
+        command: list[str],
+        env: dict[str, str],
+        port: int,
+        path: str,
+        core: str = SERVER_CORE,
     ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.probe = self.url + path
-        self.command = ["taskset", "-c", SERVER_CORE, *command]
+        self.command = ["taskset", "-c", core, *command]
         self.env = os.environ | env
 
     def __enter__(self) -> Self:
@@ -198,6 +219,12 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
 
+    def cpu_us(self) -> float:
+        """CPU time, of all threads, user and system, in microseconds."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2]
+        utime, stime = fields.split()[11:13]
+        return (int(utime) + int(stime)) / os.sysconf("SC_CLK_TCK") * 1e6
+
     def check_counters(self) -> None:
         """Refuse figures of a run in which a request made no new lead."""
         text = urllib.request.urlopen(self.url + "/_dub/metrics").read().decode()
@@ -211,9 +238,9 @@ class Server:
 
 
 def wrk(
-    options: argparse.Namespace, url: str, script: Path | None = None
-) -> tuple[float, float]:
-    """Requests a second and the p99 in milliseconds; refuses any non-2xx."""
+    options: argparse.Namespace, server: Server, path: str, script: Path | None = None
+) -> Figures:
+    """Load a server; refuse any non-2xx."""
     command = [
         "taskset",
         "-c",
@@ -223,16 +250,20 @@ def wrk(
         f"-c{options.connections}",
         f"-d{options.seconds}s",
         "--latency",
-        url,
+        server.url + path,
     ]
     if script:
         command += ["-s", str(script)]
+    before = server.cpu_us()
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    spent = server.cpu_us() - before
     if "Non-2xx" in out or "Socket errors" in out:
         raise SystemExit(out)
     rate = float(re.search(r"Requests/sec:\s+(\S+)", out)[1])  # type: ignore[index]
     value, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", out).groups()  # type: ignore[union-attr]
-    return rate, float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+    served = int(re.search(r"(\d+) requests in", out)[1])  # type: ignore[index]
+    p99 = float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+    return Figures(rate, p99, spent / served)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ machine changes least.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -43,15 +42,8 @@ class Run:
 
     def measure(self, options: argparse.Namespace) -> tuple[float, float]:
         """Requests a second, and microseconds of the server's CPU for each."""
-        before = self.cpu()
-        rate, _ = wrk(options, self.server.url + self.path, self.script)
-        return rate, (self.cpu() - before) * 1e6 / (rate * options.seconds)
-
-    def cpu(self) -> float:
-        """Seconds of CPU that the server has used (proc(5), fields 14 and 15)."""
-        stat = Path(f"/proc/{self.server.process.pid}/stat").read_text()
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        figures = wrk(options, self.server, self.path, self.script)
+        return figures.rate, figures.cpu
 
 
 def main() -> None:

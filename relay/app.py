@@ -20,6 +20,7 @@ from relay.capture.passthrough import PATHS, Passthrough
 from relay.capture.proxied import ProxiedSignups
 from relay.capture.proxy import Proxy
 from relay.capture.script import Snippet
+from relay.capture.shortcut import SHORTCUTS
 from relay.capture.spill import Spill, spill_path
 from relay.capture.trusted import Trusted
 from relay.clock import now_ms, roll
@@ -92,7 +93,10 @@ class Relay:
         """Put the web side together: the relay's own paths, then the site."""
         app = web.Application(client_max_size=MAX_OWN_BODY)
         prefix = self.settings.prefix
-        for method, path, handler in [*self._endpoints(), *self._for_pages(app)]:
+        hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
+        app[SHORTCUTS] = {f"{prefix}/hooks/signup": hook.respond}
+        endpoints = [*self._endpoints(hook), *self._for_pages(app)]
+        for method, path, handler in endpoints:
             for each in (method, "HEAD") if method == "GET" else (method,):
                 app.router.add_route(each, f"{prefix}/{path}", speaking_json(handler))
                 self._methods[f"{prefix}/{path}"].append(each)
@@ -119,8 +123,7 @@ class Relay:
         for method, path, handler in dashboard.endpoints():
             app.router.add_route(method, f"{self.settings.prefix}/{path}", handler)
 
-    def _endpoints(self) -> list[Endpoint]:
-        hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
+    def _endpoints(self, hook: SignupHook) -> list[Endpoint]:
         dub_hook = DubHook(self.outbox, self.settings.dub_webhook_secret, now_ms)
         return [
             ("POST", "hooks/signup", hook.handle),

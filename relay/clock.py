@@ -20,6 +20,24 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class SetBack:
+    """Tells when the wall clock was set back, beside one that never is."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._look()
+
+    def by(self) -> int:
+        """Give by how many milliseconds, since the last time this was asked."""
+        seen, ticks = self._seen, self._ticks
+        self._look()
+        return max(0, seen + self._ticks - ticks - self._seen)
+
+    def _look(self) -> None:
+        self._seen = self._clock()
+        self._ticks = time.monotonic_ns() // 1_000_000
+
+
 def roll() -> float:
     """Roll for jitter; it spreads retries and guards no secret."""
     return random.random()  # noqa: S311 - jitter, not cryptography

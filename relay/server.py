@@ -20,6 +20,7 @@ from relay.app import Relay
 from relay.capture.front import FrontLimits, FrontRunner
 from relay.capture.proxy import EXPRESS
 from relay.clock import now_ms
+from relay.capture.shortcut import SHORTCUTS
 from relay.outbox.contract import OutboxError
 from relay.settings import Listen, Settings
 from relay.tls import Certificate, TlsError
@@ -139,6 +140,7 @@ async def _start_web(relay: Relay, stack: AsyncExitStack, *, share_port: bool) -
     runner = FrontRunner(
         application,
         application.get(EXPRESS),
+        shortcuts=application[SHORTCUTS],
         limits=front_limits(relay.settings),
         access_log=None,
         shutdown_timeout=REQUEST_GRACE_S,

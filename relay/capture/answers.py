@@ -76,21 +76,27 @@ def speaking_json(handler: Handler) -> Handler:
     async def wrapped(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except RefusedError as refused:
-            return refusal(refused)
-        except web.HTTPRequestEntityTooLarge:
-            return refusal(RefusedError(413, "The body may have 1 MiB at most."))
-        except web.HTTPException as error:
-            if error.status not in _CODES:
-                raise
-            return refusal(RefusedError(error.status, error.reason))
         except Exception as error:  # noqa: BLE001 - the border: told, logged, answered
-            log.error("request.failed", error=type(error).__name__, path=request.path)
-            return refusal(
-                RefusedError(500, "The relay failed to handle this request.")
-            )
+            return told(error, request.path)
 
     return wrapped
+
+
+def told(error: Exception, path: str) -> web.Response:
+    """Give the answer that tells of what went wrong at a path.
+
+    Raises the error again if it is an answer by itself, a redirect say.
+    """
+    if isinstance(error, RefusedError):
+        return refusal(error)
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return refusal(RefusedError(413, "The body may have 1 MiB at most."))
+    if isinstance(error, web.HTTPException):
+        if error.status not in _CODES:
+            raise error
+        return refusal(RefusedError(error.status, error.reason))
+    log.error("request.failed", error=type(error).__name__, path=path)
+    return refusal(RefusedError(500, "The relay failed to handle this request."))
 
 
 def read_json(body: bytes) -> Any:

@@ -1,8 +1,9 @@
 """The visitors' side: aiohttp's server protocol with the relay's own limits.
 
 aiohttp parses and serves; this adds what a server in the open needs and it has
-not got, and the express lane (``express``), which takes a request before
-aiohttp makes a task and a request object for it.
+not got, and two ways that take a request before aiohttp makes a request object
+for it: the express lane to the site (``express``), and the short one to the relay's
+own endpoints (``shortcut``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
@@ -19,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from relay.capture.express import Begun, Express, Flight
 from relay.capture.reply import own_answer
+from relay.capture.shortcut import Shortcuts, answer_of, endpoint_of
 from relay.logs import get_logger
 
 log = get_logger()
@@ -84,6 +87,7 @@ class Front(RequestHandler):
         "_flight",
         "_limits",
         "_server",
+        "_shortcuts",
         "_sleeper",
         "_timer",
         "peer",
@@ -95,17 +99,19 @@ class Front(RequestHandler):
         server: FrontServer,
         *,
         express: Express | None,
+        shortcuts: Shortcuts,
         limits: FrontLimits,
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._server = server
         self._express = express
+        self._shortcuts = shortcuts
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
         self._body: StreamReader | None = None
         self._came = 0
-        self._flight: Flight | None = None
+        self._flight: Flight | asyncio.Task[bytes] | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._begun: Begun | None = None
         self.peer: str | None = None
@@ -228,18 +234,35 @@ class Front(RequestHandler):
         tell("visitor.request_failed", error=type(error).__name__)
 
     def _take_off(self) -> bool:
-        """Let a single ordinary request take the express lane."""
+        """Let a single ordinary request go one of the short ways."""
         message, payload = self._messages[0]
-        if self._express is None or len(self._messages) > 1 or self._paused:
+        if len(self._messages) > 1 or self._paused:
             return False
-        if payload is not EMPTY_PAYLOAD or not isinstance(message, RawRequestMessage):
+        if not isinstance(message, RawRequestMessage):
             return False
-        self._flight = self._express.start(self, message)
+        if payload is not EMPTY_PAYLOAD:
+            self._flight = self._shorten(message, payload)
+        elif self._express is not None:
+            self._flight = self._express.start(self, message)
         if self._flight is None:
             return False
         # A stop waits for requests that are in progress.
         self._request_in_progress = True
         return True
+
+    def _shorten(
+        self, message: RawRequestMessage, body: StreamReader
+    ) -> asyncio.Task[bytes] | None:
+        endpoint = endpoint_of(self._shortcuts, message, body)
+        if endpoint is None:
+            return None
+        answering = self._loop.create_task(answer_of(endpoint, message, body))
+        answering.add_done_callback(partial(self._answered, message.should_close))
+        return answering
+
+    def _answered(self, close: bool, answering: asyncio.Task[bytes]) -> None:  # noqa: FBT001 - bound in place
+        if not answering.cancelled():
+            self.landed(answering.result(), close=close)
 
     def landed(self, answer: bytes, *, close: bool) -> None:
         """Write a whole answer, and be ready for the next request."""
@@ -289,6 +312,7 @@ class FrontServer(web.Server):
         self,
         server: web.Server,
         express: Express | None,
+        shortcuts: Shortcuts,
         limits: FrontLimits,
         **options: Any,
     ) -> None:
@@ -299,6 +323,7 @@ class FrontServer(web.Server):
             handler_cancellation=server.handler_cancellation,
         )
         self._express = express
+        self._shortcuts = shortcuts
         self._limits = limits
         self._options = options
         self._open: Counter[str] = Counter()
@@ -309,6 +334,7 @@ class FrontServer(web.Server):
             self,
             loop=self._loop,
             express=self._express,
+            shortcuts=self._shortcuts,
             limits=self._limits,
             **self._options,
         )
@@ -340,6 +366,7 @@ class FrontRunner(web.AppRunner):
         app: web.Application,
         express: Express | None = None,
         *,
+        shortcuts: Shortcuts | None = None,
         limits: FrontLimits | None = None,
         shutdown_timeout: float = 60.0,
         **options: Any,
@@ -351,7 +378,10 @@ class FrontRunner(web.AppRunner):
         whole.pop("handler_cancellation")
         self._options = whole
         self._express = express
+        self._shortcuts = shortcuts or {}
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
-        return FrontServer(server, self._express, self._limits, **self._options)
+        return FrontServer(
+            server, self._express, self._shortcuts, self._limits, **self._options
+        )

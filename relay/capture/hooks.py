@@ -33,10 +33,13 @@ class SignupHook:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer as the table of ``POST hooks/signup`` in the docs says."""
+        return await self.respond(request.headers, await request.read())
+
+    async def respond(self, headers: Mapping[str, str], body: bytes) -> web.Response:
+        """Do the same by what was sent; raise RefusedError."""
         if not self._keys:
             raise RefusedError(404, "hooks/signup is off: set RELAY_HOOK_SECRET.")
-        body = await request.read()
-        message_id = self._verify(request.headers, body)
+        message_id = self._verify(headers, body)
         fields, notes, document = _read(body)
         click_id, told_by = _click(fields, document)
         if click_id is None:
@@ -54,13 +57,8 @@ class SignupHook:
         return await self._take(capture)
 
     def _verify(self, headers: Mapping[str, str], body: bytes) -> str:
-        signed = {
-            name: value
-            for name in ("webhook-id", "webhook-timestamp", "webhook-signature")
-            if (value := headers.get(name)) is not None
-        }
         try:
-            return signing.verify_webhook(self._keys, signed, body, self._clock())
+            return signing.verify_webhook(self._keys, headers, body, self._clock())
         except signing.MissingHeaderError as error:
             self._refuse("unsigned", 401, str(error))
         except signing.StaleTimestampError as error:
@@ -72,7 +70,7 @@ class SignupHook:
         self._intake.count(SOURCE, result)
         raise RefusedError(status, message)
 
-    async def _take(self, capture: Capture) -> web.StreamResponse:
+    async def _take(self, capture: Capture) -> web.Response:
         try:
             receipt = await self._intake.take(capture)
         except OutboxUnavailableError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Final
 
 from relay.clock import Clock, new_lead_id
@@ -51,6 +52,8 @@ class Intake:
         self._dedupe_ms = dedupe_days * DAY_MS
         self._clock = clock
         self._metrics = metrics
+        # Looking a child up by its labels costs more than counting.
+        self._captured = cache(metrics.captured.labels)
 
     async def take(self, capture: Capture) -> Receipt:
         """Commit a lead; raise OutboxUnavailableError if that was not possible."""
@@ -107,7 +110,7 @@ class Intake:
 
     def count(self, source: str, result: str) -> None:
         """Count a sign-up by its source and what became of it."""
-        self._metrics.captured.labels(source, result).inc()
+        self._captured(source, result).inc()
 
     def lead(self, capture: Capture, lead_id: str | None = None) -> Lead:
         """Make the lead of a capture, as of now."""

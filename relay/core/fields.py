@@ -36,7 +36,7 @@ MISSING: Final = object()
 Body = Mapping[str, object]
 """A parsed JSON object."""
 
-_MODES: Final = tuple(mode.value for mode in Mode)
+_MODES: Final = {mode.value: mode for mode in Mode}
 
 _LOCAL_PART: Final = re.compile(r"(?:[\w'+-]+\.)*[\w'+-]*[\w+-]", re.ASCII)
 _DOMAIN: Final = re.compile(
@@ -136,7 +136,7 @@ def read_mode(body: Body) -> Mode:
     """Read the mode; absent is the default, null is an error."""
     value = body.get("mode", Mode.ASYNC.value)
     if isinstance(value, str) and value in _MODES:
-        return Mode(value)
+        return _MODES[value]
     options = "|".join(f'"{mode}"' for mode in _MODES)
     message = f"Invalid option: expected one of {options}"
     raise refused("mode", "invalid_value", message)

@@ -127,9 +127,9 @@ def verify_webhook(
 ) -> str:
     """Check a Standard Webhooks request and return its webhook-id.
 
-    ``headers`` has lower-case names. Signatures of other versions (``v1a``) are
-    passed over. Every key is compared with every signature, so that the time
-    taken tells nothing about which one fits.
+    ``headers`` has lower-case names, or does not care about case. Signatures of
+    other versions (``v1a``) are passed over. Every key is compared with every
+    signature, so that the time taken tells nothing about which one fits.
     """
     message_id = _header(headers, "webhook-id", _MESSAGE_ID)
     timestamp = _header(headers, "webhook-timestamp", _TIMESTAMP)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import Final
 
-from relay.clock import Clock
+from relay.clock import Clock, SetBack
 from relay.core.answers import Meaning
 from relay.core.leads import Status
-from relay.core.pacing import ready_at
+from relay.core.pacing import LONGEST_PAUSE_MS, ready_at
 from relay.core.retry import probe_delay
 from relay.delivery.delivery import Delivered, Delivery, Terms
 from relay.logs import get_logger
@@ -18,6 +19,7 @@ from relay.outbox.contract import (
     Gate,
     Outbox,
     OutboxUnavailableError,
+    Query,
     Settlement,
 )
 
@@ -43,6 +45,10 @@ lead that Dub chokes on must not stop the others; five cost no more than a burst
 PARK_BATCH: Final = 500
 """Leads parked or unparked in one transaction, so that none holds the writer long."""
 
+SET_BACK_MS: Final = 1_000
+"""A clock that goes back by more was set; NTP's own corrections are smaller. What a
+smaller step delays is not worth looking for."""
+
 
 class Worker:
     """Delivers what is due, at most ``terms.in_flight`` at once.
@@ -63,6 +69,8 @@ class Worker:
         self._delivery = delivery
         self._terms = terms
         self._clock = clock
+        self._set_back = SetBack(clock)
+        self._stepped = False
         self._wake = asyncio.Event()
         self.stopping = False
         self._failures_in_a_row = 0
@@ -72,9 +80,11 @@ class Worker:
     async def run(self) -> None:
         """Go on until stop() is called. Trouble with the database is waited out."""
         await self._probe_soon()
+        await self._look_back()
         while not self.stopping:
             self._wake.clear()
             try:
+                await self._look_at_the_clock()
                 busy = await self._turn()
             except OutboxUnavailableError as error:
                 log.error("delivery.database_unavailable", reason=str(error))
@@ -99,11 +109,32 @@ class Worker:
         """Probe at once after a start: perhaps a person has just put it right."""
         try:
             gate = await self._outbox.gate()
+            now = self._clock()
             if gate.closed:
-                now = self._clock()
                 await self._outbox.set_gate(replace(gate, probe_at=now, failures=0))
         except OutboxUnavailableError as error:
             log.error("delivery.database_unavailable", reason=str(error))
+
+    async def _look_back(self) -> None:
+        """See whether the clock was set back since the last lead came."""
+        with contextlib.suppress(OutboxUnavailableError):  # the first turn tells it
+            newest = await self._outbox.list(Query(limit=1))
+            if newest and newest[0].lead.created_at > self._clock() + SET_BACK_MS:
+                self._stepped = True
+
+    async def _look_at_the_clock(self) -> None:
+        """Let no lead wait for the size of the step by which the clock went back."""
+        if self._set_back.by() > SET_BACK_MS:
+            self._stepped = True
+        if not self._stepped:
+            return
+        log.warning("delivery.clock_set_back")
+        now = self._clock()
+        latest = now + max(self._terms.policy.max_ms, LONGEST_PAUSE_MS)
+        while await self._outbox.hurry(now, latest, PARK_BATCH) == PARK_BATCH:
+            pass
+        self._stepped = False
+        await self._probe_soon()
 
     async def _turn(self) -> bool:
         """Claim once. True when there may be more to claim straight away."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.core.leads import Attempt, Entry, Lead, Status
 from relay.core.pacing import Budget, Pace
@@ -63,8 +63,7 @@ class Offer:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The outbox's answer to an offer: committed, and under which lead's id."""
 
     taken: Taken
@@ -235,6 +234,13 @@ class Outbox(Protocol):
         """Turn up to limit PARKED entries to QUEUED, due now; how many.
 
         Their round of attempts begins anew, as with requeue.
+        """
+
+    async def hurry(self, now: int, latest: int, limit: int) -> int:
+        """Make up to limit QUEUED or WAITING entries due that the clock left behind.
+
+        It was set back: their round began after now, or they wait beyond latest,
+        which nothing written by now would. How many there were.
         """
 
     async def gate(self) -> Gate:

@@ -178,6 +178,10 @@ class PostgresOutbox:
         """Turn up to limit PARKED entries to QUEUED, due now; how many."""
         return await self._writer.submit(postgres_gate.unpark, (now, limit))
 
+    async def hurry(self, now: int, latest: int, limit: int) -> int:
+        """Make up to limit entries due that the clock left behind; how many."""
+        return await self._writer.submit(postgres_gate.hurry, (now, latest, limit))
+
     async def gate(self) -> Gate:
         """The gate as it stands for every worker on this database."""
         return await self._readers.run(postgres_reading.gate)

@@ -31,6 +31,18 @@ UNPARK: Final = """
     ))
 """
 
+HURRY: Final = sql(
+    """
+    UPDATE leads SET due_at = $1, round_at = least(round_at, $1)
+    WHERE seq = ANY(ARRAY(
+        SELECT seq FROM leads
+        WHERE due_at > $1 AND (status || '') IN {parkable}
+            AND (round_at > $1 OR due_at > $2)
+        ORDER BY due_at, seq LIMIT $3 FOR UPDATE SKIP LOCKED
+    ))
+    """
+)
+
 _SET_GATE: Final = """
     UPDATE gate SET closed = $1, reason = $2, probe_at = $3, failures = $4, parks = $5
 """
@@ -56,6 +68,12 @@ async def unpark(connection: Connection, now: int, limit: int) -> int:
     While it was parked it was not tried in vain.
     """
     return _changed(await connection.execute(UNPARK, now, limit))
+
+
+@each
+async def hurry(connection: Connection, now: int, latest: int, limit: int) -> int:
+    """Make due what only a clock that was set back keeps waiting."""
+    return _changed(await connection.execute(HURRY, now, latest, limit))
 
 
 @each

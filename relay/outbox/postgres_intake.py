@@ -9,8 +9,8 @@ seq, so that no claim can see a later one while an earlier one is still to come.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 from zlib import crc32
 
 from relay.core.leads import Status, require_move
@@ -18,7 +18,7 @@ from relay.outbox.contract import Offer, Receipt, Taken
 from relay.outbox.dedupe import Earlier, Ledger
 from relay.outbox.postgres_session import Connection
 from relay.outbox.postgres_writer import each
-from relay.outbox.queries import UNCOUNTED, sql
+from relay.outbox.queries import OFFER_COLUMNS, UNCOUNTED, sql
 from relay.outbox.rows import Row, request_key
 
 Pending = tuple[Offer, Row]
@@ -30,13 +30,28 @@ them in every fifth commit, and then one waits some milliseconds."""
 
 _EARLIER: Final = """
     SELECT id, status, customer, dedupe_key, created_at, idempotency_key, body_hash
-    FROM leads WHERE idempotency_key = ANY($1::text[])
+    FROM leads WHERE idempotency_key = ANY(${}::text[])
     UNION ALL
     SELECT id, status, customer, dedupe_key, created_at, idempotency_key, body_hash
-    FROM leads WHERE customer = ANY($2::text[]) AND dedupe_key = ANY($3::text[])
+    FROM leads WHERE customer = ANY(${}::text[]) AND dedupe_key = ANY(${}::text[])
 """
 
+_FIND: Final = _EARLIER.format(1, 2, 3)
+
 _INSERT: Final = sql("INSERT INTO leads ({offer}) SELECT * FROM unnest({offer_arrays})")
+
+_COLUMNS: Final = len(OFFER_COLUMNS)
+
+_INSERT_OR_FIND: Final = f"""
+    WITH earlier AS MATERIALIZED (
+        {_EARLIER.format(_COLUMNS + 1, _COLUMNS + 2, _COLUMNS + 3)}
+    ), entered AS (
+        {_INSERT} WHERE NOT EXISTS (SELECT 1 FROM earlier)
+    )
+    SELECT * FROM earlier
+"""  # noqa: S608 - its parts are constants
+"""Most offers repeat nothing: then they are in, at one trip to the server. If any may
+repeat an earlier lead, nothing is inserted, and the ledger has to tell which."""
 
 _REPLACE: Final = sql(
     "UPDATE leads SET ({offer}) = ROW ({offer_values}) WHERE id = {after_offer}"
@@ -56,16 +71,32 @@ def line(offer: Offer) -> tuple[int, ...]:
 async def put(connection: Connection, arguments: Sequence[Pending]) -> list[Receipt]:
     """Take in the offers that repeat no earlier lead and no other of them."""
     offers = [offer for offer, _ in arguments]
-    ledger = Ledger(await _earlier(connection, offers))
-    receipts = [ledger.enter(offer) for offer in offers]
+    receipts = _entered(offers)
+    columns = _columns(arguments, receipts)
+    rows = await connection.fetch(_INSERT_OR_FIND, *columns, *_sought(offers))
+    if rows:
+        receipts = _entered(offers, map(_earlier, rows))
+        columns = _columns(arguments, receipts)
+        if columns[0]:
+            await connection.execute(_INSERT, *columns)
+    return receipts
+
+
+def _entered(offers: Sequence[Offer], earlier: Iterable[Earlier] = ()) -> list[Receipt]:
+    ledger = Ledger(earlier)
+    return [ledger.enter(offer) for offer in offers]
+
+
+def _columns(
+    arguments: Sequence[Pending], receipts: Sequence[Receipt]
+) -> Sequence[Sequence[Any]]:
+    """Give the rows of what is new as one array for each column."""
     rows = [
         row
         for (_, row), receipt in zip(arguments, receipts, strict=True)
         if receipt.taken is Taken.NEW
     ]
-    if rows:
-        await connection.execute(_INSERT, *map(list, zip(*rows, strict=True)))
-    return receipts
+    return list(zip(*rows, strict=True)) or [()] * _COLUMNS
 
 
 @each
@@ -83,7 +114,7 @@ async def release(
         return None
     offer, row = final
     require_move(Status.HELD, offer.status)
-    earlier = await _earlier(connection, [offer])
+    earlier = map(_earlier, await connection.fetch(_FIND, *_sought([offer])))
     receipt = Ledger(one for one in earlier if one.lead_id != lead_id).enter(offer)
     if receipt.taken is Taken.NEW:
         await connection.execute(_REPLACE, *row, lead_id)
@@ -96,17 +127,19 @@ async def _remove(connection: Connection, lead_id: str) -> None:
     await connection.execute("DELETE FROM leads WHERE id = $1", lead_id)
 
 
-async def _earlier(connection: Connection, offers: Sequence[Offer]) -> list[Earlier]:
-    """Find every lead that one of the offers may repeat, in one statement."""
+def _sought(offers: Sequence[Offer]) -> tuple[list[str], list[str], list[str]]:
+    """Give what a lead that one of the offers may repeat is found by."""
     counted = [
         offer
         for offer in offers
         if offer.dedupe_since is not None and offer.status not in UNCOUNTED
     ]
-    rows = await connection.fetch(
-        _EARLIER,
+    return (
         [key for key in map(request_key, offers) if key is not None],
         [offer.lead.customer_external_id for offer in counted],
         [offer.dedupe_key for offer in counted],
     )
-    return [Earlier(row[0], Status(row[1]), *tuple(row)[2:]) for row in rows]
+
+
+def _earlier(row: Sequence[Any]) -> Earlier:
+    return Earlier(row[0], Status(row[1]), *tuple(row)[2:])

@@ -57,6 +57,7 @@ _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
         sqlite_intake.release,
         sqlite_delivery.settle,
         sqlite_delivery.unpark,
+        sqlite_delivery.hurry,
         sqlite_delivery.requeue,
         sqlite_operating.pause,
     }
@@ -176,6 +177,10 @@ class SqliteOutbox:
     async def unpark(self, now: int, limit: int) -> int:
         """Turn up to limit PARKED entries to QUEUED, due now; how many."""
         return await self._writer.submit(sqlite_delivery.unpark, (now, limit))
+
+    async def hurry(self, now: int, latest: int, limit: int) -> int:
+        """Make up to limit entries due that the clock left behind; how many."""
+        return await self._writer.submit(sqlite_delivery.hurry, (now, latest, limit))
 
     async def gate(self) -> Gate:
         """The gate as it stands for every worker on this database."""

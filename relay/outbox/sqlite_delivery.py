@@ -69,6 +69,16 @@ UNPARK: Final = """
     )
 """
 
+HURRY: Final = sql(
+    """
+    UPDATE leads SET due_at = ?1, round_at = min(round_at, ?1) WHERE seq IN (
+        SELECT seq FROM leads INDEXED BY leads_due
+        WHERE due_at > ?1 AND status IN {parkable} AND (round_at > ?1 OR due_at > ?2)
+        ORDER BY due_at LIMIT ?3
+    )
+    """
+)
+
 _LEASE: Final = sql(
     """
     UPDATE leads SET status = 'sending', due_at = ?, token = ?
@@ -239,6 +249,12 @@ def unpark(connection: sqlite3.Connection, now: int, limit: int) -> int:
     While it was parked it was not tried in vain.
     """
     return connection.execute(UNPARK, (now, now, limit)).rowcount
+
+
+@each
+def hurry(connection: sqlite3.Connection, now: int, latest: int, limit: int) -> int:
+    """Make due what only a clock that was set back keeps waiting."""
+    return connection.execute(HURRY, (now, latest, limit)).rowcount
 
 
 @each

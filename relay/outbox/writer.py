@@ -80,7 +80,7 @@ class Writer:
             # waking the thread for each would make many small commits.
             self._loop.call_soon(self._hand_over)
         result: asyncio.Future[Result] = self._loop.create_future()
-        self._gathering.append(_Job(work, argument, result))
+        self._gathering.append(Job(work, argument, result))
         return result
 
     async def stop(self) -> None:

@@ -390,6 +390,29 @@ class DeliveryContract:
         # The time it was parked is no time it was tried in vain.
         assert found.since == NOW + HOUR
 
+    async def test_what_a_clock_that_was_set_back_left_behind_is_made_due(
+        self, outbox: Outbox
+    ) -> None:
+        late = [offer(lead(created_at=NOW + HOUR + n)) for n in range(3)]
+        await put_all(outbox, [offer(), *late])
+        # One waits for good reason, one since before the clock was set back.
+        await finish(outbox, waiting(NOW + 2 * HOUR))
+        waits = (await outbox.list(Query(Status.WAITING)))[0].lead.id
+
+        assert await outbox.claim(9, NOW + 1, LEASE) == []
+        assert await outbox.hurry(NOW + 1, NOW + 2 * HOUR, 2) == 2
+        assert await outbox.hurry(NOW + 1, NOW + 2 * HOUR, 2) == 1
+        assert await outbox.hurry(NOW + 1, NOW + 2 * HOUR, 2) == 0
+        claims = await outbox.claim(9, NOW + 1, LEASE)
+        assert {one.entry.lead.id for one in claims} == {it.lead.id for it in late}
+        assert {one.entry.since for one in claims} == {NOW + 1}
+
+        assert await outbox.hurry(NOW + 1, NOW + HOUR, 9) == 1
+        [claim] = await outbox.claim(9, NOW + 1, LEASE)
+        assert claim.entry.lead.id == waits
+        # The leases of those under way are their holders'.
+        assert await outbox.hurry(NOW - DAY, NOW - DAY, 9) == 0
+
     async def test_leads_under_way_are_not_parked(self, outbox: Outbox) -> None:
         await outbox.put(offer())
         claim = await claim_one(outbox)

@@ -31,6 +31,8 @@ from pathlib import Path
 
 PROXY_CORE, LOAD_CORE = "0", "1"
 SITE_PORT = 18320
+FETCHED = Path(__file__).parents[1] / ".venv" / "servers" / "usr"
+"""Where .ci/servers puts what the system does not have."""
 TICKS = os.sysconf("SC_CLK_TCK")
 IDLE = 1000
 
@@ -156,6 +158,7 @@ class Row:
 
 def main() -> None:
     options = parse()
+    os.environ["PATH"] += f":{FETCHED}/sbin:{FETCHED}/bin"
     # Short, since a unix socket or a pid file may stand in it.
     with tempfile.TemporaryDirectory() as name, site(Path(name)):
         rows = [row for row in every_row(Path(name)) if options.only in ("", row.name)]

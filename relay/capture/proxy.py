@@ -15,6 +15,7 @@ from aiohttp import web
 
 from relay.capture.balance import Sites
 from relay.capture.connection import Limits, UpstreamAnswer
+from relay.capture.copies import CopiedAnswer, copied_answer, copied_request
 from relay.capture.exchange import Body, RequestBodyError, UpstreamError
 from relay.capture.express import Begun, Express
 from relay.capture.front import Front
@@ -30,15 +31,7 @@ from relay.capture.guard import (
 from relay.capture.inject import Page, is_html, is_page, page_headers
 from relay.capture.landing import Landing, Visit, with_cookies
 from relay.capture.reply import Reply, own_answer
-from relay.capture.signup import (
-    CopiedAnswer,
-    Signup,
-    Signups,
-    Store,
-    Tasks,
-    copied_answer,
-    copied_request,
-)
+from relay.capture.signup import Signup, Signups, Store, Tasks
 from relay.capture.tunnel import Tunnels
 from relay.core.headers import (
     Headers,

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from relay.core.leads import Attempt, Entry, Status
 from relay.core.pacing import Budget, Pace
-from relay.outbox import sqlite_delivery, sqlite_intake, sqlite_reading
+from relay.outbox import sqlite_delivery, sqlite_held, sqlite_intake, sqlite_reading
 from relay.outbox.contract import (
     Claim,
     Gate,
@@ -48,6 +48,7 @@ _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
     {
         sqlite_intake.put,
         sqlite_intake.release,
+        sqlite_held.let_go,
         sqlite_delivery.settle,
         sqlite_delivery.unpark,
         sqlite_delivery.requeue,
@@ -112,6 +113,8 @@ class SqliteOutbox:
 
     async def put(self, offer: Offer) -> Receipt:
         """Commit a lead, or say which earlier one it repeats."""
+        if offer.status is Status.HELD and offer.idempotency_key is None:
+            return await self._writer.submit(sqlite_held.hold, row_of(offer))
         return await self._writer.submit(sqlite_intake.put, (offer, row_of(offer)))
 
     async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
@@ -119,6 +122,8 @@ class SqliteOutbox:
         final = None
         if offer is not None:
             offer = final_offer(offer, lead_id)
+            if offer.as_held:
+                return await self._writer.submit(sqlite_held.let_go, offer)
             final = (offer, row_of(offer))
         return await self._writer.submit(sqlite_intake.release, (lead_id, final))
 

@@ -14,6 +14,7 @@ from proxy_rig import NOW, SECRETS, Remembering, proxied
 from recording_site import Message, Site, ask, closed, request, says
 
 from relay.capture import signup
+from relay.capture.signup import Held
 from relay.core import cookies
 
 CLICK = "hQWlM2kPzX9aBcDe"
@@ -374,20 +375,20 @@ async def test_the_click_is_kept_if_the_lead_is_not_safe_or_the_rule_says_so(
 class Failing(Remembering):
     """A store whose every call fails in a way that nobody foresaw."""
 
-    async def hold(self, *_: Any, **__: Any) -> str | None:
+    async def hold(self, *_: Any, **__: Any) -> Held | None:
         raise KeyError("hold")
 
     async def take(self, *_: Any, **__: Any) -> bool:
         raise KeyError("take")
 
-    async def drop(self, held: str) -> None:
-        raise KeyError(held)
+    async def drop(self, held: Held) -> None:
+        raise KeyError(held.lead_id)
 
 
 class Hanging(Remembering):
     """A store that never comes back."""
 
-    async def hold(self, *_: Any, **__: Any) -> str | None:
+    async def hold(self, *_: Any, **__: Any) -> Held | None:
         await asyncio.Event().wait()
         raise AssertionError
 

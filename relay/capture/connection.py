@@ -111,18 +111,21 @@ class Connection:
             raise
         return await self.answer(method)
 
-    def begin(self, head: bytes, waiting: Callable[[], None]) -> bool:
-        """Send a GET without awaiting its answer: ``waiting`` is called for it.
+    def begin(
+        self, head: bytes, body: StreamReader, waiting: Callable[[], None]
+    ) -> bool:
+        """Send a request without awaiting its answer: ``waiting`` is called for it.
 
-        False if the connection has just gone. What :meth:`answer` gives then
-        is the same as that of an exchange.
+        All of the body is there, and is read. False if the connection has just
+        gone; then nothing is. What :meth:`answer` gives is the same as that of
+        an exchange.
         """
         transport = self.protocol.transport
         if transport is None or transport.is_closing():
             return False
         self._expect("GET")
         self.protocol.waiting = waiting
-        transport.write(head)
+        transport.write(head + body.read_nowait())
         self.protocol.start_timeout()
         return True
 
@@ -326,6 +329,11 @@ class UpstreamAnswer:
         if not data and self._broken:
             raise UpstreamError("the site's answer was cut")
         return data
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the body has arrived, read or not."""
+        return self._payload.exception() is None and self._payload.is_eof()
 
     @property
     def ended(self) -> bool:

@@ -17,7 +17,8 @@ from aiohttp.http import HttpProcessingError, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from relay.capture.express import Begun, Express, Flight
+from relay.capture.express import Express
+from relay.capture.flights import Begun, Flight
 from relay.capture.reply import own_answer
 from relay.logs import get_logger
 
@@ -71,15 +72,19 @@ class SlowBodyError(web.HTTPRequestTimeout):
 class Front(RequestHandler):
     """One visitor's connection.
 
-    While a flight of the express lane is under way, aiohttp's own loop sleeps
-    on its waiter, which is kept here (``_sleeper``) so that nothing wakes it:
-    requests that come meanwhile queue up behind.
+    While a flight of the express lane is under way, or waits for its request's
+    body, aiohttp's own loop sleeps on its waiter, which is kept here
+    (``_sleeper``) so that nothing wakes it: requests that come meanwhile queue
+    up behind.
     """
 
     __slots__ = (
+        "_answered",
         "_begun",
+        "_boarding",
         "_body",
         "_came",
+        "_early",
         "_express",
         "_flight",
         "_limits",
@@ -106,8 +111,11 @@ class Front(RequestHandler):
         self._body: StreamReader | None = None
         self._came = 0
         self._flight: Flight | None = None
+        self._boarding: StreamReader | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._begun: Begun | None = None
+        self._answered = False
+        self._early: list[bytes] = []
         self.peer: str | None = None
         self.scheme = "http"
 
@@ -127,18 +135,28 @@ class Front(RequestHandler):
         self._stop_timer()
         if self._flight is not None:
             self._flight.cancel()
-            self._flight = None
+            self._flight = self._boarding = None
         if self._begun is not None:
-            self._begun[1].abort()
+            self._begun.abandon()
             self._begun = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a single ordinary request takes the express lane."""
         sleeper = self._waiter
+        if self._answered and sleeper is None:
+            # A quick visitor, whose next request would be tied to the general
+            # lane: aiohttp's loop is about to look for it, and finds it there.
+            if not self._early:
+                self._loop.call_soon(self._take_early)
+            self._early.append(data)
+            return
+        self._answered = False
         if sleeper is None or sleeper.done():
             super().data_received(data)
-            if self._messages and self._timer is None:
+            if self._boarding is not None:
+                self._board(self._boarding)
+            elif self._messages and self._timer is None:
                 self._await_body()
             return
         # So that the parser's messages wake nobody before they are looked at.
@@ -151,13 +169,26 @@ class Front(RequestHandler):
             self._await_head()
         else:
             self._stop_timer()
-            if self._take_off():
-                self._sleeper = sleeper
-                return
-            self._waiter = sleeper
-            self._await_body()
-            if not sleeper.done():
-                sleeper.set_result(None)
+            self._sleeper = sleeper
+            self._check_in()
+
+    async def finish_response(
+        self,
+        request: web.BaseRequest,
+        resp: web.StreamResponse,
+        start_time: float | None,
+    ) -> tuple[web.StreamResponse, bool]:
+        """Note that the answer of the general lane is out."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._answered = not self._upgraded
+        return finished
+
+    def _take_early(self) -> None:
+        """Take what came before aiohttp's loop was ready for it."""
+        data, self._early = b"".join(self._early), []
+        self._answered = False
+        if self.transport is not None:
+            self.data_received(data)
 
     def _await_head(self) -> None:
         """Let a head that has begun be whole in time."""
@@ -192,6 +223,8 @@ class Front(RequestHandler):
             log.info("visitor.slow_body")
             body.set_exception(SlowBodyError())
             self.close()
+            if self._boarding is body:
+                self._board(body)
             return
         self._came = body.total_bytes
         self._timer = self._loop.call_later(
@@ -227,19 +260,42 @@ class Front(RequestHandler):
         tell = log.debug if isinstance(error, HttpProcessingError) else log.error
         tell("visitor.request_failed", error=type(error).__name__)
 
-    def _take_off(self) -> bool:
-        """Let a single ordinary request take the express lane."""
-        message, payload = self._messages[0]
-        if self._express is None or len(self._messages) > 1 or self._paused:
-            return False
-        if payload is not EMPTY_PAYLOAD or not isinstance(message, RawRequestMessage):
-            return False
-        self._flight = self._express.start(self, message)
+    def _check_in(self) -> None:
+        """Let a single ordinary request take the express lane, others the other."""
+        message, body = self._messages[0]
+        alone = len(self._messages) == 1 and not self._paused
+        # What is no message is what aiohttp puts in place of a broken one.
+        if alone and self._express and isinstance(message, RawRequestMessage):
+            self._flight = self._express.book(self, message)
         if self._flight is None:
-            return False
+            self._await_body()
+            self._wake()
+            return
         # A stop waits for requests that are in progress.
         self._request_in_progress = True
-        return True
+        self._boarding = body
+        if not body.is_eof():
+            self._await_body()
+        self._board(body)
+
+    def _board(self, body: StreamReader) -> None:
+        """Take off once all of the body is there, or leave it to the other lane."""
+        failed = body.exception() is not None or self._force_close
+        if self._flight is None or not (failed or body.is_eof()):
+            return
+        self._boarding = None
+        if not failed and self._flight.take_off(body):
+            assert self._express is not None  # noqa: S101 - it booked the flight
+            self._express.took_off()
+            return
+        self._flight = None
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let aiohttp's loop have what there is."""
+        sleeper = self._restored()
+        if not sleeper.done():
+            sleeper.set_result(None)
 
     def landed(self, answer: bytes, *, close: bool) -> None:
         """Write a whole answer, and be ready for the next request."""
@@ -268,7 +324,7 @@ class Front(RequestHandler):
         """Let aiohttp's loop have the request, and the proxy what was begun."""
         self._flight = None
         self._begun = begun
-        self._restored().set_result(None)
+        self._wake()
 
     def take_begun(self) -> Begun | None:
         """Tell where the present request was sent already, if it was."""

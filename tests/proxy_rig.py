@@ -19,6 +19,8 @@ from relay.core.rules import Draft, compile_rules
 from relay.metrics import Metrics
 
 SECRETS = ("a-secret-for-tests-only",)
+EXPRESS_LANE = True
+"""Whether proxies have one, unless a test says so itself."""
 NOW = 1_800_000_000_000
 
 
@@ -98,13 +100,14 @@ async def proxied(
     limits: Limits | None = None,
     now: int = NOW,
     grace: float = 1.0,
-    express: bool = True,
+    express: bool | None = None,
     flights: list[int] | None = None,
     **options: Any,
 ) -> AsyncIterator[int]:
     """Run a proxy in front of a site; give its port.
 
-    ``flights`` is told how many requests the express lane took.
+    ``express`` opens the express lane, or does not; ``flights`` is told how many
+    requests took it.
     """
     proxy = Proxy(
         url,
@@ -114,11 +117,12 @@ async def proxied(
         limits=limits,
         **options,
     )
+    open_lane = EXPRESS_LANE if express is None else express
     app = web.Application()
     proxy.install(app)
     runner = FrontRunner(
         app,
-        app[EXPRESS] if express else None,
+        app[EXPRESS] if open_lane else None,
         access_log=None,
         shutdown_timeout=grace,
     )

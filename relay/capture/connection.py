@@ -105,7 +105,7 @@ class Connection:
         """Send a request and wait for the answer's head."""
         self._expect(method)
         try:
-            await self._send(head, body)
+            self._send(head, body)
         except BaseException:
             self.abort()
             raise
@@ -175,23 +175,23 @@ class Connection:
             max_headers=MAX_FIELDS,
         )
 
-    async def _send(self, head: bytes, body: Body | None) -> None:
+    def _send(self, head: bytes, body: Body | None) -> None:
         """Send the head and what is there of the body; a task sends the rest.
 
         What is there is small (1 MiB at most) and not waited for: a site may
         answer without reading it.
         """
-        writer = StreamWriter(self.protocol, self._loop)
         rest = body.rest if body is not None else None
         if body is not None:
             head += body.framed_start(last=rest is None)
-        try:
-            await writer.write(head, drain=False)
-        except ConnectionError as error:
-            raise GoneError("the site closed the connection unanswered") from error
+        transport = self.protocol.transport
+        if transport is None or transport.is_closing():
+            raise GoneError("the site closed the connection unanswered")
+        transport.write(head)
         if body is None or rest is None:
             self.protocol.start_timeout()
             return
+        writer = StreamWriter(self.protocol, self._loop)
         self.sender = self._loop.create_task(
             self._send_rest(rest, writer, chunked=body.length is None)
         )

@@ -63,7 +63,8 @@ class Copy:
     @classmethod
     def of(cls, headers: Headers, body: bytes | None) -> Copy:
         """A copy that is described by the headers it came with."""
-        told = _fields(headers)
+        kind, coding = b"content-type", b"content-encoding"
+        told = _fields([line for line in headers if line[0].lower() in (kind, coding)])
         return cls(told.get("content-type"), body, told.get("content-encoding"))
 
 

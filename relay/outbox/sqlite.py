@@ -120,10 +120,10 @@ class SqliteOutbox:
     async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
         """Resolve a HELD lead: put the final offer in its place, or remove it."""
         final = None
+        if offer is not None and offer.as_held and offer.lead.id == lead_id:
+            return await self._writer.submit(sqlite_held.let_go, offer)
         if offer is not None:
             offer = final_offer(offer, lead_id)
-            if offer.as_held:
-                return await self._writer.submit(sqlite_held.let_go, offer)
             final = (offer, row_of(offer))
         return await self._writer.submit(sqlite_intake.release, (lead_id, final))
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import brotli  # type: ignore[import-untyped]  # ships no types
+import proxy_rig
 import pytest
 from proxy_rig import NOW, SECRETS, Remembering, proxied
 from recording_site import Message, Site, ask, closed, request, says
@@ -41,6 +42,12 @@ CREATED = b"HTTP/1.1 303 See Other\r\nLocation: /welcome\r\nContent-Length: 0\r\
 async def site() -> AsyncIterator[Site]:
     async with Site(says(CREATED)).listening() as listening:
         yield listening
+
+
+@pytest.fixture(autouse=True, params=["express", "general"])
+def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send everything here through both lanes."""
+    monkeypatch.setattr(proxy_rig, "EXPRESS_LANE", request.param == "express")
 
 
 def signing_up(*headers: str, body: bytes = FORM) -> bytes:

@@ -51,7 +51,7 @@ def test_an_ordinary_request_is_written_as_ever(
         "GET", "/a?b", lines, peer=peer, scheme="http", forwarding=Forwarding(TRUSTED)
     )
 
-    if onward is not None:
+    if onward is not None and onward.length is None:
         assert onward.head == the_general_way("/a?b", lines, peer)
         seen = general.visitor_scheme_host(
             lines, peer=peer, scheme="http", host="shop.test", trusted=TRUSTED

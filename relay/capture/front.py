@@ -79,7 +79,6 @@ class Front(RequestHandler):
     """
 
     __slots__ = (
-        "_answered",
         "_begun",
         "_boarding",
         "_body",
@@ -88,6 +87,7 @@ class Front(RequestHandler):
         "_express",
         "_flight",
         "_limits",
+        "_replied",
         "_server",
         "_sleeper",
         "_timer",
@@ -114,7 +114,7 @@ class Front(RequestHandler):
         self._boarding: StreamReader | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._begun: Begun | None = None
-        self._answered = False
+        self._replied = False
         self._early: list[bytes] = []
         self.peer: str | None = None
         self.scheme = "http"
@@ -144,14 +144,14 @@ class Front(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Parse what came; a single ordinary request takes the express lane."""
         sleeper = self._waiter
-        if self._answered and sleeper is None:
+        if self._replied and sleeper is None:
             # A quick visitor, whose next request would be tied to the general
             # lane: aiohttp's loop is about to look for it, and finds it there.
             if not self._early:
                 self._loop.call_soon(self._take_early)
             self._early.append(data)
             return
-        self._answered = False
+        self._replied = False
         if sleeper is None or sleeper.done():
             super().data_received(data)
             if self._boarding is not None:
@@ -180,13 +180,13 @@ class Front(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Note that the answer of the general lane is out."""
         finished = await super().finish_response(request, resp, start_time)
-        self._answered = not self._upgraded
+        self._replied = not self._upgraded
         return finished
 
     def _take_early(self) -> None:
         """Take what came before aiohttp's loop was ready for it."""
         data, self._early = b"".join(self._early), []
-        self._answered = False
+        self._replied = False
         if self.transport is not None:
             self.data_received(data)
 

@@ -102,6 +102,7 @@ async def proxied(
     grace: float = 1.0,
     express: bool | None = None,
     flights: list[int] | None = None,
+    middlewares: Sequence[Any] = (),
     **options: Any,
 ) -> AsyncIterator[int]:
     """Run a proxy in front of a site; give its port.
@@ -118,7 +119,7 @@ async def proxied(
         **options,
     )
     open_lane = EXPRESS_LANE if express is None else express
-    app = web.Application()
+    app = web.Application(middlewares=middlewares)
     proxy.install(app)
     runner = FrontRunner(
         app,

@@ -54,6 +54,8 @@ class Express:
         self._sign_up = sign_up
         self._prefix = prefix
         self._declines = declines
+        self.methods = frozenset({"GET", "POST"})
+        """What is for this lane; less where others must see a request."""
         self.flights = 0
         """How many requests this lane took."""
 
@@ -64,7 +66,7 @@ class Express:
     def book(self, visitor: Visitor, message: RawRequestMessage) -> Flight | None:
         """Make ready to pass a request on; None if it is not for this lane."""
         method = message.method
-        if method not in {"GET", "POST"} or message.version != HttpVersion11:
+        if method not in self.methods or message.version != HttpVersion11:
             return None
         path = message.path.partition("?")[0]
         # An escape may hide the prefix: the router decodes, and knows.

@@ -128,8 +128,11 @@ class Proxy:
             return await self.handle(request)
         return await handler(request)
 
-    async def running(self, _: web.Application) -> AsyncIterator[None]:
+    async def running(self, app: web.Application) -> AsyncIterator[None]:
         """Live as long as an application does (for ``cleanup_ctx``)."""
+        if list(app.middlewares) != [self._unrouted]:
+            # Another's, for traces say, must see what may be a sign-up.
+            self._express.methods = frozenset({"GET"})
         async with self._sites.watched():
             yield
             await self.close()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+from aiohttp import web
 from proxy_rig import Remembering, proxied
 from recording_site import (
     OK,
@@ -288,6 +289,24 @@ async def test_a_site_that_stays_silent_is_a_504_and_the_lead_stays_held(
 
     assert answer.status == 504
     assert [name for name, _ in signups.calls] == ["hold"]
+
+
+async def test_a_middleware_sees_every_post(site: Site, visit: Visit) -> None:
+    seen = []
+
+    @web.middleware
+    async def watching(request: web.Request, handler: Any) -> web.StreamResponse:
+        seen.append(request.path)
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async with proxied(site.url, [RULE], middlewares=[watching]) as port:
+        reader, writer = await visit(port)
+        for target in (b"/login", b"/signup", b"/login"):
+            writer.write(post(target))
+            await one_answer(reader)
+
+    assert seen == ["/login", "/signup", "/login"]
 
 
 async def test_a_stop_waits_for_a_sign_up(site: Site, visit: Visit) -> None:

@@ -15,7 +15,8 @@ from aiohttp import http_parser, web
 
 from relay import logs
 from relay.app import Relay
-from relay.capture.front import FrontLimits, FrontRunner
+from relay.capture.front import FrontRunner
+from relay.capture.front_limits import FrontLimits
 from relay.capture.proxy import EXPRESS
 from relay.outbox.contract import OutboxError
 from relay.settings import Settings

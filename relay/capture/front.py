@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
@@ -19,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from relay.capture.express import Express
 from relay.capture.flights import Begun, Flight
+from relay.capture.front_limits import FrontLimits, server_options
 from relay.capture.reply import own_answer
 from relay.logs import get_logger
 
@@ -27,42 +27,6 @@ log = get_logger()
 LATE: Final = (
     b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class FrontLimits:
-    """What a visitor may take of the relay. Times in seconds, sizes in bytes.
-
-    ``line`` and ``field`` are the longest request line and header field,
-    ``fields`` their number. ``head`` is how long a request's head may take from
-    its first byte, ``idle`` how long a connection is kept without a request.
-    A body must bring ``body_rate`` bytes a second, measured over ``body_span``
-    and only while the relay would take more. ``connections`` is how many one
-    address may hold open (0: any number); trusted proxies are exempt.
-    """
-
-    line: int = 16_384
-    field: int = 32_768
-    fields: int = 128
-    head: float = 10.0
-    idle: float = 75.0
-    body_rate: int = 500
-    body_span: float = 10.0
-    connections: int = 0
-
-
-def server_options(limits: FrontLimits) -> dict[str, Any]:
-    """Give what aiohttp's server must be told for a proxy to stand behind it."""
-    return {
-        # Bodies pass as they are: a decoded one would not fit its headers.
-        "auto_decompress": False,
-        # A visitor who leaves ends the call to the site.
-        "handler_cancellation": True,
-        "max_line_size": limits.line,
-        "max_field_size": limits.field,
-        "max_headers": limits.fields,
-        "keepalive_timeout": limits.idle,
-    }
 
 
 class SlowBodyError(web.HTTPRequestTimeout):
@@ -226,6 +190,10 @@ class Front(RequestHandler):
             if self._boarding is body:
                 self._board(body)
             return
+        if self._boarding is body:
+            # Whoever needs that long is nothing for the express lane.
+            self._flight = self._boarding = None
+            self._wake()
         self._came = body.total_bytes
         self._timer = self._loop.call_later(
             self._limits.body_span, self._look_at_body, body

@@ -332,6 +332,8 @@ def measure(
 ) -> Figures:
     before = cpu_seconds(process.pid)
     rate, p50, count = wrk(row.port, row.script, seconds, connections)
+    if not count:
+        raise SystemExit(f"{row.name} answered nothing: the machine is too busy")
     row.asked += count
     return Figures(rate, p50, (cpu_seconds(process.pid) - before) / count * 1e6)
 

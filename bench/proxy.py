@@ -1,12 +1,15 @@
 """What the reverse proxy costs, beside other proxies in front of the same site.
 
-nginx is the site and answers every request with 1 KB. One proxy process at a
-time on one core, the site and wrk on the other, in interleaved rounds whose
-order is reversed every other time: read the ratios, not the figures. Beside
-the rates stands the proxy's own CPU time a request, which a busy machine
-changes least. Rows that need a program that is not installed say so.
+nginx is the site and answers every request with 1 KB. All proxies run on one
+core and one of them is asked at a time; the site and wrk are on the other. In
+interleaved rounds whose order is reversed every other time: read the ratios, not
+the figures. Beside the rates stands the proxy's own CPU time a request, which a
+busy machine changes least. Rows that need a program that is not installed say so.
+"ours" is asked for pages, "posts" and "signups" are the relay with a rule and the
+same form, which makes a lead at the rule's path only. Takes about two minutes.
 
-    python bench/proxy.py [--rounds 5] [--seconds 4] [--connections 64] [--only ours]
+    python bench/proxy.py [--rounds 5] [--seconds 2] [--connections 64]
+        [--only ours,plain]
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from pathlib import Path
 
 PROXY_CORE, LOAD_CORE = "0", "1"
 SITE_PORT = 18320
+FETCHED = Path(__file__).parents[1] / ".venv" / "servers" / "usr"
+"""Where .ci/servers puts what the system does not have."""
 TICKS = os.sysconf("SC_CLK_TCK")
 IDLE = 1000
 
@@ -121,11 +126,11 @@ BROWSER = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126",
 }
 
-SIGNUPS = """
-local n, stamp = 0, os.time()
+FORMS = """
+local n, stamp = 0, tostring({}):sub(8)
 function request()
   n = n + 1
-  return wrk.format("POST", "/signup", {
+  return wrk.format("POST", "/PATH", {
     ["Content-Type"] = "application/x-www-form-urlencoded",
     ["Cookie"] = "session=4f1c9e2a7b; dub_id=hQWlMnb8pKc2Zt5R"},
     "name=Ada+Lovelace&email=ada" .. stamp .. "x" .. n .. "%40example.com")
@@ -152,93 +157,101 @@ class Row:
     port: int
     env: dict[str, str]
     script: Path | None = None
+    signs_up: bool = False
+    asked: int = 0
 
 
 def main() -> None:
     options = parse()
+    os.environ["PATH"] += f":{FETCHED}/sbin:{FETCHED}/bin"
     # Short, since a unix socket or a pid file may stand in it.
     with tempfile.TemporaryDirectory() as name, site(Path(name)):
-        rows = [row for row in every_row(Path(name)) if options.only in ("", row.name)]
-        got: dict[str, list[Figures]] = {row.name: [] for row in rows}
-        for turn in range(options.rounds):
-            for row in rows if turn % 2 == 0 else reversed(rows):
-                got[row.name].append(measure(row, options, options.connections))
-            told = ", ".join(
-                f"{name} {seen[-1].rate:,.0f}" for name, seen in got.items()
-            )
-            print(f"round {turn + 1}: {told}", flush=True)
-        report(got)
-        latencies(rows, options)
-        for row in rows:
-            if row.script is None:
-                print(f"{IDLE} idle connections: {row.name} {idle_memory(row)}")
+        wanted = options.only.split(",") if options.only else None
+        rows = [r for r in every_row(Path(name)) if not wanted or r.name in wanted]
+        loaded = Loads({row.name: [] for row in rows}, {row.name: [] for row in rows})
+        straight = []
+        with contextlib.ExitStack() as stack:
+            ran = {row.name: stack.enter_context(started(row)) for row in rows}
+            for row in rows:
+                wrk(row.port, row.script, 1, options.connections)  # warm
+            for turn in range(options.rounds):
+                straight.append(wrk(SITE_PORT, None, 1, 1)[1])
+                for row in rows if turn % 2 == 0 else reversed(rows):
+                    process = ran[row.name]
+                    many = measure(row, process, options.seconds, options.connections)
+                    loaded.many[row.name].append(many)
+                    loaded.one[row.name].append(measure(row, process, 1, 1))
+                print(f"round {turn + 1} of {options.rounds}", flush=True)
+            for row in rows:
+                if row.signs_up:
+                    check_counters(row)
+        idle = {row.name: idle_memory(row) for row in rows if row.script is None}
+        report(loaded, statistics.median(straight), idle)
+
+
+@dataclass
+class Loads:
+    """Figures of each row and round: with many connections, and with one."""
+
+    many: dict[str, list[Figures]]
+    one: dict[str, list[Figures]]
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="rows, separated by commas")
     return parser.parse_args()
 
 
-def report(got: dict[str, list[Figures]]) -> None:
-    base = got.get("plain")
-    for name, seen in got.items():
-        line = (
-            f"{name:8} {statistics.median(f.rate for f in seen):>9,.0f}/s"
-            f"  {statistics.median(f.cpu for f in seen):6.1f} us of CPU a request"
-        )
-        if base:
-            ratios = [f.rate / b.rate for f, b in zip(seen, base, strict=True)]
-            line += (
-                f"  {statistics.median(ratios):5.2f} x plain"
-                f" ({min(ratios):.2f}-{max(ratios):.2f})"
-            )
-        print(line)
-    for name, other in (("ours", "caddy"), ("signups", "ours")):
-        if name in got and other in got:
-            ratios = [
-                f.rate / b.rate for f, b in zip(got[name], got[other], strict=True)
-            ]
+def report(loads: Loads, straight: float, idle: dict[str, tuple[float, float]]) -> None:
+    print(f"straight to the site, one connection: p50 {straight:.3f} ms")
+    print(
+        f"{'':9} {'requests/s':>10} {'x plain':>18} {'CPU us':>7} {'p50 added, ms':>14}"
+        f" {'MiB, 1,000 idle':>16} {'of it for them':>15}"
+    )
+    for name, seen in loads.many.items():
+        cpu = statistics.median(f.cpu for f in seen)
+        rate = statistics.median(f.rate for f in seen)
+        added = statistics.median(f.p50 for f in loads.one[name]) - straight
+        whole, more = idle.get(name, (0.0, 0.0))
+        memory = f"{whole:16.1f} {more:15.1f}" if whole else ""
+        told = ratio(loads, name, "plain") if "plain" in loads.many else ""
+        print(f"{name:9} {rate:10,.0f} {told:>18} {cpu:7.0f} {added:14.3f} {memory}")
+    for name, other in (("ours", "caddy"), ("signups", "ours"), ("signups", "posts")):
+        if name in loads.many and other in loads.many:
             print(
-                f"{name} / {other}: {statistics.median(ratios):.2f}"
-                f" ({min(ratios):.2f}-{max(ratios):.2f})"
+                f"{name} / {other}: {ratio(loads, name, other)} of the requests/s,"
+                f" {ratio(loads, name, other, cpu=True)} of the CPU a request"
             )
 
 
-def latencies(rows: list[Row], options: argparse.Namespace) -> None:
-    """Print the median at one connection, the straight way beside each proxy."""
-    straight = []
-    got: dict[str, list[float]] = {row.name: [] for row in rows}
-    for _ in range(options.rounds):
-        straight.append(wrk(SITE_PORT, None, options.seconds, 1)[1])
-        for row in rows:
-            got[row.name].append(measure(row, options, 1).p50)
-    base = statistics.median(straight)
-    print(f"p50 at one connection: straight {base:.3f} ms")
-    for name, seen in got.items():
-        p50 = statistics.median(seen)
-        print(f"p50 at one connection: {name} {p50:.3f} ms, added {p50 - base:.3f} ms")
+def ratio(loads: Loads, name: str, other: str, *, cpu: bool = False) -> str:
+    """Give the median of a ratio within each round, and its range."""
+    pairs = zip(loads.many[name], loads.many[other], strict=True)
+    each = [a.cpu / b.cpu if cpu else a.rate / b.rate for a, b in pairs]
+    return f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})"
 
 
 def every_row(folder: Path) -> Iterator[Row]:
     ports = iter(range(SITE_PORT + 1, SITE_PORT + 10))
-    plain, ours, signups, caddy, nginx = (next(ports) for _ in range(5))
+    plain, ours, posts, signups, caddy, nginx = (next(ports) for _ in range(6))
     yield Row("plain", [sys.executable, "-c", PLAIN % (SITE_PORT, plain)], plain, {})
     relay = [sys.executable, "-m", "relay", "serve", "--no-delivery"]
     yield Row("ours", relay, ours, relay_env(folder, ours))
-    config, script = folder / "relay.toml", folder / "signups.lua"
+    config = folder / "relay.toml"
     config.write_text(RULES)
-    script.write_text(SIGNUPS)
-    yield Row(
-        "signups",
-        [*relay, "--config", str(config)],
-        signups,
-        relay_env(folder, signups),
-        script,
-    )
+    ruled = [*relay, "--config", str(config)]
+    for name, target, port in (
+        ("posts", "/login", posts),
+        ("signups", "/signup", signups),
+    ):
+        script = folder / f"{name}.lua"
+        script.write_text(FORMS.replace("/PATH", target))
+        env = relay_env(folder, port)
+        yield Row(name, ruled, port, env, script, signs_up=name == "signups")
     if path := shutil.which("caddy"):
         conf = folder / "Caddyfile"
         conf.write_text(CADDY.format(port=caddy, site=SITE_PORT))
@@ -310,27 +323,31 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"{process.args!r} did not start")
 
 
-def measure(row: Row, options: argparse.Namespace, connections: int) -> Figures:
-    with running(row.command, row.port, row.env, PROXY_CORE) as process:
-        wrk(row.port, row.script, 1, connections)  # warm
-        before = cpu_seconds(process.pid)
-        rate, p50, count = wrk(row.port, row.script, options.seconds, connections)
-        cpu = cpu_seconds(process.pid) - before
-        if row.script is not None:
-            check_counters(row.port, count)
-    return Figures(rate, p50, cpu / count * 1e6)
+def started(row: Row) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    return running(row.command, row.port, row.env, PROXY_CORE)
 
 
-def check_counters(port: int, count: int) -> None:
+def measure(
+    row: Row, process: subprocess.Popen[bytes], seconds: int, connections: int
+) -> Figures:
+    before = cpu_seconds(process.pid)
+    rate, p50, count = wrk(row.port, row.script, seconds, connections)
+    if not count:
+        raise SystemExit(f"{row.name} answered nothing: the machine is too busy")
+    row.asked += count
+    return Figures(rate, p50, (cpu_seconds(process.pid) - before) / count * 1e6)
+
+
+def check_counters(row: Row) -> None:
     """Refuse figures of a run in which sign-ups made no leads."""
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/_dub/metrics").read()
+    text = urllib.request.urlopen(f"http://127.0.0.1:{row.port}/_dub/metrics").read()
     counted = re.findall(
         r'dub_relay_captured_total\{result="(\w+)",source="proxy"\} (\S+)',
         text.decode(),
     )
     new = sum(float(value) for result, value in counted if result == "new")
-    if new < count:
-        raise SystemExit(f"{count} sign-ups made {new:.0f} leads: {counted}")
+    if new < row.asked:
+        raise SystemExit(f"{row.asked} sign-ups made {new:.0f} leads: {counted}")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -347,8 +364,11 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def idle_memory(row: Row) -> str:
-    """Resident memory with idle connections that have each asked once."""
+def idle_memory(row: Row) -> tuple[float, float]:
+    """Give what is resident with idle connections that have each asked once.
+
+    In MiB, and what of it they have added.
+    """
     ask = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with running(row.command, row.port, row.env, PROXY_CORE) as process:
         before = resident(process.pid)
@@ -363,7 +383,7 @@ def idle_memory(row: Row) -> str:
         after = resident(process.pid)
         for peer in peers:
             peer.close()
-    return f"{after:.1f} MiB, {after - before:.1f} more than without them"
+    return after, after - before
 
 
 def resident(pid: int) -> float:

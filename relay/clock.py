@@ -7,12 +7,16 @@ import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
 Clock = Callable[[], int]
 """Gives the time in epoch milliseconds."""
 
 Roll = Callable[[], float]
 """Gives a number in [0, 1) for jitter."""
+
+
+_STOCK: Final = 1_000
 
 
 def now_ms() -> int:
@@ -49,7 +53,30 @@ def new_lead_id(now: int) -> str:
     Ids that grow with time keep the database's index pages hot: random ones
     would dirty a page each and make every commit larger.
     """
-    return f"lead_{now:012x}{os.urandom(10).hex()}"
+    return f"lead_{now:012x}{_random.hex(10)}"
+
+
+class _Random:
+    """Random bytes, fetched from the system many at a time: a call costs 5 us."""
+
+    def __init__(self) -> None:
+        self._stock = b""
+        # Two workers must not draw from copies of one stock.
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        self._stock = b""
+
+    def hex(self, size: int) -> str:
+        """Give so many bytes, in hexadecimal."""
+        stock = self._stock
+        if len(stock) < size:
+            stock = os.urandom(_STOCK)
+        self._stock = stock[size:]
+        return stock[:size].hex()
+
+
+_random: Final = _Random()
 
 
 def iso(ms: int) -> str:

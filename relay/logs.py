@@ -6,14 +6,11 @@ one. Names, addresses, customer ids, cookies and keys never go into a line.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-import time
-from functools import lru_cache
-from typing import Final
-
-import structlog
-from structlog.typing import EventDict
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from relay.core import jsontext
 
@@ -24,7 +21,51 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 
-Logger = structlog.typing.FilteringBoundLogger
+
+class Logger:
+    """Writes events at or above its level.
+
+    Not a library's: the common ones bring 5 MiB and wrap each call several times
+    (docs/decisions/0010-own-log-lines.md).
+    """
+
+    def __init__(self) -> None:
+        self.level = logging.INFO
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Tell what helps to understand a case."""
+        if self.level <= logging.DEBUG:
+            self._write(event, "debug", fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        """Tell what happens in the ordinary course."""
+        if self.level <= logging.INFO:
+            self._write(event, "info", fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Tell what a person may want to look at."""
+        if self.level <= logging.WARNING:
+            self._write(event, "warning", fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Tell what a person should look at."""
+        self._write(event, "error", fields)
+
+    def _write(self, event: str, level: str, fields: dict[str, object]) -> None:
+        line = line_of({"event": event, "level": level, **fields})
+        # Nobody is there to be told that nobody reads; the work must go on.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+
+def line_of(fields: dict[str, Any]) -> str:
+    """Write fields as one line of JSON, with the time it is written."""
+    fields["timestamp"] = f"{datetime.now(UTC).isoformat().removesuffix('+00:00')}Z"
+    return jsontext.encode(fields).decode()
+
+
+_logger: Final = Logger()
 
 
 class _OneLine(logging.Formatter):
@@ -43,7 +84,7 @@ class _OneLine(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0]:
             line["error"] = record.exc_info[0].__name__
-        return jsontext.encode(line | {"timestamp": _now()}).decode()
+        return line_of(line)
 
 
 class _BadRequests(logging.Filter):
@@ -60,12 +101,7 @@ class _BadRequests(logging.Filter):
 def configure(level: str = "info") -> None:
     """Send every event at or above level ("debug".."error") to stderr."""
     out = sys.stderr
-    structlog.configure(
-        processors=[_render],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.BytesLoggerFactory(file=out.buffer),
-        cache_logger_on_first_use=True,
-    )
+    _logger.level = LEVELS[level]
     handler = logging.StreamHandler(out)
     handler.setFormatter(_OneLine())
     root = logging.getLogger()
@@ -74,25 +110,6 @@ def configure(level: str = "info") -> None:
     logging.getLogger("aiohttp.server").addFilter(_BadRequests())
 
 
-def _render(_: object, method: str, event: EventDict) -> bytes:
-    event["level"] = method
-    event["timestamp"] = _now()
-    return jsontext.encode(event)
-
-
-def _now() -> str:
-    """Write the time as ISO 8601 in UTC, with microseconds and Z."""
-    seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
-    return f"{_to_seconds(seconds)}.{micros:06}Z"
-
-
-@lru_cache(maxsize=1)
-def _to_seconds(seconds: int) -> str:
-    # Under load thousands of lines share it.
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
 def get_logger() -> Logger:
     """Give the logger that every part of the relay writes to."""
-    logger: Logger = structlog.get_logger()
-    return logger
+    return _logger

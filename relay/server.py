@@ -17,10 +17,11 @@ from aiohttp import http_parser, web
 
 from relay import logs
 from relay.app import Relay
-from relay.capture.front import FrontLimits, FrontRunner
+from relay.capture.front import FrontRunner
+from relay.capture.front_limits import FrontLimits
 from relay.capture.proxy import EXPRESS
-from relay.clock import now_ms
 from relay.capture.shortcut import SHORTCUTS
+from relay.clock import now_ms
 from relay.outbox.contract import OutboxError
 from relay.settings import Listen, Settings
 from relay.tls import Certificate, TlsError

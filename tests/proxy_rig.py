@@ -13,11 +13,14 @@ from relay.capture.connection import Limits
 from relay.capture.front import FrontRunner
 from relay.capture.landing import Landing
 from relay.capture.proxy import EXPRESS, Proxy
+from relay.capture.signup import Held
 from relay.core.cookies import Attribution
-from relay.core.rules import compile_rules
+from relay.core.rules import Draft, compile_rules
 from relay.metrics import Metrics
 
 SECRETS = ("a-secret-for-tests-only",)
+EXPRESS_LANE = True
+"""Whether proxies have one, unless a test says so itself."""
 NOW = 1_800_000_000_000
 
 
@@ -34,39 +37,39 @@ class Remembering:
 
     async def hold(
         self,
-        fields: Mapping[str, object],
+        draft: Draft,
+        notes: Sequence[str],  # noqa: ARG002 - the protocol's
         *,
         click_id: str,
         origin: Mapping[str, str],
-    ) -> str | None:
+    ) -> Held | None:
         self.calls.append(
-            ("hold", {"fields": fields, "click_id": click_id, "origin": origin})
+            ("hold", {"fields": draft.fields, "click_id": click_id, "origin": origin})
         )
-        return "lead_held"
+        return Held("lead_held", draft)
 
     async def take(
         self,
-        fields: Mapping[str, object],
+        draft: Draft,
         notes: Sequence[str],
         *,
         click_id: str | None,
         origin: Mapping[str, str],
-        held: str | None,
-        problem: str | None,
+        held: Held | None,
     ) -> bool:
         lead = {
-            "fields": fields,
+            "fields": draft.fields,
             "notes": notes,
             "click_id": click_id,
             "origin": origin,
-            "held": held,
-            "problem": problem,
+            "held": held.lead_id if held else None,
+            "problem": draft.problem,
         }
         self.calls.append(("take", lead))
         return self.safe
 
-    async def drop(self, held: str) -> None:
-        self.calls.append(("drop", held))
+    async def drop(self, held: Held) -> None:
+        self.calls.append(("drop", held.lead_id))
 
     def missed(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -97,13 +100,15 @@ async def proxied(
     limits: Limits | None = None,
     now: int = NOW,
     grace: float = 1.0,
-    express: bool = True,
+    express: bool | None = None,
     flights: list[int] | None = None,
+    middlewares: Sequence[Any] = (),
     **options: Any,
 ) -> AsyncIterator[int]:
     """Run a proxy in front of a site; give its port.
 
-    ``flights`` is told how many requests the express lane took.
+    ``express`` opens the express lane, or does not; ``flights`` is told how many
+    requests took it.
     """
     proxy = Proxy(
         url,
@@ -113,11 +118,12 @@ async def proxied(
         limits=limits,
         **options,
     )
-    app = web.Application()
+    open_lane = EXPRESS_LANE if express is None else express
+    app = web.Application(middlewares=middlewares)
     proxy.install(app)
     runner = FrontRunner(
         app,
-        app[EXPRESS] if express else None,
+        app[EXPRESS] if open_lane else None,
         access_log=None,
         shutdown_timeout=grace,
     )

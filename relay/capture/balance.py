@@ -16,7 +16,6 @@ from typing import Final
 from relay.capture.connection import Connection, Limits, UpstreamAnswer
 from relay.capture.exchange import Body, UpstreamError
 from relay.capture.upstream import Upstream
-from relay.core.headers import Headers
 from relay.logs import get_logger
 
 log = get_logger()
@@ -52,8 +51,7 @@ class Sites:
     async def send(
         self,
         method: str,
-        target: bytes,
-        headers: Headers,
+        head: bytes,
         body: Body | None = None,
         *,
         begun: tuple[Upstream, Connection] | None = None,
@@ -63,9 +61,7 @@ class Sites:
         upstream, connection = begun or (self._next(tried), None)
         while True:
             try:
-                return await upstream.send(
-                    method, target, headers, body, begun=connection
-                )
+                return await upstream.send(method, head, body, begun=connection)
             except UpstreamError as error:
                 if error.sent:
                     raise
@@ -76,7 +72,7 @@ class Sites:
             upstream, connection = self._next(tried), None
 
     def kept_for(self, method: str) -> tuple[Upstream, Connection] | None:
-        """Give a connection that is kept open for a safe request, or None."""
+        """Give a kept connection, as :meth:`Upstream.kept_for` does."""
         upstream = self._least_busy(())
         connection = upstream.kept_for(method)
         if connection is None:

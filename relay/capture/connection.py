@@ -105,24 +105,27 @@ class Connection:
         """Send a request and wait for the answer's head."""
         self._expect(method)
         try:
-            await self._send(head, body)
+            self._send(head, body)
         except BaseException:
             self.abort()
             raise
         return await self.answer(method)
 
-    def begin(self, head: bytes, waiting: Callable[[], None]) -> bool:
-        """Send a GET without awaiting its answer: ``waiting`` is called for it.
+    def begin(
+        self, head: bytes, body: StreamReader, waiting: Callable[[], None]
+    ) -> bool:
+        """Send a request without awaiting its answer: ``waiting`` is called for it.
 
-        False if the connection has just gone. What :meth:`answer` gives then
-        is the same as that of an exchange.
+        All of the body is there, and is read. False if the connection has just
+        gone; then nothing is. What :meth:`answer` gives is the same as that of
+        an exchange.
         """
         transport = self.protocol.transport
         if transport is None or transport.is_closing():
             return False
         self._expect("GET")
         self.protocol.waiting = waiting
-        transport.write(head)
+        transport.write(head + body.read_nowait())
         self.protocol.start_timeout()
         return True
 
@@ -172,23 +175,23 @@ class Connection:
             max_headers=MAX_FIELDS,
         )
 
-    async def _send(self, head: bytes, body: Body | None) -> None:
+    def _send(self, head: bytes, body: Body | None) -> None:
         """Send the head and what is there of the body; a task sends the rest.
 
         What is there is small (1 MiB at most) and not waited for: a site may
         answer without reading it.
         """
-        writer = StreamWriter(self.protocol, self._loop)
         rest = body.rest if body is not None else None
         if body is not None:
             head += body.framed_start(last=rest is None)
-        try:
-            await writer.write(head, drain=False)
-        except ConnectionError as error:
-            raise GoneError("the site closed the connection unanswered") from error
+        transport = self.protocol.transport
+        if transport is None or transport.is_closing():
+            raise GoneError("the site closed the connection unanswered")
+        transport.write(head)
         if body is None or rest is None:
             self.protocol.start_timeout()
             return
+        writer = StreamWriter(self.protocol, self._loop)
         self.sender = self._loop.create_task(
             self._send_rest(rest, writer, chunked=body.length is None)
         )
@@ -326,6 +329,11 @@ class UpstreamAnswer:
         if not data and self._broken:
             raise UpstreamError("the site's answer was cut")
         return data
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the body has arrived, read or not."""
+        return self._payload.exception() is None and self._payload.is_eof()
 
     @property
     def ended(self) -> bool:

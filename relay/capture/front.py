@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
@@ -19,9 +17,12 @@ from aiohttp.http import HttpProcessingError, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from relay.capture.express import Begun, Express, Flight
+from relay.capture.express import Express
+from relay.capture.flights import Begun, Flight
+from relay.capture.front_limits import FrontLimits, server_options
 from relay.capture.reply import own_answer
-from relay.capture.shortcut import Shortcuts, answer_of, endpoint_of
+from relay.capture.shortcut import Shortcuts
+from relay.capture.shortcut import book as book_shortcut
 from relay.logs import get_logger
 
 log = get_logger()
@@ -31,42 +32,6 @@ LATE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FrontLimits:
-    """What a visitor may take of the relay. Times in seconds, sizes in bytes.
-
-    ``line`` and ``field`` are the longest request line and header field,
-    ``fields`` their number. ``head`` is how long a request's head may take from
-    its first byte, ``idle`` how long a connection is kept without a request.
-    A body must bring ``body_rate`` bytes a second, measured over ``body_span``
-    and only while the relay would take more. ``connections`` is how many one
-    address may hold open (0: any number); trusted proxies are exempt.
-    """
-
-    line: int = 16_384
-    field: int = 32_768
-    fields: int = 128
-    head: float = 10.0
-    idle: float = 75.0
-    body_rate: int = 500
-    body_span: float = 10.0
-    connections: int = 0
-
-
-def server_options(limits: FrontLimits) -> dict[str, Any]:
-    """Give what aiohttp's server must be told for a proxy to stand behind it."""
-    return {
-        # Bodies pass as they are: a decoded one would not fit its headers.
-        "auto_decompress": False,
-        # A visitor who leaves ends the call to the site.
-        "handler_cancellation": True,
-        "max_line_size": limits.line,
-        "max_field_size": limits.field,
-        "max_headers": limits.fields,
-        "keepalive_timeout": limits.idle,
-    }
-
-
 class SlowBodyError(web.HTTPRequestTimeout):
     """A body that came too slowly: 408 for whoever reads it."""
 
@@ -74,18 +39,22 @@ class SlowBodyError(web.HTTPRequestTimeout):
 class Front(RequestHandler):
     """One visitor's connection.
 
-    While a flight of the express lane is under way, aiohttp's own loop sleeps
-    on its waiter, which is kept here (``_sleeper``) so that nothing wakes it:
-    requests that come meanwhile queue up behind.
+    While a flight of the express lane is under way, or waits for its request's
+    body, aiohttp's own loop sleeps on its waiter, which is kept here
+    (``_sleeper``) so that nothing wakes it: requests that come meanwhile queue
+    up behind.
     """
 
     __slots__ = (
         "_begun",
+        "_boarding",
         "_body",
         "_came",
+        "_early",
         "_express",
         "_flight",
         "_limits",
+        "_replied",
         "_server",
         "_shortcuts",
         "_sleeper",
@@ -111,9 +80,12 @@ class Front(RequestHandler):
         self._timer: asyncio.TimerHandle | None = None
         self._body: StreamReader | None = None
         self._came = 0
-        self._flight: Flight | asyncio.Task[bytes] | None = None
+        self._flight: Flight | None = None
+        self._boarding: StreamReader | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._begun: Begun | None = None
+        self._replied = False
+        self._early: list[bytes] = []
         self.peer: str | None = None
         self.scheme = "http"
 
@@ -133,18 +105,28 @@ class Front(RequestHandler):
         self._stop_timer()
         if self._flight is not None:
             self._flight.cancel()
-            self._flight = None
+            self._flight = self._boarding = None
         if self._begun is not None:
-            self._begun[1].abort()
+            self._begun.abandon()
             self._begun = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a single ordinary request takes the express lane."""
         sleeper = self._waiter
+        if self._replied and sleeper is None:
+            # A quick visitor, whose next request would be tied to the general
+            # lane: aiohttp's loop is about to look for it, and finds it there.
+            if not self._early:
+                self._loop.call_soon(self._take_early)
+            self._early.append(data)
+            return
+        self._replied = False
         if sleeper is None or sleeper.done():
             super().data_received(data)
-            if self._messages and self._timer is None:
+            if self._boarding is not None:
+                self._board(self._boarding)
+            elif self._messages and self._timer is None:
                 self._await_body()
             return
         # So that the parser's messages wake nobody before they are looked at.
@@ -157,13 +139,26 @@ class Front(RequestHandler):
             self._await_head()
         else:
             self._stop_timer()
-            if self._take_off():
-                self._sleeper = sleeper
-                return
-            self._waiter = sleeper
-            self._await_body()
-            if not sleeper.done():
-                sleeper.set_result(None)
+            self._sleeper = sleeper
+            self._check_in()
+
+    async def finish_response(
+        self,
+        request: web.BaseRequest,
+        resp: web.StreamResponse,
+        start_time: float | None,
+    ) -> tuple[web.StreamResponse, bool]:
+        """Note that the answer of the general lane is out."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._replied = not self._upgraded
+        return finished
+
+    def _take_early(self) -> None:
+        """Take what came before aiohttp's loop was ready for it."""
+        data, self._early = b"".join(self._early), []
+        self._replied = False
+        if self.transport is not None:
+            self.data_received(data)
 
     def _await_head(self) -> None:
         """Let a head that has begun be whole in time."""
@@ -198,7 +193,13 @@ class Front(RequestHandler):
             log.info("visitor.slow_body")
             body.set_exception(SlowBodyError())
             self.close()
+            if self._boarding is body:
+                self._board(body)
             return
+        if self._boarding is body:
+            # Whoever needs that long is nothing for the express lane.
+            self._flight = self._boarding = None
+            self._wake()
         self._came = body.total_bytes
         self._timer = self._loop.call_later(
             self._limits.body_span, self._look_at_body, body
@@ -233,36 +234,49 @@ class Front(RequestHandler):
         tell = log.debug if isinstance(error, HttpProcessingError) else log.error
         tell("visitor.request_failed", error=type(error).__name__)
 
-    def _take_off(self) -> bool:
-        """Let a single ordinary request go one of the short ways."""
-        message, payload = self._messages[0]
-        if len(self._messages) > 1 or self._paused:
-            return False
-        if not isinstance(message, RawRequestMessage):
-            return False
-        if payload is not EMPTY_PAYLOAD:
-            self._flight = self._shorten(message, payload)
-        elif self._express is not None:
-            self._flight = self._express.start(self, message)
+    def _check_in(self) -> None:
+        """Let a single ordinary request go a short way, others the general lane."""
+        message, body = self._messages[0]
+        alone = len(self._messages) == 1 and not self._paused
+        # What is no message is what aiohttp puts in place of a broken one.
+        if alone and isinstance(message, RawRequestMessage):
+            self._flight = self._book(message)
         if self._flight is None:
-            return False
+            self._await_body()
+            self._wake()
+            return
         # A stop waits for requests that are in progress.
         self._request_in_progress = True
-        return True
+        self._boarding = body
+        if not body.is_eof():
+            self._await_body()
+        self._board(body)
 
-    def _shorten(
-        self, message: RawRequestMessage, body: StreamReader
-    ) -> asyncio.Task[bytes] | None:
-        endpoint = endpoint_of(self._shortcuts, message, body)
-        if endpoint is None:
-            return None
-        answering = self._loop.create_task(answer_of(endpoint, message, body))
-        answering.add_done_callback(partial(self._answered, message.should_close))
-        return answering
+    def _book(self, message: RawRequestMessage) -> Flight | None:
+        """Ask both short ways, to the relay's own endpoints and to the site."""
+        errand = book_shortcut(self._shortcuts, self, message)
+        if errand is not None or self._express is None:
+            return errand
+        return self._express.book(self, message)
 
-    def _answered(self, close: bool, answering: asyncio.Task[bytes]) -> None:  # noqa: FBT001 - bound in place
-        if not answering.cancelled():
-            self.landed(answering.result(), close=close)
+    def _board(self, body: StreamReader) -> None:
+        """Take off once all of the body is there, or leave it to the other lane."""
+        failed = body.exception() is not None or self._force_close
+        if self._flight is None or not (failed or body.is_eof()):
+            return
+        self._boarding = None
+        if not failed and self._flight.take_off(body):
+            if self._express is not None:
+                self._express.took_off()
+            return
+        self._flight = None
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let aiohttp's loop have what there is."""
+        sleeper = self._restored()
+        if not sleeper.done():
+            sleeper.set_result(None)
 
     def landed(self, answer: bytes, *, close: bool) -> None:
         """Write a whole answer, and be ready for the next request."""
@@ -291,7 +305,7 @@ class Front(RequestHandler):
         """Let aiohttp's loop have the request, and the proxy what was begun."""
         self._flight = None
         self._begun = begun
-        self._restored().set_result(None)
+        self._wake()
 
     def take_begun(self) -> Begun | None:
         """Tell where the present request was sent already, if it was."""

@@ -94,10 +94,10 @@ class Intake:
             receipt = await self._outbox.put(replace(offer, lead=fresh))
         return receipt
 
-    async def hold(self, lead: Lead) -> str:
+    async def hold(self, offer: Offer) -> str:
         """Write a sign-up down before it is passed on; give its id."""
-        offer = Offer(lead, dedupe_key="", dedupe_since=None, status=Status.HELD)
-        return (await self._outbox.put(offer)).lead_id
+        held = replace(offer, dedupe_since=None, status=Status.HELD, reason=None)
+        return (await self._outbox.put(held)).lead_id
 
     async def drop(self, held: str) -> None:
         """Forget a held sign-up: the site did not take it."""

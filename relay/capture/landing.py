@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -46,7 +47,7 @@ SHARED_CACHE_FIELDS: Final = frozenset(
 PRIVATE: Final = (b"Cache-Control", b"private, no-store")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Visit:
     """One request, as far as cookies go.
 
@@ -60,12 +61,19 @@ class Visit:
     host: str
     secure: bool
 
-    def cookie_headers(self) -> list[str]:
-        """Give every Cookie header as text, in order."""
-        return [
-            value.decode("utf-8", "surrogateescape")
-            for value in every(self.headers, b"cookie")
-        ]
+    @cached_property
+    def _cookies(self) -> list[tuple[str, str]]:
+        lines = every(self.headers, b"cookie")
+        texts = (line.decode("utf-8", "surrogateescape") for line in lines)
+        return list(cookies.pairs(texts))
+
+    def given(self, name: str) -> list[str]:
+        """Give all values of the cookie with exactly this name, in order."""
+        return [value for known, value in self._cookies if known == name]
+
+    def click_id(self) -> str | None:
+        """Give the first usable click id of the cookies."""
+        return next(filter(cookies.is_click_id, self.given(cookies.CLICK_COOKIE)), None)
 
 
 class Landing:
@@ -125,7 +133,7 @@ class Landing:
         ``page`` is the path it runs on. The script has mostly written its own
         cookie already, so a cookie is an earlier click only if it differs.
         """
-        known = cookies.click_id(visit.cookie_headers())
+        known = visit.click_id()
         if known is not None and self._attribution == "first-click":
             click_id = known
         return self._write(
@@ -137,7 +145,7 @@ class Landing:
 
     def restored(self, visit: Visit) -> list[bytes]:
         """Give the cookies that bring a lost click back; none if none is lost."""
-        if cookies.click_id(visit.cookie_headers()) is not None:
+        if visit.click_id() is not None:
             return []
         companion = self.companion(visit)
         if companion is None or companion.used:
@@ -152,7 +160,7 @@ class Landing:
 
     def companion(self, visit: Visit) -> Companion | None:
         """Give the visitor's companion, None without a genuine one."""
-        values = cookies.values(visit.cookie_headers(), cookies.COMPANION_COOKIE)
+        values = visit.given(cookies.COMPANION_COOKIE)
         now, max_age = self._clock(), self._days * DAY_S
         for value in values:
             companion = cookies.unseal(value, self._secrets, now, max_age)
@@ -171,7 +179,7 @@ class Landing:
 
     def _restored(self, visit: Visit) -> list[bytes]:
         # Most visitors have no companion; nothing more is done for them.
-        if not cookies.values(visit.cookie_headers(), cookies.COMPANION_COOKIE):
+        if not visit.given(cookies.COMPANION_COOKIE):
             return []
         return self.restored(visit) if is_page_view(visit) else []
 
@@ -199,7 +207,7 @@ class Landing:
 
 
 def _has_earlier(visit: Visit, companion: Companion | None) -> bool:
-    if cookies.click_id(visit.cookie_headers()) is not None:
+    if visit.click_id() is not None:
         return True
     return companion is not None and not companion.used
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Final
 
 from relay.capture.intake import Capture, Intake
+from relay.capture.signup import Held
 from relay.capture.spill import Spill
 from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
 from relay.core.leads import Status
+from relay.core.rules import Draft
 from relay.logs import get_logger
 from relay.metrics import Metrics
 from relay.outbox.contract import Offer, OutboxUnavailableError
@@ -32,54 +34,60 @@ class ProxiedSignups:
 
     async def hold(
         self,
-        fields: Mapping[str, object],
+        draft: Draft,
+        notes: Sequence[str],
         *,
         click_id: str,
         origin: Mapping[str, str],
-    ) -> str | None:
+    ) -> Held | None:
         """Commit what is known before the request goes on; None if it failed."""
-        lead = self._intake.lead(_salvaged(fields, click_id, origin))
+        offer = self._offer(draft, notes, click_id, origin)
         try:
-            return await self._intake.hold(lead)
+            lead_id = await self._intake.hold(offer)
         except OutboxUnavailableError as error:
             # Not missed yet: the lead is still taken once the site has answered.
             log.error("signup.not_held", reason=str(error))
             return None
+        as_held = offer.status is Status.QUEUED
+        return Held(lead_id, draft, replace(offer, as_held=True) if as_held else None)
 
     async def take(
         self,
-        fields: Mapping[str, object],
+        draft: Draft,
         notes: Sequence[str],
         *,
         click_id: str | None,
         origin: Mapping[str, str],
-        held: str | None,
-        problem: str | None,
+        held: Held | None,
     ) -> bool:
         """Commit the lead of a sign-up that the site took; True when it is safe.
 
-        ``problem`` says why the rule could make no lead: it is then kept as
-        rejected, with that reason.
+        The draft's problem says why the rule could make no lead: it is then kept
+        as rejected, with that reason.
         """
         if click_id is None:
             self._intake.unattributed(SOURCE)
             return False
-        offer = self._offer(fields, notes, click_id, origin, held, problem)
+        lead_id = held.lead_id if held is not None else None
+        if held is not None and held.draft is draft and isinstance(held.ready, Offer):
+            offer = held.ready
+        else:
+            offer = self._offer(draft, notes, click_id, origin, lead_id)
         try:
-            await self._intake.commit(offer, held)
+            await self._intake.commit(offer, lead_id)
         except OutboxUnavailableError as error:
-            if not await self._spill.keep(offer, held):
+            if not await self._spill.keep(offer, lead_id):
                 self.missed(str(error))
                 return False
         return offer.status is Status.QUEUED
 
-    async def drop(self, held: str) -> None:
+    async def drop(self, held: Held) -> None:
         """Forget a held sign-up that the site refused."""
         try:
-            await self._intake.drop(held)
+            await self._intake.drop(held.lead_id)
         except OutboxUnavailableError as error:
             # It stays in the ledger as held, where a person sees it.
-            log.error("signup.not_dropped", lead=held, reason=str(error))
+            log.error("signup.not_dropped", lead=held.lead_id, reason=str(error))
 
     def missed(self, reason: str) -> None:
         """Count and log a sign-up that passed without its lead being kept."""
@@ -88,23 +96,23 @@ class ProxiedSignups:
 
     def _offer(
         self,
-        fields: Mapping[str, object],
+        draft: Draft,
         notes: Sequence[str],
         click_id: str,
         origin: Mapping[str, str],
-        held: str | None,
-        problem: str | None,
+        held: str | None = None,
     ) -> Offer:
         """Make the offer of a lead, or of one that is kept only to be explained."""
+        problem = draft.problem
         if problem is None:
             try:
-                clean, left_out = sanitise(fields, lenient_quantity=True)
+                clean, left_out = sanitise(draft.fields, lenient_quantity=True)
             except InvalidFieldError as error:
                 problem = error.issue.text
             else:
                 capture = Capture(SOURCE, click_id, clean, (*notes, *left_out), origin)
                 return self._intake.offer(capture, held)
-        salvaged = _salvaged(fields, click_id, origin, notes)
+        salvaged = _salvaged(draft.fields, click_id, origin, notes)
         return Offer(
             self._intake.lead(salvaged, held),
             dedupe_key="",
@@ -118,7 +126,7 @@ def _salvaged(
     fields: Mapping[str, object],
     click_id: str,
     origin: Mapping[str, str],
-    notes: Sequence[str] = (),
+    notes: Sequence[str],
 ) -> Capture:
     """Make a capture out of whatever fields are usable, the others blank."""
     blank = {"eventName": _UNKNOWN, "customerExternalId": _UNKNOWN}

@@ -8,15 +8,17 @@ becomes of sign-ups in ``signup``, of landings in ``landing``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import web
 
 from relay.capture.balance import Sites
 from relay.capture.connection import Limits, UpstreamAnswer
+from relay.capture.copies import CopiedAnswer, copied_request
 from relay.capture.exchange import Body, RequestBodyError, UpstreamError
-from relay.capture.express import Begun, Express
+from relay.capture.express import Express
+from relay.capture.flights import Begun, Sent, Settling
 from relay.capture.front import Front
 from relay.capture.guard import (
     Framing,
@@ -30,16 +32,10 @@ from relay.capture.guard import (
 from relay.capture.inject import Page, is_html, is_page, page_headers
 from relay.capture.landing import Landing, Visit, with_cookies
 from relay.capture.reply import Reply, own_answer
-from relay.capture.signup import (
-    CopiedAnswer,
-    Signup,
-    Signups,
-    Store,
-    Tasks,
-    copied_answer,
-    copied_request,
-)
+from relay.capture.settling import Settled, close_answer, settle
+from relay.capture.signup import Signup, Signups, Store, Tasks
 from relay.capture.tunnel import Tunnels
+from relay.capture.upstream import write_head
 from relay.core.headers import (
     Headers,
     Network,
@@ -72,11 +68,6 @@ _DROPPED: Final = frozenset(
 )
 
 
-_Settled = tuple[UpstreamAnswer, CopiedAnswer, list[bytes]]
-"""The site's answer to a sign-up whose lead is settled: the answer, what was
-read of it, and the cookies that go with it."""
-
-
 class Proxy:
     """Stands in front of one site, of which there may be several instances."""
 
@@ -102,7 +93,6 @@ class Proxy:
         urls = (upstream,) if isinstance(upstream, str) else upstream
         self._sites = Sites(urls, limits=self._limits)
         self._rules = tuple(rules)
-        self._signups = signups
         self._landing = landing
         self._trusted = tuple(trusted)
         self._unix_trusted = unix_trusted
@@ -111,11 +101,13 @@ class Proxy:
             self._sites,
             self._rules,
             self._forwarding,
+            self._start_sign_up,
             prefix=prefix,
             declines=is_html if script else None,
         )
         self._script = script
         self._tasks = Tasks()
+        self._store = Store(signups, landing, self._tasks)
         self._tunnels = Tunnels()
 
     def install(self, app: web.Application) -> None:
@@ -136,8 +128,11 @@ class Proxy:
             return await self.handle(request)
         return await handler(request)
 
-    async def running(self, _: web.Application) -> AsyncIterator[None]:
+    async def running(self, app: web.Application) -> AsyncIterator[None]:
         """Live as long as an application does (for ``cleanup_ctx``)."""
+        if list(app.middlewares) != [self._unrouted]:
+            # Another's, for traces say, must see what may be a sign-up.
+            self._express.methods = frozenset({"GET"})
         async with self._sites.watched():
             yield
             await self.close()
@@ -167,67 +162,78 @@ class Proxy:
             return own_answer(request, error.status, "The body did not come whole.")
 
     async def _pass(self, passage: _Passage) -> web.StreamResponse:
+        begun = _begun(passage.request)
+        if isinstance(begun, Settling):
+            return await self._deliver_settled(passage, begun.work)
         signup = self._signup(passage)
-        if signup is None:
-            body = passage.streamed_body()
-            return await self._deliver(passage, await self._send(passage, body))
-        # Of its own: the site may have taken the sign-up when the visitor leaves.
-        work = self._tasks.start(self._sign_up(passage, signup))
+        if signup is not None:
+            # Of its own: the site may have taken it when the visitor leaves.
+            work = self._tasks.start(self._sign_up(passage, signup))
+            return await self._deliver_settled(passage, work)
+        body = passage.streamed_body()
+        return await self._deliver(passage, await self._send(passage, body, begun))
+
+    async def _deliver_settled(
+        self, passage: _Passage, work: asyncio.Task[Settled]
+    ) -> web.StreamResponse:
         try:
-            answer, copied, cookies = await asyncio.shield(work)
+            settled = await asyncio.shield(work)
         except asyncio.CancelledError:
-            work.add_done_callback(_close_answer)
+            work.add_done_callback(close_answer)
             raise
-        return await self._deliver(passage, answer, copied, cookies)
+        return await self._deliver(passage, *settled)
 
     def _signup(self, passage: _Passage) -> Signup | None:
         path = passage.target.partition("?")[0]
         found = match(self._rules, passage.request.method, path)
-        if found is None:
-            return None
-        rule, path_params = found
-        store = Store(self._signups, self._landing, self._tasks)
-        return Signup(rule, path_params, passage.visit, store)
+        return Signup(*found, passage.visit, self._store) if found else None
 
-    async def _sign_up(self, passage: _Passage, signup: Signup) -> _Settled:
+    async def _sign_up(self, passage: _Passage, signup: Signup) -> Settled:
         body, copy = await copied_request(
             passage.request.content,
             passage.framing,
             self._limits.visitor,
             self._limits.copy,
         )
-        await signup.hold(copy)
-        try:
-            answer = await self._send(passage, body)
-        except UpstreamError as error:
-            if not error.sent:
-                await signup.drop()
-            raise
-        except RequestBodyError:
-            # Half a request, which the site cannot have taken.
-            await signup.drop()
-            raise
-        try:
-            copied = await copied_answer(answer, signup.rule, self._limits.copy)
-            cookies = await signup.conclude(answer.status, answer.headers, copied.copy)
-        except BaseException:
-            answer.close()
-            raise
-        return answer, copied, cookies
 
-    async def _send(self, passage: _Passage, body: Body | None) -> UpstreamAnswer:
+        def send() -> Awaitable[UpstreamAnswer]:
+            return self._send(passage, body)
+
+        return await settle(signup, copy, send, self._limits.copy)
+
+    def _start_sign_up(
+        self,
+        rule: SignupRule,
+        path_params: Mapping[str, str],
+        visit: Visit,
+        head: bytes,
+        body: bytes,
+    ) -> asyncio.Task[Settled]:
+        """Start a sign-up of the express lane; its body is all there."""
+        signup = Signup(rule, path_params, visit, self._store)
+
+        async def send() -> UpstreamAnswer:
+            whole = Body(len(body), start=body)
+            return _unless_upgraded(await self._sites.send("POST", head, whole))
+
+        return self._tasks.start(settle(signup, body, send, self._limits.copy))
+
+    async def _send(
+        self, passage: _Passage, body: Body | None, begun: Sent | None = None
+    ) -> UpstreamAnswer:
         request = passage.request
         answer = await self._sites.send(
             request.method,
-            passage.target.encode("ascii"),
-            self._outgoing(request, passage.framing),
+            write_head(
+                request.method,
+                passage.target.encode("ascii"),
+                self._outgoing(request, passage.framing),
+            ),
             body,
-            begun=_begun(request),
+            begun=(begun.upstream, begun.connection) if begun else None,
         )
-        if answer.upgraded and not wants_websocket(request.raw_headers):
-            answer.close()
-            raise UpstreamError("the site switched protocols unasked")
-        return answer
+        wanted = wants_websocket(request.raw_headers)
+        return answer if wanted else _unless_upgraded(answer)
 
     async def _deliver(
         self,
@@ -367,7 +373,8 @@ def _host(request: web.BaseRequest) -> str:
     return request.headers.get("Host", "")
 
 
-def _close_answer(work: asyncio.Task[_Settled]) -> None:
-    """Let go of an answer that nobody is there to read."""
-    if not work.cancelled() and work.exception() is None:
-        work.result()[0].close()
+def _unless_upgraded(answer: UpstreamAnswer) -> UpstreamAnswer:
+    if answer.upgraded:
+        answer.close()
+        raise UpstreamError("the site switched protocols unasked")
+    return answer

@@ -7,22 +7,15 @@ and the person signing up never notices.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from aiohttp import StreamReader
-
-from relay.capture.connection import UpstreamAnswer
-from relay.capture.exchange import Body, UpstreamError, read_visitor
-from relay.capture.guard import Framing, every
 from relay.capture.landing import Landing, Visit
 from relay.core import cookies
-from relay.core.documents import MAX_BODY, ROOTS, Copy, Document, document
-from relay.core.expressions import compile_expression
+from relay.core.documents import Copy, Document, answered, asked_document
 from relay.core.headers import Headers
-from relay.core.rules import SignupRule, evaluate
+from relay.core.rules import Draft, SignupRule, draft, evaluate
 from relay.logs import get_logger
 
 log = get_logger()
@@ -36,9 +29,6 @@ A commit takes milliseconds. The store's work is not given up with the waiting:
 a commit that was cut off in the middle would be neither taken nor not.
 """
 
-_ALWAYS: Final = compile_expression("`true`", ROOTS)
-_HEAD_OF_ANSWER: Final = re.compile(r"\bresponse\s*\.\s*(status|headers|cookies)\b")
-
 
 @dataclass(frozen=True, slots=True)
 class _Click:
@@ -51,31 +41,43 @@ class _Click:
 _NO_CLICK: Final = _Click(None, "none")
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A sign-up that is written down, and what it was made of.
+
+    ``ready`` is the store's own: what it becomes if the answer changes nothing.
+    """
+
+    lead_id: str
+    draft: Draft
+    ready: object = None
+
+
 class Signups(Protocol):
     """Where sign-ups that passed the proxy are kept."""
 
     async def hold(
         self,
-        fields: Mapping[str, object],
+        draft: Draft,
+        notes: Sequence[str],
         *,
         click_id: str,
         origin: Mapping[str, str],
-    ) -> str | None:
+    ) -> Held | None:
         """Commit a held lead before the request goes on; None if it failed."""
 
     async def take(
         self,
-        fields: Mapping[str, object],
+        draft: Draft,
         notes: Sequence[str],
         *,
         click_id: str | None,
         origin: Mapping[str, str],
-        held: str | None,
-        problem: str | None,
+        held: Held | None,
     ) -> bool:
         """Commit the lead, or why there is none; True when it is safe."""
 
-    async def drop(self, held: str) -> None:
+    async def drop(self, held: Held) -> None:
         """Forget a held lead: it was no sign-up after all."""
 
     def missed(self, reason: str) -> None:
@@ -99,19 +101,6 @@ class Tasks:
         """Wait for what is under way, for so many seconds at most."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout)
-
-
-@dataclass(frozen=True, slots=True)
-class CopiedAnswer:
-    """What was read of an answer before it is let go.
-
-    ``copy`` is None where no rule looks at the body. ``cut`` is the error that
-    ended the answer early; it is passed on after the pieces.
-    """
-
-    pieces: Sequence[bytes] = ()
-    copy: Copy | None = None
-    cut: UpstreamError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +129,27 @@ class Signup:
         self._path_params = path_params
         self._visit = visit
         self._store = store
-        self._request = Copy(None, None)
-        self._held: asyncio.Task[str | None] | None = None
+        self._asked = Document({})
+        self._draft: Draft | None = None
+        self._held: asyncio.Task[Held | None] | None = None
         self._click: _Click = _NO_CLICK
 
     async def hold(self, body: bytes | None) -> None:
         """Write the sign-up down before the site sees it; None: no copy."""
-        self._request = Copy.of(self._visit.headers, body)
-        self._click = self._unfailing(self._find_click, _NO_CLICK)
+        self._unfailing(lambda: self._look(body), None)
         if self._click.id is not None:
             self._held = self._store.tasks.start(self._hold(self._click.id))
             await self._bounded(self._held)
+
+    def _look(self, body: bytes | None) -> None:
+        self._click = self._find_click()
+        self._asked = asked_document(
+            query=self._visit.target.partition("?")[2],
+            path_params=self._path_params,
+            headers=self._visit.headers,
+            request=Copy.of(self._visit.headers, body),
+            roots=self.rule.roots,
+        )
 
     async def drop(self) -> None:
         """Forget it: the site cannot have taken it."""
@@ -170,14 +169,14 @@ class Signup:
             return []
         return self._unfailing(lambda: self._store.landing.used(self._visit), [])
 
-    async def _hold(self, click_id: str) -> str | None:
+    async def _hold(self, click_id: str) -> Held | None:
         try:
-            told = self._document(None, (), None)
-            draft = evaluate(replace(self.rule, when=_ALWAYS), told)
+            made = draft(self.rule, self._asked)
+            if self.rule.told_by_request:
+                self._draft = made
+            notes = self._notes(made) if self._draft is made else ()
             return await self._store.signups.hold(
-                draft.fields if draft else {},
-                click_id=click_id,
-                origin=self._origin,
+                made, notes, click_id=click_id, origin=self._origin
             )
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             # Not missed yet: the lead is still taken when the site has answered.
@@ -187,22 +186,30 @@ class Signup:
     async def _conclude(self, status: int, headers: Headers, body: Copy | None) -> bool:
         try:
             held = await self._held if self._held is not None else None
-            draft = evaluate(self.rule, self._document(status, headers, body))
-            if draft is None:
+            made = self._judge(status, headers, body)
+            if made is None:
                 if held is not None:
                     await self._store.signups.drop(held)
                 return False
             return await self._store.signups.take(
-                draft.fields,
-                (*draft.notes, *_remarks(self._visit)),
+                made,
+                self._notes(made),
                 click_id=self._click.id,
                 origin=self._origin,
                 held=held,
-                problem=draft.problem,
             )
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             self._missed(error)
             return False
+
+    def _judge(self, status: int, headers: Headers, body: Copy | None) -> Draft | None:
+        seen = () if self.rule.reads_status_alone else headers
+        whole = answered(self._asked, status, seen, body)
+        same = whole.notes == self._asked.notes
+        return evaluate(self.rule, whole, self._draft if same else None)
+
+    def _notes(self, made: Draft) -> tuple[str, ...]:
+        return (*made.notes, *_remarks(self._visit))
 
     async def _drop(self) -> None:
         try:
@@ -213,8 +220,8 @@ class Signup:
             log.error("signup.drop_failed", error=type(error).__name__)
 
     async def _bounded(self, task: asyncio.Task[T]) -> T | None:
-        done, _ = await asyncio.wait({task}, timeout=STORE_WAIT_S)
-        if done:
+        await _patiently(task, STORE_WAIT_S)
+        if task.done():
             return task.result()
         log.error("signup.store_slow", seconds=STORE_WAIT_S)
         return None
@@ -234,7 +241,7 @@ class Signup:
         return {"click": self._click.told_by, "rule": self.rule.label}
 
     def _find_click(self) -> _Click:
-        click_id = cookies.click_id(self._visit.cookie_headers())
+        click_id = self._visit.click_id()
         if click_id is not None:
             return _Click(click_id, "cookie")
         companion = self._store.landing.companion(self._visit)
@@ -242,77 +249,28 @@ class Signup:
             return _Click(companion.click_id, "companion")
         return _Click("", "customer") if self.rule.known_customer else _NO_CLICK
 
-    def _document(
-        self, status: int | None, headers: Headers, answer: Copy | None
-    ) -> Document:
-        return document(
-            query=self._visit.target.partition("?")[2],
-            path_params=self._path_params,
-            headers=self._visit.headers,
-            request=self._request,
-            response_status=status,
-            response_headers=headers,
-            response=answer,
-        )
+
+async def _patiently(task: asyncio.Task[Any], seconds: float) -> None:
+    """Wait for a task for so long at most; as asyncio.wait, in half its time."""
+    loop = asyncio.get_running_loop()
+    gate: asyncio.Future[None] = loop.create_future()
+
+    def open_gate(_: object = None) -> None:
+        if not gate.done():
+            gate.set_result(None)
+
+    task.add_done_callback(open_gate)
+    timer = loop.call_later(seconds, open_gate)
+    try:
+        await gate
+    finally:
+        timer.cancel()
+        task.remove_done_callback(open_gate)
 
 
 def _remarks(visit: Visit) -> tuple[str, ...]:
     """Say what was odd about the click, for whoever asks about this lead."""
-    given = cookies.values(visit.cookie_headers(), cookies.CLICK_COOKIE)
-    if len(set(filter(cookies.is_click_id, given))) > 1:
+    given = visit.given(cookies.CLICK_COOKIE)
+    if len(given) > 1 and len(set(filter(cookies.is_click_id, given))) > 1:
         return ("several different dub_id cookies came; the first one counts",)
     return ()
-
-
-def reads_answer_body(rule: SignupRule) -> bool:
-    """Whether any of a rule's expressions may look into the answer's body."""
-    expressions = [rule.when, *rule.fields.values(), *rule.metadata.values()]
-    return any("response" in _HEAD_OF_ANSWER.sub("", each.text) for each in expressions)
-
-
-async def copied_request(
-    stream: StreamReader, framed: Framing, patience: float, bound: int = MAX_BODY
-) -> tuple[Body | None, bytes | None]:
-    """Read a request's body up to the bound, to be looked at and passed on.
-
-    Gives the body to send, all of it whatever its size, and the copy (None if
-    it is too big). Raises RequestBodyError as :func:`read_visitor` does.
-    """
-    if not framed.has_body:
-        return None, b""
-    if framed.length is not None and framed.length > bound:
-        return Body(framed.length, rest=stream), None
-    read = bytearray()
-    while len(read) <= bound:
-        data = await read_visitor(stream, patience)
-        if not data:
-            whole = bytes(read)
-            return Body(framed.length, start=whole), whole
-        read += data
-    return Body(framed.length, start=bytes(read), rest=stream), None
-
-
-async def copied_answer(
-    answer: UpstreamAnswer, rule: SignupRule, bound: int = MAX_BODY
-) -> CopiedAnswer:
-    """Read an answer's body up to the bound where the rule looks at it.
-
-    Only JSON is of use to a rule; anything else streams on as ever.
-    """
-    kinds = every(answer.headers, b"content-type")
-    is_json = any(b"json" in kind.lower() for kind in kinds)
-    if answer.empty or not is_json or not reads_answer_body(rule):
-        return CopiedAnswer()
-    pieces: list[bytes] = []
-    size = 0
-    while size <= bound:
-        try:
-            data = await answer.read()
-        except UpstreamError as error:
-            return CopiedAnswer(pieces, Copy.of(answer.headers, None), error)
-        if not data:
-            whole = b"".join(pieces)
-            return CopiedAnswer(pieces, Copy.of(answer.headers, whole))
-        pieces.append(data)
-        size += len(data)
-    return CopiedAnswer(pieces, Copy.of(answer.headers, None))

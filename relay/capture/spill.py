@@ -45,7 +45,8 @@ class Spill:
     async def keep(self, offer: Offer, held: str | None) -> bool:
         """Write an offer down; True when it is on the disk."""
         # The key makes a second taking harmless, should the first break off.
-        line = _line(replace(offer, idempotency_key=f"spill:{offer.lead.id}"), held)
+        key = f"spill:{offer.lead.id}"
+        line = _line(replace(offer, idempotency_key=key, as_held=False), held)
         try:
             await asyncio.to_thread(_append, self._path, line)
         except OSError as error:

@@ -95,20 +95,18 @@ class Upstream:
     async def send(
         self,
         method: str,
-        target: bytes,
-        headers: Headers,
+        head: bytes,
         body: Body | None = None,
         *,
         begun: Connection | None = None,
     ) -> UpstreamAnswer:
         """Pass one request on and give the answer as soon as its head is there.
 
-        Target and headers go out byte for byte; their framing must already
-        agree with the body. ``begun`` is a kept connection on which the same
-        was sent before. Raises :class:`UpstreamError`, or
+        The head (:func:`write_head`) goes out byte for byte; its framing must
+        already agree with the body. ``begun`` is a kept connection on which the
+        same was sent before. Raises :class:`UpstreamError`, or
         :class:`RequestBodyError` when the visitor's body broke off.
         """
-        head = _head(method, target, headers)
         repeatable = body is None and method in REPEATABLE
         connection = begun or self._kept(IDLE_S if repeatable else HOT_S)
         if connection is not None:
@@ -123,8 +121,11 @@ class Upstream:
         return await connection.exchange(method, head, body)
 
     def kept_for(self, method: str) -> Connection | None:
-        """Give a kept connection for a safe request without a body, or None."""
-        return self._kept(IDLE_S) if method in REPEATABLE else None
+        """Give a kept connection for a request, or None.
+
+        Without a body, if its method is a safe one: it may have to go again.
+        """
+        return self._kept(IDLE_S if method in REPEATABLE else HOT_S)
 
     async def reachable(self) -> bool:
         """Whether the site takes a connection."""
@@ -203,7 +204,7 @@ class Upstream:
         return protocol
 
 
-def _head(method: str, target: bytes, headers: Headers) -> bytes:
+def write_head(method: str, target: bytes, headers: Headers) -> bytes:
     """Write a request's head. A line break inside a part is a defect of ours."""
     lines = [b"%s %s HTTP/1.1\r\n" % (method.encode("ascii"), target)]
     lines += [b"%s: %s\r\n" % field for field in headers]

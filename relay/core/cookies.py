@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Final, Literal
 
 from relay.core import signing
@@ -45,6 +46,8 @@ _SEALED: Final = re.compile(r"[A-Za-z0-9_.-]{1,3800}")
 # Underscores are no hostname's by RFC 952, but browsers take such hosts, and
 # Dub's script writes their Domain.
 _HOSTNAME: Final = re.compile(r"(?:[a-z0-9_-]{1,63}\.)+[a-z0-9_-]{1,63}")
+_HOSTS: Final = 256
+"""Hosts whose cookie domain is remembered: a site has a few, strangers any."""
 _PORT: Final = re.compile(r"[0-9]*")
 _MAX_HOSTNAME: Final = 253  # RFC 1035, 2.3.4, without the root's dot
 
@@ -87,6 +90,7 @@ def click_id(cookie_headers: Iterable[str]) -> str | None:
     return next(filter(is_click_id, values(cookie_headers, CLICK_COOKIE)), None)
 
 
+@lru_cache(_HOSTS)
 def cookie_domain(host: str, configured: str | None = None) -> str | None:
     """The Domain under which the click cookie belongs, or None for host-only.
 
@@ -157,6 +161,7 @@ def clear_companion(domain: str | None) -> tuple[str, ...]:
     return _clear(COMPANION_COOKIE, domain)
 
 
+@lru_cache(_HOSTS)
 def _clear(name: str, domain: str | None) -> tuple[str, ...]:
     domains = (None,) if domain is None else (domain, None)
     gone = (f"Expires={formatdate(0, usegmt=True)}", "Max-Age=0", "SameSite=Lax")

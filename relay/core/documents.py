@@ -13,9 +13,10 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import brotli  # type: ignore[import-untyped]  # ships no types
@@ -23,6 +24,8 @@ import multipart  # type: ignore[import-untyped]  # ships no types
 
 from relay.core import cookies
 from relay.core.headers import Headers
+
+T = TypeVar("T")
 
 MAX_BODY: Final = 1 << 20
 """Bytes of a decoded body: as many as are copied of an encoded one. A small
@@ -60,7 +63,8 @@ class Copy:
     @classmethod
     def of(cls, headers: Headers, body: bytes | None) -> Copy:
         """A copy that is described by the headers it came with."""
-        told = _fields(headers)
+        kind, coding = b"content-type", b"content-encoding"
+        told = _fields([line for line in headers if line[0].lower() in (kind, coding)])
         return cls(told.get("content-type"), body, told.get("content-encoding"))
 
 
@@ -92,35 +96,68 @@ def document(
     ``response_headers`` are raw lines. ``response`` is None while the answer is
     not known. Header names become lower case; repeated lines are joined.
     """
+    asked = asked_document(
+        query=query, path_params=path_params, headers=headers, request=request
+    )
+    return answered(asked, response_status, response_headers, response)
+
+
+def asked_document(
+    *,
+    query: str,
+    path_params: Mapping[str, str],
+    headers: Headers,
+    request: Copy,
+    roots: Container[str] = ROOTS,
+) -> Document:
+    """Put a request alone together, its answer still unknown.
+
+    Headers and cookies are left empty where ``roots`` says that nobody looks.
+    """
     notes: list[str] = []
-
-    def read(what: str, parse: Callable[[], Any], default: Any) -> Any:
-        try:
-            return parse()
-        except _UnreadableError as error:
-            notes.append(f"{what} could not be read: {error}")
-            return default
-
-    asked = read("the request's body", lambda: _parse_body(request), {})
-    told = read("the answer's body", lambda: _parse_body(response), {})
-    cookie_lines = [
-        _text(value) for name, value in headers if name.lower() == b"cookie"
-    ]
+    body = _read("the request's body", lambda: _parse_body(request), notes)
+    given = _read("the query", lambda: _urlencoded(query, "utf-8"), notes)
+    lines = headers if "cookies" in roots else ()
+    cookie_lines = [_text(value) for name, value in lines if name.lower() == b"cookie"]
     values = {
-        "form": asked.get("form", {}),
-        "json": asked.get("json"),
-        "query": read("the query", lambda: _urlencoded(query, "utf-8"), {}),
+        "form": body.get("form", {}),
+        "json": body.get("json"),
+        "query": given,
         "path": dict(path_params),
-        "headers": _fields(headers),
+        "headers": _fields(headers if "headers" in roots else ()),
         "cookies": _first_of_each(cookies.pairs(cookie_lines)),
-        "response": {
-            "status": response_status,
-            "headers": _fields(response_headers),
-            "cookies": _set_cookies(response_headers),
-            "json": told.get("json"),
-        },
+        "response": _answer(None, (), None),
     }
     return Document(values, tuple(notes))
+
+
+def answered(
+    asked: Document, status: int | None, headers: Headers, body: Copy | None
+) -> Document:
+    """Put the site's answer into the document of its request."""
+    notes: list[str] = []
+    told = _read("the answer's body", lambda: _parse_body(body), notes)
+    values = {**asked.values, "response": _answer(status, headers, told.get("json"))}
+    return Document(values, (*asked.notes, *notes))
+
+
+def _answer(status: int | None, headers: Headers, json_value: Any) -> dict[str, Any]:
+    return {
+        "status": status,
+        "headers": _fields(headers),
+        "cookies": _set_cookies(headers),
+        "json": json_value,
+    }
+
+
+def _read(
+    what: str, parse: Callable[[], dict[str, T]], notes: list[str]
+) -> dict[str, T]:
+    try:
+        return parse()
+    except _UnreadableError as error:
+        notes.append(f"{what} could not be read: {error}")
+        return {}
 
 
 def _text(value: bytes) -> str:
@@ -169,7 +206,7 @@ def _parse_body(copy: Copy | None) -> dict[str, Any]:
     """{"form": ...} or {"json": ...} or {}, by what the body says it is."""
     if copy is None or copy.content_type is None:
         return {}
-    kind, options = multipart.parse_options_header(copy.content_type)
+    kind, options = _content_type(copy.content_type)
     if kind == "application/x-www-form-urlencoded":
         charset = _charset(options)
         text = _decoded(copy).decode(charset, "replace")
@@ -179,6 +216,12 @@ def _parse_body(copy: Copy | None) -> dict[str, Any]:
     if _JSON_TYPE.fullmatch(kind):
         return {"json": _json(_decoded(copy), _charset(options))}
     return {}
+
+
+@lru_cache(256)
+def _content_type(text: str) -> tuple[str, Mapping[str, str]]:
+    kind, options = multipart.parse_options_header(text)
+    return kind, options
 
 
 def _charset(options: Mapping[str, str]) -> str:

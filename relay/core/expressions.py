@@ -25,6 +25,8 @@ from jmespath.exceptions import (
 )
 from jmespath.parser import ParsedResult
 
+from relay.core.direct import Search, direct
+
 MAX_DEPTH: Final = 32
 """Nesting of a result. The stack that later writes it as JSON is not known here,
 and no lead needs more."""
@@ -69,13 +71,13 @@ class Expression:
     """A compiled expression and its source text."""
 
     text: str
-    _parsed: ParsedResult = field(repr=False, compare=False)
+    _search: Search = field(repr=False, compare=False)
 
     def search(self, document: Mapping[str, Any]) -> Any:
         """The JSON value that the document has for it, or EvaluationError."""
         try:
-            found = self._parsed.search(document, options=_OPTIONS)
-            plain = is_plain(found)
+            found = self._search(document)
+            plain = type(found) is str or is_plain(found)
         except JMESPathTypeError as error:
             raise EvaluationError(
                 f"{error.function_name}() cannot take a value of type "
@@ -123,11 +125,15 @@ def compile_expression(text: str, roots: Collection[str]) -> Expression:
             warnings.simplefilter("ignore", PendingDeprecationWarning)
             parsed = jmespath.compile(text)
         _check(parsed.parsed, roots)
+        return Expression(text, direct(parsed.parsed) or _interpreted(parsed))
     except ExpressionError:
         raise
     except _FAULTS as error:
         raise ExpressionError(f"not JMESPath: {_reason(error)}") from None
-    return Expression(text, parsed)
+
+
+def _interpreted(parsed: ParsedResult) -> Search:
+    return lambda document: parsed.search(document, options=_OPTIONS)
 
 
 def _check(tree: Any, roots: Collection[str]) -> None:

@@ -62,6 +62,8 @@ _TOLD: Final = 7  # written anew, from a trusted proxy's and the connection
 _CODING: Final = 8
 _UNUSUAL: Final = 9  # needs thought: the message is not ordinary
 
+_BODY_LENGTH: Final = 10  # written anew
+
 _SETTLED: Final = frozenset({_PASS, _DROP})
 
 _ASKED: Final = {
@@ -73,8 +75,8 @@ _ASKED: Final = {
     b"x-forwarded-host": _TOLD,
     b"x-forwarded-proto": _TOLD,
     b"http2-settings": _DROP,
-    # A body, a change of protocol, or a wait for leave to send one.
-    b"content-length": _UNUSUAL,
+    # Chunks, a change of protocol, or a wait for leave to send a body.
+    b"content-length": _BODY_LENGTH,
     b"transfer-encoding": _UNUSUAL,
     b"upgrade": _UNUSUAL,
     b"expect": _UNUSUAL,
@@ -166,17 +168,20 @@ class Forwarding:
 class Onward:
     """An ordinary request as the site gets it.
 
-    ``head`` is complete. ``cookies`` are the Cookie values, ``scheme`` and
-    ``host`` what the visitor has in the address bar.
+    ``head`` is complete. ``length`` is the body's, None if there is none;
+    ``cookies`` are the Cookie values, ``scheme`` and ``host`` what the visitor
+    has in the address bar.
     """
 
     head: bytes
+    length: int | None
     cookies: list[bytes]
     scheme: str
     host: str
 
 
 def ordinary_request(
+    method: str,
     target: str,
     headers: Headers,
     *,
@@ -184,10 +189,13 @@ def ordinary_request(
     scheme: str,
     forwarding: Forwarding,
 ) -> Onward | None:
-    """Write the head of an ordinary GET over HTTP/1.1, or None if it is none."""
+    """Write the head of an ordinary request over HTTP/1.1, or None if it is none.
+
+    A body is ordinary if one plain Content-Length tells its size.
+    """
     if _TARGET.fullmatch(target) is None or "%00" in target:
         return None
-    out = [b"GET ", target.encode("ascii"), b" HTTP/1.1\r\n"]
+    out = [method.encode("ascii"), b" ", target.encode("ascii"), b" HTTP/1.1\r\n"]
     believed = forwarding.believes(peer)
     kind_of = _asked if believed else _asked_by_stranger
     noted = _sorted(headers, kind_of, out)
@@ -200,9 +208,16 @@ def ordinary_request(
     if believed:
         told = tuple(line for kind, line in noted if kind == _TOLD)
     way = forwarding.tell(told, peer, scheme, hosts[0].decode("ascii"))
-    out += (way.lines, b"\r\n")
+    out.append(way.lines)
+    lengths = [line[1] for kind, line in noted if kind == _BODY_LENGTH]
+    if lengths:
+        if len(lengths) > 1 or not _is_length(lengths[0]):
+            return None
+        out.append(b"Content-Length: %d\r\n" % int(lengths[0]))
+    out.append(b"\r\n")
     cookies = [line[1] for kind, line in noted if kind == _COOKIE]
-    return Onward(b"".join(out), cookies, way.scheme, way.host)
+    length = int(lengths[0]) if lengths else None
+    return Onward(b"".join(out), length, cookies, way.scheme, way.host)
 
 
 def _sorted(
@@ -231,6 +246,10 @@ def _sorted(
 @lru_cache(_NAMES)
 def _is_host(value: bytes) -> bool:
     return is_host(value.decode("latin-1"))
+
+
+def _is_length(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= _DIGITS
 
 
 @dataclass(slots=True)
@@ -262,7 +281,7 @@ def ordinary_answer(headers: Headers) -> Returned | None:
         return None
     if codings and codings[0].lower() != b"chunked":
         return None
-    if lengths and not (lengths[0].isdigit() and len(lengths[0]) <= _DIGITS):
+    if lengths and not _is_length(lengths[0]):
         return None
     values = b"".join([value for _, value in headers])
     if len(values.translate(None, _FORBIDDEN)) != len(values):

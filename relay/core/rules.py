@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from relay.core.documents import ROOTS, Document
@@ -48,6 +48,8 @@ _KEYS: Final = (
 
 _MAX_EVENT: Final = 255  # UTF-16 units; Dub refuses the lead above it
 _METHOD: Final = re.compile(r"[A-Za-z]{1,20}")
+_HEAD: Final = re.compile(r"\bresponse\s*\.\s*(status|headers|cookies)\b")
+_STATUS: Final = re.compile(r"\bresponse\s*\.\s*status\b")
 _QUANTITY: Final = re.compile(r"[0-9]{1,9}")
 # Dub takes ids of up to 100 characters, and str() refuses ints of over 4300.
 _LONGEST_INT: Final = 10**100
@@ -74,6 +76,14 @@ class SignupRule:
     metadata: Mapping[str, Expression]
     clear_cookie: bool
     known_customer: bool
+    roots: frozenset[str] = field(repr=False, compare=False)
+    """The names at the top of the document that any of the expressions has."""
+    told_by_request: bool = field(repr=False, compare=False)
+    """Whether the fields stand fast before the site has answered."""
+    reads_answer: bool = field(repr=False, compare=False)
+    """Whether any of the expressions may look into the answer's body."""
+    reads_status_alone: bool = field(repr=False, compare=False)
+    """Whether none looks at anything of the answer but its status."""
 
     @property
     def label(self) -> str:
@@ -162,23 +172,41 @@ def _one_line(text: str) -> str:
 
 def _compile(table: _Table) -> SignupRule:
     table.check_keys(_KEYS)
-    metadata = table.table("metadata")
+    told = table.table("metadata")
+    when = table.expression("when", DEFAULT_WHEN)
+    fields = {
+        name: table.expression(key)
+        for key, name in _FIELDS.items()
+        if key in table or key == "customer_external_id"
+    }
+    metadata = {key: told.expression(key) for key in told}
+    texts = [each.text for each in (*fields.values(), *metadata.values())]
+    every = [when.text, *texts]
     return SignupRule(
         method=_method(table),
         path=table.text("path"),
         pattern=_pattern(table),
         event=_event(table),
         mode=_mode(table),
-        when=table.expression("when", DEFAULT_WHEN),
-        fields={
-            name: table.expression(key)
-            for key, name in _FIELDS.items()
-            if key in table or key == "customer_external_id"
-        },
-        metadata={key: metadata.expression(key) for key in metadata},
+        when=when,
+        fields=fields,
+        metadata=metadata,
         clear_cookie=table.flag("clear_cookie", default=True),
         known_customer=table.flag("known_customer", default=False),
+        roots=frozenset(
+            root for root in ROOTS if any(_mentions(text, root) for text in every)
+        ),
+        told_by_request=not any(_mentions(text, "response") for text in texts),
+        reads_answer=any(_mentions(_HEAD.sub("", text), "response") for text in every),
+        reads_status_alone=not any(
+            _mentions(_STATUS.sub("", text), "response") for text in every
+        ),
     )
+
+
+def _mentions(text: str, name: str) -> bool:
+    r"""Whether an expression may look up a name: "@" is all, "\\" may spell it."""
+    return name in text or "@" in text or "\\" in text
 
 
 def _method(table: _Table) -> str:
@@ -224,20 +252,30 @@ def match(
     return None
 
 
-def evaluate(rule: SignupRule, document: Document) -> Draft | None:
+def evaluate(
+    rule: SignupRule, document: Document, made: Draft | None = None
+) -> Draft | None:
     """Make a draft of a lead, or None if ``when`` says that this was no sign-up.
 
-    An expression that fails on this document costs its field, not the lead. If
-    ``when`` or ``customer_external_id`` fails, or no id is found, the draft has
-    a problem: a sign-up is never lost silently.
+    ``made`` is the draft, where it was made already.
     """
-    notes = list(document.notes)
-    problem = None
     try:
         if not is_true(rule.when.search(document.values)):
             return None
     except EvaluationError as error:
-        problem = f"when: {error}"
+        made = made or draft(rule, document)
+        return replace(made, problem=f"when: {error}")
+    return made or draft(rule, document)
+
+
+def draft(rule: SignupRule, document: Document) -> Draft:
+    """Make a draft of a lead of what is taken for a sign-up.
+
+    An expression that fails on this document costs its field, not the lead. If
+    ``customer_external_id`` fails, or no id is found, the draft has a problem: a
+    sign-up is never lost silently.
+    """
+    notes = list(document.notes)
     fields: dict[str, object] = {"eventName": rule.event, "mode": rule.mode.value}
     for name, value in _results(rule.fields, document, notes):
         kept = _CONVERSIONS[name](value)
@@ -248,8 +286,9 @@ def evaluate(rule: SignupRule, document: Document) -> Draft | None:
     metadata = dict(_results(rule.metadata, document, notes, "metadata."))
     if metadata:
         fields["metadata"] = metadata
+    problem = None
     if "customerExternalId" not in fields:
-        problem = problem or "customer_external_id found no id in this sign-up"
+        problem = "customer_external_id found no id in this sign-up"
     return Draft(fields, tuple(notes), problem)
 
 

@@ -51,7 +51,8 @@ class Offer:
     none do). ``status`` is QUEUED, HELD, or REJECTED for a lead that is kept only
     to be explained (``reason``). By its dedupe key only a QUEUED offer is a repeat,
     and never of a HELD or REJECTED lead: nothing came of those, so a good lead must
-    not be lost for them.
+    not be lost for them. ``as_held``: a held row has all of this QUEUED offer
+    already, its ``dedupe_key`` too, and a release need only let it go.
     """
 
     lead: Lead
@@ -61,6 +62,7 @@ class Offer:
     body_hash: bytes | None = None
     status: Status = Status.QUEUED
     reason: str | None = None
+    as_held: bool = False
 
 
 class Receipt(NamedTuple):

@@ -18,6 +18,7 @@ from relay.core.leads import Attempt, Entry, Status
 from relay.core.pacing import Budget, Pace
 from relay.outbox import (
     sqlite_delivery,
+    sqlite_held,
     sqlite_intake,
     sqlite_operating,
     sqlite_reading,
@@ -55,6 +56,7 @@ _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
     {
         sqlite_intake.put,
         sqlite_intake.release,
+        sqlite_held.let_go,
         sqlite_delivery.settle,
         sqlite_delivery.unpark,
         sqlite_delivery.hurry,
@@ -121,11 +123,15 @@ class SqliteOutbox:
 
     async def put(self, offer: Offer) -> Receipt:
         """Commit a lead, or say which earlier one it repeats."""
+        if offer.status is Status.HELD and offer.idempotency_key is None:
+            return await self._writer.submit(sqlite_held.hold, row_of(offer))
         return await self._writer.submit(sqlite_intake.put, (offer, row_of(offer)))
 
     async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
         """Resolve a HELD lead: put the final offer in its place, or remove it."""
         final = None
+        if offer is not None and offer.as_held and offer.lead.id == lead_id:
+            return await self._writer.submit(sqlite_held.let_go, offer)
         if offer is not None:
             offer = final_offer(offer, lead_id)
             final = (offer, row_of(offer))

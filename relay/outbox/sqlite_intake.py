@@ -27,7 +27,7 @@ _EARLIER: Final = """
         AND dedupe_key IN (SELECT value FROM json_each(?))
 """
 
-_INSERT: Final = sql("INSERT INTO leads ({offer}) VALUES ({offer_marks})")
+INSERT: Final = sql("INSERT INTO leads ({offer}) VALUES ({offer_marks})")
 
 _REPLACE: Final = sql("UPDATE leads SET ({offer}) = ({offer_marks}) WHERE id = ?")
 
@@ -37,10 +37,10 @@ def put(
 ) -> Sequence[Receipt]:
     """Take in the offers that repeat no earlier lead and no other of them."""
     offers = [offer for offer, _ in arguments]
-    ledger = Ledger(_earlier(connection, offers))
+    ledger = Ledger(earlier_leads(connection, offers))
     receipts = [ledger.enter(offer) for offer in offers]
     connection.executemany(
-        _INSERT,
+        INSERT,
         [
             row
             for (_, row), receipt in zip(arguments, receipts, strict=True)
@@ -65,7 +65,7 @@ def release(
         return None
     offer, row = final
     require_move(Status.HELD, offer.status)
-    earlier = _earlier(connection, [offer])
+    earlier = earlier_leads(connection, [offer])
     receipt = Ledger(one for one in earlier if one.lead_id != lead_id).enter(offer)
     if receipt.taken is Taken.NEW:
         connection.execute(_REPLACE, (*row, lead_id))
@@ -78,7 +78,9 @@ def _remove(connection: sqlite3.Connection, lead_id: str) -> None:
     connection.execute("DELETE FROM leads WHERE id = ?", (lead_id,))
 
 
-def _earlier(connection: sqlite3.Connection, offers: Sequence[Offer]) -> list[Earlier]:
+def earlier_leads(
+    connection: sqlite3.Connection, offers: Sequence[Offer]
+) -> list[Earlier]:
     """Find every lead that one of the offers may repeat, in one statement."""
     requests = [key for key in map(request_key, offers) if key is not None]
     counted = [

@@ -10,6 +10,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -354,6 +355,35 @@ class OutboxContract(DeliveryContract, OperatingContract):
         assert (found.due_at, found.since) == (NOW + 50, NOW + 50)
         assert await outbox.get(final.lead.id) is None
         assert (await outbox.put(signup("u"))).taken is Taken.DUPLICATE
+
+    async def test_a_held_lead_may_be_let_go_as_it_is(self, outbox: Outbox) -> None:
+        """Many at once: some repeat an earlier lead, one of them each other."""
+        first = signup("u")
+        offers = [signup(name) for name in ("u", "v", "v", "w", "x")]
+        held = [replace(one, status=Status.HELD, dedupe_since=None) for one in offers]
+        await put_all(outbox, [first, *held])
+        await outbox.release(held[4].lead.id, None)
+
+        receipts = await asyncio.gather(
+            *(outbox.release(one.lead.id, replace(one, as_held=True)) for one in offers)
+        )
+
+        assert [one and (one.taken, one.lead_id) for one in receipts] == [
+            (Taken.DUPLICATE, first.lead.id),
+            (Taken.NEW, held[1].lead.id),
+            (Taken.DUPLICATE, held[1].lead.id),
+            (Taken.NEW, held[3].lead.id),
+            None,
+        ]
+        assert await ids(outbox) == [
+            held[3].lead.id,
+            held[1].lead.id,
+            first.lead.id,
+        ]
+        found = await entry(outbox, held[3].lead.id)
+        assert found.status is Status.QUEUED
+        assert found.due_at == found.since == offers[3].lead.created_at
+        assert (await outbox.put(signup("w"))).taken is Taken.DUPLICATE
 
     async def test_a_held_lead_that_the_site_refused_is_gone(
         self, outbox: Outbox

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from pages_rig import serving_pages
 from proxy_rig import NOW, SECRETS, landing
 from recording_site import Message, as_message, ask, closed, request
@@ -308,21 +307,17 @@ async def test_the_server_in_front_of_a_unix_socket_is_believed(
     assert answer.status == 204
 
 
-@pytest.fixture
-def logged() -> Iterator[list[Any]]:
-    with structlog.testing.capture_logs() as entries:
-        yield entries
-
-
 async def test_a_proxy_that_ends_tls_unbeknown_is_told_to_the_operator_once(
-    port: int, logged: list[Any]
+    port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for origin in ("https://elsewhere.test", f"https://{HOST}", f"https://{HOST}"):
         answer = await post(port, {"dub_id": CLICK}, own=(f"Origin: {origin}",))
         refused(answer, 403, "forbidden")
 
-    assert [entry["event"] for entry in logged] == ["cookie.https_not_known"]
-    assert "RELAY_TRUSTED_PROXIES" in logged[0]["help"]
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert told["event"] == "cookie.https_not_known"
+    assert "RELAY_TRUSTED_PROXIES" in told["help"]
 
 
 # What everybody else gets. Each is sent as a browser would send it.

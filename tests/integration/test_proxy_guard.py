@@ -142,6 +142,39 @@ async def test_a_websocket_passes_with_its_subprotocol_and_close_code(
         assert closing.extra == "so long"
 
 
+async def test_pings_and_close_codes_pass_both_ways() -> None:
+    """The frames are the two ends' own: the relay answers no ping for the site."""
+    pings: asyncio.Queue[bytes] = asyncio.Queue()
+    ends: asyncio.Queue[int | None] = asyncio.Queue()
+
+    async def quiet(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(autoping=False)
+        await socket.prepare(request)
+        async for message in socket:
+            pings.put_nowait(message.data)
+            await socket.pong(b"pong of the site's")
+        ends.put_nowait(socket.close_code)
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/", quiet)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with (
+        proxied(f"http://127.0.0.1:{runner.addresses[0][1]}") as port,
+        aiohttp.ClientSession() as visitor,
+        visitor.ws_connect(f"http://127.0.0.1:{port}/", autoping=False) as socket,
+    ):
+        await socket.ping(b"are you there")
+        pong = await socket.receive(timeout=10)
+        await socket.close(code=4001)
+        assert (pong.type, pong.data) == (aiohttp.WSMsgType.PONG, b"pong of the site's")
+        assert await asyncio.wait_for(pings.get(), 10) == b"are you there"
+        assert await asyncio.wait_for(ends.get(), 10) == 4001
+    await runner.cleanup()
+
+
 async def test_a_declined_websocket_is_an_ordinary_answer(
     site: Site, visit: Visit
 ) -> None:

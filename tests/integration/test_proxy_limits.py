@@ -95,17 +95,32 @@ async def test_a_second_head_that_drips_is_cut_as_well(
     assert as_message(await dripped(reader, writer, b"x")).status == 408
 
 
+@pytest.mark.parametrize("length", [100_000, 1_000])
 @pytest.mark.parametrize("path", ["/form", "/_dub/hooks/signup"])
 async def test_a_body_that_drips_is_cut(
-    site: Site, relay: RelayProcess, visit: Visit, path: str
+    site: Site, relay: RelayProcess, visit: Visit, path: str, length: int
 ) -> None:
     reader, writer = await visit(port_of(relay))
-    writer.write(request(f"POST {path}", "Content-Length: 100000"))
+    writer.write(request(f"POST {path}", f"Content-Length: {length}"))
 
     answer = as_message(await dripped(reader, writer, b"x"))
 
     assert answer.status == 408
     assert site.seen == []
+
+
+async def test_a_form_that_comes_slowly_but_fast_enough_passes(
+    site: Site, relay: RelayProcess, visit: Visit
+) -> None:
+    """Too slow for the express lane, in the middle of its body."""
+    reader, writer = await visit(port_of(relay))
+    writer.write(request("POST /form", "Content-Length: 4000"))
+    for _ in range(8):
+        writer.write(b"x" * 500)
+        await asyncio.sleep(0.15)
+
+    assert as_message(await asyncio.wait_for(reader.read(), 20)).status == 200
+    assert site.seen[0].body == b"x" * 4000
 
 
 async def test_a_body_in_chunks_that_drips_is_cut(

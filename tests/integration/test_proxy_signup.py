@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import brotli  # type: ignore[import-untyped]  # ships no types
+import proxy_rig
 import pytest
 from proxy_rig import NOW, SECRETS, Remembering, proxied
 from recording_site import Message, Site, ask, closed, request, says
 
 from relay.capture import signup
+from relay.capture.signup import Held
 from relay.core import cookies
 
 CLICK = "hQWlM2kPzX9aBcDe"
@@ -40,6 +42,12 @@ CREATED = b"HTTP/1.1 303 See Other\r\nLocation: /welcome\r\nContent-Length: 0\r\
 async def site() -> AsyncIterator[Site]:
     async with Site(says(CREATED)).listening() as listening:
         yield listening
+
+
+@pytest.fixture(autouse=True, params=["express", "general"])
+def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send everything here through both lanes."""
+    monkeypatch.setattr(proxy_rig, "EXPRESS_LANE", request.param == "express")
 
 
 def signing_up(*headers: str, body: bytes = FORM) -> bytes:
@@ -374,20 +382,20 @@ async def test_the_click_is_kept_if_the_lead_is_not_safe_or_the_rule_says_so(
 class Failing(Remembering):
     """A store whose every call fails in a way that nobody foresaw."""
 
-    async def hold(self, *_: Any, **__: Any) -> str | None:
+    async def hold(self, *_: Any, **__: Any) -> Held | None:
         raise KeyError("hold")
 
     async def take(self, *_: Any, **__: Any) -> bool:
         raise KeyError("take")
 
-    async def drop(self, held: str) -> None:
-        raise KeyError(held)
+    async def drop(self, held: Held) -> None:
+        raise KeyError(held.lead_id)
 
 
 class Hanging(Remembering):
     """A store that never comes back."""
 
-    async def hold(self, *_: Any, **__: Any) -> str | None:
+    async def hold(self, *_: Any, **__: Any) -> Held | None:
         await asyncio.Event().wait()
         raise AssertionError
 

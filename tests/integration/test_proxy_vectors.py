@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import shutil
 import socket
 import subprocess
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import pytest
 from proxy_rig import proxied
 from recording_site import Site, as_message, closed
+from servers import program
 
 from relay.capture.connection import Limits
 
@@ -275,15 +275,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nginx(folder: Path, unused_tcp_port_factory: Callable[[], int]) -> Iterator[Nginx]:
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("nginx is not installed: nothing to compare the relay with")
+    nginx = program("nginx")
     port = unused_tcp_port_factory()
     configuration = folder / "nginx.conf"
     # Its worker would be nobody, who may not enter the folder.
     user = pwd.getpwuid(os.geteuid()).pw_name
     configuration.write_text(CONFIGURATION.format(folder=folder, port=port, user=user))
-    process = subprocess.Popen([program, "-c", str(configuration)], cwd=folder)
+    process = subprocess.Popen([nginx, "-c", str(configuration)], cwd=folder)
     try:
         deadline = time.monotonic() + 10
         while not _listens(port):
@@ -318,6 +316,24 @@ async def test_the_relay_decides_each_vector(site: Site, vector: Vector) -> None
     # Exactly one answer: what follows a refused request is never read as another.
     assert b"HTTP/1.1 " not in answer.raw_body
     assert len(site.seen) == (1 if vector.status == PASSES else 0)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+async def test_the_express_lane_decides_each_vector_alike(
+    site: Site, vector: Vector
+) -> None:
+    """With a connection kept for it, whatever looks ordinary would go there."""
+    async with proxied(site.url, limits=Limits(visitor=0.3)) as port:
+        assert as_message(await answer_of(port, get(b"GET /warm"))).status == 200
+        site.seen.clear()
+        answer = as_message(await answer_of(port, vector.raw))
+    express = seen_by(site)
+    site.seen.clear()
+    async with proxied(site.url, limits=Limits(visitor=0.3), express=False) as port:
+        await answer_of(port, vector.raw)
+
+    assert answer.status == vector.status
+    assert express == seen_by(site)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)

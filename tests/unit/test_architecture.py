@@ -20,7 +20,7 @@ PACKAGE = Path(relay.__file__).parent
 IMPURE = frozenset(
     {
         *("asyncio", "aiohttp", "sqlite3", "socket", "threading", "subprocess"),
-        *("time", "random", "secrets", "os", "logging", "structlog"),
+        *("time", "random", "secrets", "os", "logging"),
         *("urllib.request", "multiprocessing", "concurrent", "importlib"),
     }
 )

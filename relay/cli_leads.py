@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from relay.cli_base import (
+    Command,
     FailedError,
     config_option,
     printable,
@@ -84,21 +85,31 @@ def leads() -> None:
     """
 
 
+def filters(command: Command) -> Command:
+    """Add the options that choose leads: --status, --customer, --since, --limit."""
+    options = (
+        click.option(
+            "--status",
+            type=_statuses(list(Status)),
+            callback=_status,
+            help="Only leads in this state.",
+        ),
+        click.option("--customer", metavar="ID", help="Only this customer's leads."),
+        click.option(
+            "--since",
+            callback=_since,
+            metavar="T",
+            help="Only leads captured since then: ISO 8601, or such as 2h for ago.",
+        ),
+        limit_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @leads.command("list")
-@click.option(
-    "--status",
-    type=_statuses(list(Status)),
-    callback=_status,
-    help="Only leads in this state.",
-)
-@click.option("--customer", metavar="ID", help="Only this customer's leads.")
-@click.option(
-    "--since",
-    callback=_since,
-    metavar="T",
-    help="Only leads captured since then: ISO 8601, or such as 2h for ago.",
-)
-@limit_option
+@filters
 @json_option
 @config_option
 def list_leads(
@@ -263,6 +274,8 @@ async def _named(
         entry = await outbox.get(lead_id)
         if entry is None:
             refused.append(f"there is no lead {lead_id}")
+        elif entry.erased_at is not None:
+            refused.append(f"{lead_id} was erased: there is nothing left to send")
         elif entry.status not in RETRYABLE:
             refused.append(f"{lead_id} is {entry.status} and is not sent again")
         else:

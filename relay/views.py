@@ -73,6 +73,33 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     }
 
 
+EXPORT_COLUMNS: Final = (
+    *("id", "status", "source", "createdAt", "clickId", "eventName"),
+    *("customerExternalId", "customerName", "customerEmail", "customerAvatar"),
+    *("mode", "eventQuantity", "metadata", "attempts", "lastError"),
+    *("nextAttemptAt", "deliveredAt", "erasedAt", "notes"),
+)
+"""Columns of an export, in this order."""
+
+
+def export_json(entry: Entry) -> dict[str, Any]:
+    """Give an entry as ``leads export`` writes it, the person's own fields included."""
+    document = {**entry_json(entry), **_person_json(entry)}
+    return {name: document[name] for name in EXPORT_COLUMNS}
+
+
+def _person_json(entry: Entry) -> dict[str, Any]:
+    lead = entry.lead
+    return {
+        "customerName": lead.customer_name,
+        "customerEmail": lead.customer_email,
+        "customerAvatar": lead.customer_avatar,
+        "eventQuantity": lead.event_quantity,
+        "metadata": None if lead.metadata is None else dict(lead.metadata),
+        "erasedAt": _iso_or_none(entry.erased_at),
+    }
+
+
 def attempt_json(attempt: Attempt) -> dict[str, Any]:
     """Give one call to Dub and its answer."""
     return {
@@ -89,15 +116,10 @@ def story_json(
     entry: Entry, attempts: Sequence[Attempt], gate: Gate, now: int
 ) -> dict[str, Any]:
     """Give the whole story of a lead, the person's own fields included."""
-    lead = entry.lead
     return {
         **entry_json(entry),
-        "customerName": lead.customer_name,
-        "customerEmail": lead.customer_email,
-        "customerAvatar": lead.customer_avatar,
-        "eventQuantity": lead.event_quantity,
-        "metadata": None if lead.metadata is None else dict(lead.metadata),
-        "origin": dict(lead.origin),
+        **_person_json(entry),
+        "origin": dict(entry.lead.origin),
         "inDoubt": entry.in_doubt,
         "history": [attempt_json(attempt) for attempt in attempts],
         "next": next_step(entry, gate, now),
@@ -115,6 +137,8 @@ def next_attempt_at(entry: Entry) -> int | None:
 
 def next_step(entry: Entry, gate: Gate, now: int) -> str:
     """Say in a sentence what happens next to this lead, and when."""
+    if entry.erased_at is not None:
+        return "Nothing more: the personal data was erased, and it cannot be sent."
     if entry.status is Status.PARKED or (gate.closed and _is_line(entry)):
         return _gate_sentence(entry, gate)
     if entry.status is Status.SENDING:

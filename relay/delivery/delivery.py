@@ -25,6 +25,10 @@ KEY_WORKS: Final = frozenset(
 """Answers that Dub gives only after it has accepted key, workspace and plan."""
 
 
+KEY_WAIT_MS: Final = 60_000
+"""How soon a lead is looked at again whose data no key of ours can read: a relay
+with the right keys, or this one after a restart, then sends it."""
+
 SETTLE_S: Final = 5.0
 """What a lease allows for commits and a busy loop on top of the calls. Were it
 too short, a lead would be claimed a second time while its call is under way:
@@ -108,6 +112,8 @@ class Delivery:
     async def deliver(self, claim: Claim) -> Delivered:
         """Make the calls and write how they ended; the claim must be leased."""
         lead = claim.entry.lead
+        if claim.entry.sealed is not None:
+            return await self._wait_for_key(claim, claim.entry.sealed)
         calls: list[Attempt] = []
         if self._terms.two_step or lead.mode is Mode.DEFERRED:
             outcome = await self._call(lead, Step.PROVE, calls)
@@ -123,6 +129,16 @@ class Delivery:
         outcome = await self._call(lead, Step.RECORD, calls)
         decision = self._decide(claim.entry, Step.RECORD, outcome)
         return await self._settle(claim, decision, outcome, calls)
+
+    async def _wait_for_key(self, claim: Claim, reason: str) -> Delivered:
+        """Leave a lead whose data cannot be read for later; no call is made."""
+        now = self._clock()
+        end = Settlement(
+            Status.WAITING, due_at=now + KEY_WAIT_MS, last_error=reason, since=now
+        )
+        kept = await self._outbox.settle(claim, end, now)
+        _tell(claim.entry.lead, end, kept=kept)
+        return Delivered()
 
     async def _call(self, lead: Lead, step: Step, calls: list[Attempt]) -> Outcome:
         body = jsontext.encode(lead_body(lead, step))

@@ -19,7 +19,7 @@ from typing import Final, TextIO
 
 import click
 
-from relay import __version__, cli_keeping
+from relay import __version__
 from relay.cli_base import (
     FailedError,
     config_option,
@@ -28,6 +28,8 @@ from relay.cli_base import (
     read_settings,
     say,
 )
+from relay.cli_keeping import export, forget, rekey
+from relay.cli_leads import leads
 from relay.cli_migrate import migrate
 from relay.clock import now_ms
 from relay.core.signing import sign_webhook
@@ -253,7 +255,9 @@ def version() -> None:
     click.echo(f"{NAME} {__version__}")
 
 
-cli.add_command(cli_keeping.leads)
+for command in (export, forget, rekey):
+    leads.add_command(command)
+cli.add_command(leads)
 cli.add_command(migrate)
 
 

@@ -22,7 +22,7 @@ from relay.cli_base import (
     run_with_outbox,
     say,
 )
-from relay.cli_leads import filters, leads
+from relay.cli_leads import filters
 from relay.clock import now_ms
 from relay.core.leads import Entry, Lead, Status
 from relay.outbox.contract import Outbox, Query
@@ -41,7 +41,7 @@ REKEY_BATCH: Final = 500
 Write = Callable[[Entry], None]
 
 
-@leads.command()
+@click.command()
 @click.option(
     "--format",
     "form",
@@ -135,7 +135,7 @@ def cell(value: Any) -> str | int:
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
-@leads.command()
+@click.command()
 @click.argument("customer", metavar="CUSTOMER_ID", required=False)
 @click.option("--lead", "lead_id", metavar="ID", help="One lead's data instead.")
 @click.option(
@@ -243,7 +243,7 @@ def _say_erased(erased: _Erased) -> None:
         raise FailedError(f"not out of the database's files: {erased.scrubbed.reason}")
 
 
-@leads.command()
+@click.command()
 @click.option(
     "--decrypt", is_flag=True, help="Write everything without encryption again."
 )

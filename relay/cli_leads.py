@@ -254,7 +254,7 @@ def retry(
 
     async def send(outbox: Outbox) -> None:
         if status is not None:
-            entries = await outbox.list(Query(status=status, limit=limit))
+            entries = await _waiting(outbox, status, limit)
         else:
             entries = await _named(outbox, lead_ids, refused)
         chosen = entries[:limit]
@@ -263,6 +263,17 @@ def retry(
     run_with_outbox(read_settings(complete=False), send)
     if refused:
         raise FailedError("; ".join(map(printable, refused)))
+
+
+async def _waiting(outbox: Outbox, status: Status, limit: int | None) -> list[Entry]:
+    """Get the newest leads in a state; there is nothing to send of erased ones."""
+    found: list[Entry] = []
+    async for entry in outbox.scan(Query(status=status)):
+        if limit is not None and len(found) == limit:
+            break
+        if entry.erased_at is None:
+            found.append(entry)
+    return found
 
 
 async def _named(

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 import pytest
 from hypothesis import HealthCheck, given, settings
 from outbox_contract_delivery import DeliveryContract
+from outbox_contract_keeping import KeepingContract
 from outbox_model import Model, Op, ops
 from outbox_rig import (
     DAY,
@@ -47,7 +48,7 @@ from relay.outbox.contract import (
 SURROGATE = "\ud83d"
 
 
-class OutboxContract(DeliveryContract):
+class OutboxContract(DeliveryContract, KeepingContract):
     """Everything that any outbox does."""
 
     # --- What a backend gives, and what is made of it. ---

@@ -16,6 +16,7 @@ from relay.outbox.contract import Gate
 STEP_WORDS: Final = {
     Step.PROVE: "prove the click",
     Step.RECORD: "record the lead",
+    Step.LOOK_UP: "look it up",
 }
 
 CLICK_ORIGINS: Final = {
@@ -44,7 +45,9 @@ _ENDS: Final = {
     ),
     Status.UNCONFIRMED: (
         "A person or Dub's webhook decides: a call that got no answer may or may not"
-        f" have counted. If Dub does not show the lead, {_RETRY} again."
+        " have counted, and Dub's list of customers cannot tell, as it shows no leads"
+        f" and an earlier call made the customer. If Dub does not show it, {_RETRY}"
+        " again."
     ),
     Status.REJECTED: (
         f"Nothing happens by itself: this will not pass as it is. After a fix, {_RETRY}"

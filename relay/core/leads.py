@@ -107,7 +107,7 @@ def require_move(old: Status, new: Status) -> None:
 
 
 class Step(StrEnum):
-    """The two calls that deliver one lead.
+    """The two calls that deliver one lead, and one that looks whether it is there.
 
     Dub claims its dedupe key before it looks the click up and never gives it
     back, but ``mode: "deferred"`` skips that key. So the lead is first proved
@@ -116,6 +116,7 @@ class Step(StrEnum):
 
     PROVE = "prove"
     RECORD = "record"
+    LOOK_UP = "look_up"
 
 
 @dataclass(frozen=True, slots=True)

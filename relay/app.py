@@ -28,9 +28,11 @@ from relay.core.retry import Policy
 from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms, lease_ms
 from relay.delivery.worker import Worker
+from relay.keeping import Sweeper
 from relay.metrics import Metrics
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError
+from relay.outbox.sealing import Seal
 from relay.settings import Settings
 
 Endpoint = tuple[str, str, Handler]
@@ -47,14 +49,16 @@ class Relay:
         self.settings = settings
         self.stopping = False
         self.metrics = Metrics()
-        self.outbox: Outbox = open_outbox(settings.database)
+        seal = Seal(settings.data_key)
+        self.outbox: Outbox = open_outbox(settings.database, seal)
         self.intake = Intake(
             self.outbox,
             dedupe_days=settings.dedupe_days,
             clock=now_ms,
             metrics=self.metrics,
         )
-        self.spill = Spill(spill_path(settings.database), self.intake.store)
+        path = spill_path(settings.database)
+        self.spill = Spill(path, self.intake.store, seal)
         self.landing = Landing(
             settings.secret,
             domain=settings.cookie_domain,
@@ -79,6 +83,10 @@ class Relay:
             metrics=self.metrics,
         )
         return Worker(self.outbox, delivery, terms=terms, clock=now_ms)
+
+    def sweeper(self) -> Sweeper:
+        """Put together what erases personal data whose time is over."""
+        return Sweeper(self.outbox, days=self.settings.retention_days, clock=now_ms)
 
     def dub(self) -> DubClient:
         """Give a client for Dub; the caller closes it."""

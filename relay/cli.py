@@ -28,6 +28,7 @@ from relay.cli_base import (
     read_settings,
     say,
 )
+from relay.cli_keeping import export, forget, rekey
 from relay.cli_leads import leads
 from relay.cli_migrate import migrate
 from relay.clock import now_ms
@@ -254,6 +255,8 @@ def version() -> None:
     click.echo(f"{NAME} {__version__}")
 
 
+for command in (export, forget, rekey):
+    leads.add_command(command)
 cli.add_command(leads)
 cli.add_command(migrate)
 

@@ -49,14 +49,22 @@ def read_settings(*, complete: bool = True) -> Settings:
 
 
 def run_with_outbox(
-    settings: Settings, work: Callable[[Outbox], Coroutine[Any, Any, T]]
+    settings: Settings,
+    work: Callable[[Outbox], Coroutine[Any, Any, T]],
+    *,
+    decrypt: bool = False,
 ) -> T:
-    """Open the outbox, do the work, close it; no running relay is needed."""
-    return asyncio.run(_with_outbox(settings, work))
+    """Open the outbox, do the work, close it; no running relay is needed.
+
+    With decrypt, it writes personal data without encryption.
+    """
+    return asyncio.run(_with_outbox(settings, work, encrypts=not decrypt))
 
 
-async def _with_outbox(settings: Settings, work: Callable[[Outbox], Awaitable[T]]) -> T:
-    outbox = existing_outbox(settings)
+async def _with_outbox(
+    settings: Settings, work: Callable[[Outbox], Awaitable[T]], *, encrypts: bool
+) -> T:
+    outbox = existing_outbox(settings, encrypts=encrypts)
     try:
         await outbox.open()
         return await work(outbox)
@@ -66,7 +74,7 @@ async def _with_outbox(settings: Settings, work: Callable[[Outbox], Awaitable[T]
         await outbox.close()
 
 
-def existing_outbox(settings: Settings) -> Outbox:
+def existing_outbox(settings: Settings, *, encrypts: bool = True) -> Outbox:
     """Give the outbox, unopened; fail where it would be made anew.
 
     A relative path means another file in every folder: an empty list from a
@@ -75,16 +83,18 @@ def existing_outbox(settings: Settings) -> Outbox:
     path = sqlite_file(settings.database)
     if path is not None and not path.exists():
         raise FailedError(f"database: there is no {path} (started in another folder?)")
-    return make_outbox(settings)
+    return make_outbox(settings, encrypts=encrypts)
 
 
-def make_outbox(settings: Settings) -> Outbox:
+def make_outbox(settings: Settings, *, encrypts: bool = True) -> Outbox:
     """Give the outbox, unopened; raise ConfigError for a kind that is not there."""
     # Here, so that --help and version do not wait for a database driver.
     from relay.outbox import open_outbox  # noqa: PLC0415
+    from relay.outbox.sealing import Seal  # noqa: PLC0415
 
     try:
-        return open_outbox(settings.database)
+        seal = Seal(settings.data_key, encrypts=encrypts)
+        return open_outbox(settings.database, seal)
     except ValueError as error:
         raise ConfigError(f"RELAY_DATABASE: {error}") from error
 

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from relay.cli_base import (
+    Command,
     FailedError,
     config_option,
     printable,
@@ -84,21 +85,31 @@ def leads() -> None:
     """
 
 
+def filters(command: Command) -> Command:
+    """Add the options that choose leads: --status, --customer, --since, --limit."""
+    options = (
+        click.option(
+            "--status",
+            type=_statuses(list(Status)),
+            callback=_status,
+            help="Only leads in this state.",
+        ),
+        click.option("--customer", metavar="ID", help="Only this customer's leads."),
+        click.option(
+            "--since",
+            callback=_since,
+            metavar="T",
+            help="Only leads captured since then: ISO 8601, or such as 2h for ago.",
+        ),
+        limit_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @leads.command("list")
-@click.option(
-    "--status",
-    type=_statuses(list(Status)),
-    callback=_status,
-    help="Only leads in this state.",
-)
-@click.option("--customer", metavar="ID", help="Only this customer's leads.")
-@click.option(
-    "--since",
-    callback=_since,
-    metavar="T",
-    help="Only leads captured since then: ISO 8601, or such as 2h for ago.",
-)
-@limit_option
+@filters
 @json_option
 @config_option
 def list_leads(
@@ -243,7 +254,7 @@ def retry(
 
     async def send(outbox: Outbox) -> None:
         if status is not None:
-            entries = await outbox.list(Query(status=status, limit=limit))
+            entries = await _waiting(outbox, status, limit)
         else:
             entries = await _named(outbox, lead_ids, refused)
         chosen = entries[:limit]
@@ -252,6 +263,17 @@ def retry(
     run_with_outbox(read_settings(complete=False), send)
     if refused:
         raise FailedError("; ".join(map(printable, refused)))
+
+
+async def _waiting(outbox: Outbox, status: Status, limit: int | None) -> list[Entry]:
+    """Get the newest leads in a state; there is nothing to send of erased ones."""
+    found: list[Entry] = []
+    async for entry in outbox.scan(Query(status=status)):
+        if limit is not None and len(found) == limit:
+            break
+        if entry.erased_at is None:
+            found.append(entry)
+    return found
 
 
 async def _named(
@@ -263,6 +285,8 @@ async def _named(
         entry = await outbox.get(lead_id)
         if entry is None:
             refused.append(f"there is no lead {lead_id}")
+        elif entry.erased_at is not None:
+            refused.append(f"{lead_id} was erased: there is nothing left to send")
         elif entry.status not in RETRYABLE:
             refused.append(f"{lead_id} is {entry.status} and is not sent again")
         else:

@@ -123,6 +123,8 @@ async def _start_delivery(relay: Relay, stack: AsyncExitStack) -> None:
                 await asyncio.sleep(RESTART_S)
 
     task = asyncio.create_task(run())
+    sweeping = asyncio.create_task(relay.sweeper().run())
+    stack.callback(sweeping.cancel)
 
     async def end() -> None:
         await worker.stop()

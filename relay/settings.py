@@ -56,6 +56,8 @@ class Settings:
     attribution: Attribution
     trusted_proxies: tuple[Network, ...] = ()
     dedupe_days: int
+    retention_days: int
+    data_key: tuple[str, ...] = ()
     dub_api_key: str = ""
     dub_api_url: str
     dub_webhook_secret: str | None = None

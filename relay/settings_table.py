@@ -110,6 +110,31 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
+        name="retention_days",
+        env="RELAY_RETENTION_DAYS",
+        toml="retention_days",
+        parse=values.whole(0, 36_500),
+        default=30,
+        help=(
+            "How many days after its capture a lead that Dub has (delivered,"
+            " confirmed, duplicate) keeps its personal data; 0 means for ever."
+        ),
+    ),
+    Setting(
+        name="data_key",
+        env="RELAY_DATA_KEY",
+        toml="data_key",
+        parse=values.secrets_by(signing.parse_data_keys),
+        unset="personal data is kept as it is",
+        example="a-long-random-text-of-its-own",
+        secret=True,
+        help=(
+            "Encrypts personal data in the database and the spill file. A"
+            " comma-separated list: the first encrypts, all decrypt; at least 16"
+            " characters each (openssl rand -hex 32)."
+        ),
+    ),
+    Setting(
         name="drain",
         env="RELAY_DRAIN",
         toml="drain",

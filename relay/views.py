@@ -16,6 +16,7 @@ from relay.outbox.contract import Gate
 STEP_WORDS: Final = {
     Step.PROVE: "prove the click",
     Step.RECORD: "record the lead",
+    Step.LOOK_UP: "look it up",
 }
 
 CLICK_ORIGINS: Final = {
@@ -49,7 +50,9 @@ _ENDS: Final = {
     ),
     Status.UNCONFIRMED: (
         "A person or Dub's webhook decides: a call that got no answer may or may not"
-        f" have counted. If Dub does not show the lead, {_RETRY} again."
+        " have counted, and Dub's list of customers cannot tell, as it shows no leads"
+        f" and an earlier call made the customer. If Dub does not show it, {_RETRY}"
+        " again."
     ),
     Status.REJECTED: (
         f"Nothing happens by itself: this will not pass as it is. After a fix, {_RETRY}"
@@ -78,6 +81,33 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     }
 
 
+EXPORT_COLUMNS: Final = (
+    *("id", "status", "source", "createdAt", "clickId", "eventName"),
+    *("customerExternalId", "customerName", "customerEmail", "customerAvatar"),
+    *("mode", "eventQuantity", "metadata", "attempts", "lastError"),
+    *("nextAttemptAt", "deliveredAt", "erasedAt", "notes"),
+)
+"""Columns of an export, in this order."""
+
+
+def export_json(entry: Entry) -> dict[str, Any]:
+    """Give an entry as ``leads export`` writes it, the person's own fields included."""
+    document = {**entry_json(entry), **_person_json(entry)}
+    return {name: document[name] for name in EXPORT_COLUMNS}
+
+
+def _person_json(entry: Entry) -> dict[str, Any]:
+    lead = entry.lead
+    return {
+        "customerName": lead.customer_name,
+        "customerEmail": lead.customer_email,
+        "customerAvatar": lead.customer_avatar,
+        "eventQuantity": lead.event_quantity,
+        "metadata": None if lead.metadata is None else dict(lead.metadata),
+        "erasedAt": _iso_or_none(entry.erased_at),
+    }
+
+
 def attempt_json(attempt: Attempt) -> dict[str, Any]:
     """Give one call to Dub and its answer."""
     return {
@@ -94,15 +124,10 @@ def story_json(
     entry: Entry, attempts: Sequence[Attempt], gate: Gate, now: int
 ) -> dict[str, Any]:
     """Give the whole story of a lead, the person's own fields included."""
-    lead = entry.lead
     return {
         **entry_json(entry),
-        "customerName": lead.customer_name,
-        "customerEmail": lead.customer_email,
-        "customerAvatar": lead.customer_avatar,
-        "eventQuantity": lead.event_quantity,
-        "metadata": None if lead.metadata is None else dict(lead.metadata),
-        "origin": dict(lead.origin),
+        **_person_json(entry),
+        "origin": dict(entry.lead.origin),
         "inDoubt": entry.in_doubt,
         "history": [attempt_json(attempt) for attempt in attempts],
         "next": next_step(entry, gate, now),
@@ -120,6 +145,8 @@ def next_attempt_at(entry: Entry) -> int | None:
 
 def next_step(entry: Entry, gate: Gate, now: int) -> str:
     """Say in a sentence what happens next to this lead, and when."""
+    if entry.erased_at is not None:
+        return "Nothing more: the personal data was erased, and it cannot be sent."
     if gate.paused and entry.status in OPEN - {Status.SENDING}:
         return PAUSED
     if entry.status is Status.PARKED or (gate.closed and _is_line(entry)):

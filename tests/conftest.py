@@ -7,7 +7,11 @@ from hypothesis import settings
 
 # These hold tests, but no file of tests is named so.
 pytest.register_assert_rewrite(
-    "outbox_contract", "outbox_contract_delivery", "outbox_model", "harness"
+    "outbox_contract",
+    "outbox_contract_delivery",
+    "outbox_contract_keeping",
+    "outbox_model",
+    "harness",
 )
 
 # A shared machine may stall for a moment: speed is measured in bench/, not here.

@@ -12,15 +12,16 @@ import asyncio
 import fcntl
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from relay.core import jsontext
 from relay.core.leads import Lead, Mode, Status
 from relay.logs import get_logger
 from relay.outbox.contract import Offer, OutboxError, UnstorableError
+from relay.outbox.sealing import PLAIN, Seal, SealedError
 
 log = get_logger()
 
@@ -30,6 +31,9 @@ RETRY_S: Final = 2.0
 MOST_IN_MEMORY: Final = 1000
 """Leads of a few hundred bytes each; who loses more has a dead disk for hours."""
 
+SEALED_FOR: Final = "spill"
+"""What an encrypted line is bound to, in the place of a lead's id."""
+
 Store = Callable[[Offer, str | None], Awaitable[object]]
 """Commits an offer, with the id under which it was held; raises OutboxError."""
 
@@ -37,16 +41,18 @@ Store = Callable[[Offer, str | None], Awaitable[object]]
 class Spill:
     """The file, what waits in memory, and the way back into the database."""
 
-    def __init__(self, path: Path, store: Store) -> None:
+    def __init__(self, path: Path, store: Store, seal: Seal = PLAIN) -> None:
         self._path = path
         self._store = store
+        self._seal = seal
         self._memory: deque[bytes] = deque(maxlen=MOST_IN_MEMORY)
 
     async def keep(self, offer: Offer, held: str | None) -> bool:
         """Write an offer down; True when it is on the disk."""
         # The key makes a second taking harmless, should the first break off.
         key = f"spill:{offer.lead.id}"
-        line = _line(replace(offer, idempotency_key=key, as_held=False), held)
+        spilled = replace(offer, idempotency_key=key, as_held=False)
+        line = _line(spilled, held, self._seal)
         try:
             await asyncio.to_thread(_append, self._path, line)
         except OSError as error:
@@ -81,6 +87,8 @@ class Spill:
             with path.open("rb") as file:
                 # Several workers share the file; one of them takes it in.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _is_at(path, file.fileno()):
+                    return  # another one has it, or a customer was erased from it
                 lines = await asyncio.to_thread(file.readlines)
                 for line in lines:
                     if not await self._take(line):
@@ -91,7 +99,11 @@ class Spill:
 
     async def _take(self, line: bytes) -> bool:
         try:
-            offer, held = _read(line)
+            offer, held = _read(line, self._seal)
+        except SealedError as error:
+            # It stays until the key is there.
+            log.error("spill.sealed", reason=str(error))
+            return False
         except (ValueError, TypeError, KeyError):
             # A line torn by a full disk: what it held is lost, and told.
             log.error("spill.unreadable", bytes=len(line))
@@ -114,7 +126,7 @@ def spill_path(database: str) -> Path:
 
 def _append(path: Path, line: bytes) -> None:
     """Append a line and bring it to the disk; the file is for its owner only."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = _open_alone(path)
     try:
         # A line that is cut off by a full disk must not spoil the next one.
         written = os.write(descriptor, line + b"\n")
@@ -126,6 +138,86 @@ def _append(path: Path, line: bytes) -> None:
         os.close(descriptor)
 
 
+def _open_alone(path: Path) -> int:
+    """Open and lock the file; again if it was set aside before the lock was ours."""
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def forget(path: Path, wanted: Callable[[Lead], bool], seal: Seal) -> Purged:
+    """Take the wanted leads out of the spill file, relays running or not.
+
+    Lines that cannot be read stay, and are counted. Raises OSError.
+    """
+    purged = Purged()
+    for file in _files(path):
+        try:
+            with file.open("rb") as reading:
+                fcntl.flock(reading, fcntl.LOCK_EX)
+                if _is_at(file, reading.fileno()):
+                    purged += _purge(file, reading.readlines(), wanted, seal)
+        except FileNotFoundError:
+            continue  # a relay has just taken it in
+    return purged
+
+
+class Purged(NamedTuple):
+    """How many spilled leads were erased, and how many lines nobody could read."""
+
+    leads: int = 0
+    unreadable: int = 0
+
+    def __add__(self, other: object) -> Purged:
+        if not isinstance(other, Purged):
+            return NotImplemented
+        return Purged(self.leads + other.leads, self.unreadable + other.unreadable)
+
+
+def _purge(
+    file: Path, lines: Sequence[bytes], wanted: Callable[[Lead], bool], seal: Seal
+) -> Purged:
+    staying: list[bytes] = []
+    unreadable = 0
+    for line in lines:
+        try:
+            offer, _ = _read(line, seal)
+        except (SealedError, ValueError, TypeError, KeyError):
+            unreadable += 1
+            staying.append(line)
+        else:
+            if not wanted(offer.lead):
+                staying.append(line)
+    if len(staying) < len(lines):
+        _rewrite(file, staying)
+    return Purged(len(lines) - len(staying), unreadable)
+
+
+def _rewrite(file: Path, lines: Sequence[bytes]) -> None:
+    """Put other lines in the file's place; the old ones are overwritten first."""
+    if lines:
+        # Under the same pattern, so that it is found again after a crash.
+        aside = file.with_name(f"{file.name}.{os.urandom(4).hex()}")
+        for line in lines:
+            _append(aside, line.rstrip(b"\n"))
+    with file.open("r+b") as old:
+        old.write(bytes(file.stat().st_size))
+        old.flush()
+        os.fsync(old.fileno())
+    file.unlink()
+
+
 def _files(path: Path) -> list[Path]:
     """Set the present file aside, so that new lines go to another; give all."""
     if path.exists():
@@ -134,18 +226,19 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name}.*"))
 
 
-def _line(offer: Offer, held: str | None) -> bytes:
+def _line(offer: Offer, held: str | None, seal: Seal) -> bytes:
     document = asdict(offer) | {"body_hash": None, "held": held}
     document["lead"]["metadata"] = _plain(offer.lead.metadata)
-    return jsontext.encode(document)
+    line = jsontext.encode(document)
+    return seal.close(line.decode(), SEALED_FOR).encode() if seal.on else line
 
 
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if metadata is None else dict(metadata)
 
 
-def _read(line: bytes) -> tuple[Offer, str | None]:
-    document = jsontext.decode(line)
+def _read(line: bytes, seal: Seal) -> tuple[Offer, str | None]:
+    document = jsontext.decode(seal.open(line.decode().rstrip("\n"), SEALED_FOR))
     held = document.pop("held")
     lead = document.pop("lead")
     lead |= {"mode": Mode(lead["mode"]), "notes": tuple(lead["notes"])}

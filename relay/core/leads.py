@@ -47,14 +47,24 @@ RETRYABLE: Final = frozenset(
 )
 """States that a person may send again. Never one that Dub has already taken."""
 
+SETTLED: Final = frozenset({Status.DELIVERED, Status.CONFIRMED, Status.DUPLICATE})
+"""States of leads that Dub has: their personal data is not needed any more."""
+
+_FORGOTTEN: Final = frozenset({Status.REJECTED, Status.UNCONFIRMED})
+
 MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
+        # Anything that waits -> rejected or, in doubt, unconfirmed: a person had
+        # the customer's data erased (`leads forget`), and there is nothing to send.
+        #
         # The site answered (queued), refused (the row is removed), or the
         # relay died in between and a person decides.
         Status.HELD: frozenset({Status.QUEUED, Status.REJECTED}),
         # Dub's webhook may tell of a lead whose call got no answer, at any
         # moment before the lead is settled: whatever is in doubt -> confirmed.
-        Status.QUEUED: frozenset({Status.SENDING, Status.PARKED, Status.CONFIRMED}),
+        Status.QUEUED: frozenset(
+            {Status.SENDING, Status.PARKED, Status.CONFIRMED} | _FORGOTTEN
+        ),
         # A lease that ran out is claimed again: sending -> sending.
         Status.SENDING: frozenset(
             {
@@ -69,9 +79,13 @@ MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
                 Status.REJECTED,
             },
         ),
-        Status.WAITING: frozenset({Status.SENDING, Status.PARKED, Status.CONFIRMED}),
+        Status.WAITING: frozenset(
+            {Status.SENDING, Status.PARKED, Status.CONFIRMED} | _FORGOTTEN
+        ),
         # The probe is sent straight from parked; the others go back in line.
-        Status.PARKED: frozenset({Status.SENDING, Status.QUEUED, Status.CONFIRMED}),
+        Status.PARKED: frozenset(
+            {Status.SENDING, Status.QUEUED, Status.CONFIRMED} | _FORGOTTEN
+        ),
         Status.DELIVERED: frozenset({Status.CONFIRMED}),
         Status.UNCONFIRMED: frozenset({Status.CONFIRMED, Status.QUEUED}),
         Status.REJECTED: frozenset({Status.QUEUED}),
@@ -93,7 +107,7 @@ def require_move(old: Status, new: Status) -> None:
 
 
 class Step(StrEnum):
-    """The two calls that deliver one lead.
+    """The two calls that deliver one lead, and one that looks whether it is there.
 
     Dub claims its dedupe key before it looks the click up and never gives it
     back, but ``mode: "deferred"`` skips that key. So the lead is first proved
@@ -102,6 +116,7 @@ class Step(StrEnum):
 
     PROVE = "prove"
     RECORD = "record"
+    LOOK_UP = "look_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +153,10 @@ class Entry:
     of an open lead, the end of the lease while it is being sent, else None.
     ``in_doubt`` is true while an earlier recording call of ours may have
     counted although no answer proved it. ``since`` (epoch ms) is when this round
-    of attempts began: retry_for counts from here.
+    of attempts began: retry_for counts from here. ``erased_at`` (epoch ms) is when
+    the personal data was erased: such a lead cannot be sent any more.
+    ``sealed`` says why the personal data, which is there, cannot be read: it is
+    missing from the lead, which has to wait.
     """
 
     lead: Lead
@@ -149,6 +167,8 @@ class Entry:
     delivered_at: int | None = None
     in_doubt: bool = False
     since: int | None = None
+    erased_at: int | None = None
+    sealed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

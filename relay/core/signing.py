@@ -74,6 +74,26 @@ def parse_secrets(text: str) -> tuple[str, ...]:
     return secrets
 
 
+MIN_DATA_KEY: Final = 16
+"""Characters of a key for data at rest: whoever has the file can try as many keys
+as they like, so it must be long and random."""
+
+
+def parse_data_keys(text: str) -> tuple[str, ...]:
+    """Keys for data at rest out of a comma-separated list: the first encrypts.
+
+    Raises ValueError, without the key in it, for one that is short.
+    """
+    keys = parse_secrets(text)
+    for place, key in enumerate(keys, 1):
+        if len(key) < MIN_DATA_KEY:
+            raise ValueError(
+                f"key {place} must have {MIN_DATA_KEY} characters or more; "
+                "`openssl rand -hex 32` makes a good one"
+            )
+    return keys
+
+
 def parse_webhook_secrets(text: str) -> tuple[bytes, ...]:
     """Keys out of a comma-separated list of ``whsec_<base64>``, in order.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 from yarl import URL
@@ -29,6 +29,7 @@ class DubClient:
         self, api_url: str, api_key: str, *, timeout: float, in_flight: int
     ) -> None:
         self._lead_url = URL(api_url.rstrip("/") + "/track/lead")
+        self._customers_url = URL(api_url.rstrip("/") + "/customers")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=in_flight),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -58,12 +59,27 @@ class DubClient:
         NoAnswer.sent is False only where no byte of the request can have
         reached Dub: then the call cannot have counted.
         """
+        return await self._call(
+            "POST", self._lead_url, signature, data=body, allow_redirects=False
+        )
+
+    async def find_customer(
+        self, external_id: str, signature: str
+    ) -> Answer | NoAnswer:
+        """Send ``GET /customers?externalId=…`` once; never raises, as above."""
+        return await self._call(
+            "GET",
+            self._customers_url.with_query(externalId=external_id),
+            signature,
+            allow_redirects=False,
+        )
+
+    async def _call(
+        self, method: str, url: URL, signature: str, **request: Any
+    ) -> Answer | NoAnswer:
         try:
-            async with self._session.post(
-                self._lead_url,
-                data=body,
-                headers={"Relay-Signature": signature},
-                allow_redirects=False,
+            async with self._session.request(
+                method, url, headers={"Relay-Signature": signature}, **request
             ) as answer:
                 content = await answer.content.read(MAX_ANSWER)
                 while not answer.content.at_eof() and len(content) < MAX_ANSWER:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from relay.clock import Clock, Roll, iso
@@ -12,6 +12,14 @@ from relay.core.answers import Answer, Meaning, NoAnswer, Outcome, interpret
 from relay.core.dubapi import lead_body
 from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
 from relay.core.pacing import Pace
+from relay.core.reconcile import (
+    Found,
+    Verdict,
+    can_tell,
+    judge,
+    over_at,
+    unlocked_at,
+)
 from relay.core.retry import Move, Park, Policy, Proceed, decide
 from relay.logs import get_logger
 from relay.metrics import Metrics
@@ -24,6 +32,10 @@ KEY_WORKS: Final = frozenset(
 )
 """Answers that Dub gives only after it has accepted key, workspace and plan."""
 
+
+KEY_WAIT_MS: Final = 60_000
+"""How soon a lead is looked at again whose data no key of ours can read: a relay
+with the right keys, or this one after a restart, then sends it."""
 
 SETTLE_S: Final = 5.0
 """What a lease allows for commits and a busy loop on top of the calls. Were it
@@ -64,7 +76,12 @@ class Terms:
 
 
 class TrackLead(Protocol):
-    """The call to Dub, as delivery needs it."""
+    """The calls to Dub, as delivery needs them."""
+
+    async def find_customer(
+        self, external_id: str, signature: str
+    ) -> Answer | NoAnswer:
+        """Send ``GET /customers?externalId=…`` once."""
 
     async def track_lead(self, body: bytes, signature: str) -> Answer | NoAnswer:
         """Send ``POST /track/lead`` once."""
@@ -108,6 +125,8 @@ class Delivery:
     async def deliver(self, claim: Claim) -> Delivered:
         """Make the calls and write how they ended; the claim must be leased."""
         lead = claim.entry.lead
+        if claim.entry.sealed is not None:
+            return await self._wait_for_key(claim, claim.entry.sealed)
         calls: list[Attempt] = []
         if self._terms.two_step or lead.mode is Mode.DEFERRED:
             outcome = await self._call(lead, Step.PROVE, calls)
@@ -122,7 +141,77 @@ class Delivery:
         calls = []
         outcome = await self._call(lead, Step.RECORD, calls)
         decision = self._decide(claim.entry, Step.RECORD, outcome)
+        if isinstance(decision, Move) and decision.status is Status.UNCONFIRMED:
+            answered = outcome.meaning is Meaning.NO_LINK
+            decision = await self._reconciled(
+                claim.entry, decision, calls, answered=answered
+            )
         return await self._settle(claim, decision, outcome, calls)
+
+    async def _reconciled(
+        self, entry: Entry, move: Move, calls: list[Attempt], *, answered: bool
+    ) -> Move:
+        """Ask Dub once for the customer, where that can tell what became of a lead.
+
+        ``answered``: Dub holds its lock, so that the same call again is harmless.
+        """
+        attempts = [*await self._outbox.attempts(entry.lead.id), *calls]
+        doubted = replace(entry, in_doubt=True)
+        if not can_tell(doubted, attempts):
+            return move
+        verdict = await self._look_up(doubted, attempts, calls)
+        if verdict.found is Found.RECORDED:
+            return Move(Status.DELIVERED, note=f"{verdict.reason}.")
+        over = over_at(attempts)
+        early = self._clock() < over
+        if verdict.found is Found.UNTOLD or (early and not answered):
+            return move
+        if early:
+            # Dub may still be at work on the call that we gave up.
+            return replace(move, status=Status.WAITING, due_at=over)
+        due_at = max(unlocked_at(attempts), self._clock())
+        note = (
+            f"{verdict.reason}, but Dub keeps this customer and event locked for a "
+            f"week and would ignore the lead; it is sent again at {iso(due_at)}."
+        )
+        return Move(Status.WAITING, due_at, verdict.reason, note=note, since=due_at)
+
+    async def _look_up(
+        self, entry: Entry, attempts: list[Attempt], calls: list[Attempt]
+    ) -> Verdict:
+        at = self._clock()
+        # It belongs to no claim: the next one finds that much less.
+        await self._outbox.spend(self._terms.pace.plan, at, 1)
+        signature = signing.sign_call(self._secrets, entry.lead.id, b"", at)
+        started = time.perf_counter()
+        reply = await self._dub.find_customer(
+            entry.lead.customer_external_id, signature
+        )
+        took = time.perf_counter() - started
+        verdict = judge(reply, entry, attempts)
+        self._metrics.calls.labels(Step.LOOK_UP.value, verdict.found.value).observe(
+            took
+        )
+        calls.append(
+            Attempt(
+                at=at,
+                step=Step.LOOK_UP,
+                duration_ms=round(took * 1000),
+                outcome=verdict.reason,
+                http_status=None if isinstance(reply, NoAnswer) else reply.status,
+            )
+        )
+        return verdict
+
+    async def _wait_for_key(self, claim: Claim, reason: str) -> Delivered:
+        """Leave a lead whose data cannot be read for later; no call is made."""
+        now = self._clock()
+        end = Settlement(
+            Status.WAITING, due_at=now + KEY_WAIT_MS, last_error=reason, since=now
+        )
+        kept = await self._outbox.settle(claim, end, now)
+        _tell(claim.entry.lead, end, kept=kept)
+        return Delivered()
 
     async def _call(self, lead: Lead, step: Step, calls: list[Attempt]) -> Outcome:
         body = jsontext.encode(lead_body(lead, step))

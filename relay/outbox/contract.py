@@ -7,13 +7,16 @@ raises :class:`OutboxUnavailableError` and nothing was taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from relay.core.leads import Attempt, Entry, Lead, Status
 from relay.core.pacing import Budget, Pace
+
+if TYPE_CHECKING:
+    from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
 
 
 class OutboxError(Exception):
@@ -164,6 +167,16 @@ class Sample:
     seen: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """How far rekeying has come: the last seq (None: the end), and counts."""
+
+    last: int | None
+    changed: int = 0
+    unreadable: int = 0
+    busy: int = 0
+
+
 class Outbox(Protocol):
     """The durable store between capture and delivery."""
 
@@ -279,6 +292,9 @@ class Outbox(Protocol):
     async def samples(self, since: int) -> list[Sample]:
         """Every relay's samples since then, oldest first."""
 
+    async def spend(self, plan: int, now: int, calls: int) -> None:
+        """Take calls out of the shared budget that belong to no claim."""
+
     async def get(self, lead_id: str) -> Entry | None:
         """One entry, or None."""
 
@@ -287,6 +303,12 @@ class Outbox(Protocol):
 
     async def list(self, query: Query) -> list[Entry]:
         """Entries, newest first."""
+
+    def scan(self, query: Query) -> AsyncIterator[Entry]:
+        """Entries, newest first, a page at a time: memory does not grow with them.
+
+        What comes meanwhile is not given.
+        """
 
     async def counts(self) -> Mapping[Status, int]:
         """How many entries are in each state that has any."""
@@ -299,3 +321,27 @@ class Outbox(Protocol):
 
     async def check_writable(self) -> None:
         """Commit something harmless; raise OutboxUnavailableError if it fails."""
+
+    async def erase_due(self, before: int, limit: int, now: int) -> int:
+        """Erase the personal data of up to limit SETTLED leads; how many.
+
+        Those that were captured before then (epoch ms), oldest first. Several
+        relays may do so at once.
+        """
+
+    async def forget(self, wanted: Wanted, now: int) -> Forgotten:
+        """Erase the personal data of one customer's leads, or of one lead.
+
+        What is not settled yet ends: as UNCONFIRMED if it is in doubt, else as
+        REJECTED; it cannot be sent any more. A call under way loses its lease.
+        """
+
+    async def scrub(self, forgotten: Forgotten) -> Scrubbed:
+        """Get erased bytes out of the database's files, as far as it can."""
+
+    async def rekey(self, above: int, limit: int) -> Rekeyed:
+        """Write up to limit leads' personal data anew under the first key.
+
+        Those after the one with the seq ``above``; 0 begins. A lead that changes
+        meanwhile is left as it is, and counted.
+        """

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from relay.core.leads import Status
 from relay.outbox.contract import Offer, Receipt, Taken
+from relay.outbox.keeping import ERASED, pseudonym
 from relay.outbox.queries import UNCOUNTED
 from relay.outbox.rows import request_key
 
@@ -33,6 +34,7 @@ class Ledger:
     def __init__(self, earlier: Iterable[Earlier]) -> None:
         self._requests: dict[str, Earlier] = {}
         self._counted: dict[tuple[str, str], Earlier] = {}
+        self._erased = False
         for lead in earlier:
             self._note(lead)
 
@@ -57,19 +59,37 @@ class Ledger:
         return Receipt(Taken.NEW, lead.id, offer.status)
 
     def _repeat(self, offer: Offer, request: str | None) -> Receipt | None:
-        if request is not None and (earlier := self._requests.get(request)):
-            same = earlier.body_hash == offer.body_hash
+        if request is not None and (earlier := self._requested(request)):
+            # The hash of the body went with the personal data.
+            gone = earlier.request != request
+            same = gone or earlier.body_hash == offer.body_hash
             taken = Taken.DUPLICATE if same else Taken.CONFLICT
             return Receipt(taken, earlier.lead_id, earlier.status)
         if offer.dedupe_since is None or offer.status in UNCOUNTED:
             return None
-        key = (offer.lead.customer_external_id, offer.dedupe_key)
-        counted = self._counted.get(key)
+        counted = self._counted_as(offer.lead.customer_external_id, offer.dedupe_key)
         if counted is None or counted.created_at < offer.dedupe_since:
             return None
         return Receipt(Taken.DUPLICATE, counted.lead_id, counted.status)
 
+    def _requested(self, request: str) -> Earlier | None:
+        found = self._requests.get(request)
+        if found is None and self._erased:
+            found = self._requests.get(pseudonym(request))
+        return found
+
+    def _counted_as(self, customer: str, dedupe_key: str) -> Earlier | None:
+        """Find the newest that counts, under its name or erased."""
+        found = self._counted.get((customer, dedupe_key))
+        if not self._erased:
+            return found
+        erased = self._counted.get((pseudonym(customer), pseudonym(dedupe_key)))
+        both = [one for one in (found, erased) if one is not None]
+        return max(both, key=lambda one: one.created_at, default=None)
+
     def _note(self, lead: Earlier) -> None:
+        if lead.customer.startswith(ERASED):
+            self._erased = True
         if lead.request is not None:
             self._requests[lead.request] = lead
         if lead.status in UNCOUNTED:

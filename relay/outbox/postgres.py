@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from relay.outbox import (
     postgres_delivery,
     postgres_gate,
     postgres_intake,
+    postgres_keeping,
     postgres_operating,
     postgres_reading,
 )
@@ -29,15 +30,19 @@ from relay.outbox.contract import (
     OutboxUnavailableError,
     Query,
     Receipt,
+    Rekeyed,
     Sample,
     Settlement,
 )
+from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
 from relay.outbox.leasing import Leased, final_offer, lease_of
 from relay.outbox.postgres_reading import Readers
 from relay.outbox.postgres_schema import migrate, require_schema
 from relay.outbox.postgres_session import TIMEOUT_S, Connection, Session
 from relay.outbox.postgres_writer import Work, Writer
-from relay.outbox.rows import entry_of, row_of
+from relay.outbox.rows import Row, entry_of, row_of
+from relay.outbox.sealing import PLAIN, Seal
+from relay.outbox.walking import rekeyed, scanned
 
 _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
     {
@@ -55,11 +60,15 @@ _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
 class PostgresOutbox:
     """:class:`relay.outbox.contract.Outbox` on the database that a URL names.
 
-    ``timeout_s`` is how long to wait for a connection or a statement.
+    ``timeout_s`` is how long to wait for a connection or a statement; ``seal``
+    encrypts personal data.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float = TIMEOUT_S, seal: Seal = PLAIN
+    ) -> None:
         self._url = url
+        self._seal = seal
         self._timeout_s = timeout_s
         self._wakes: list[Callable[[], None]] = []
         self._writing: Writer | None = None
@@ -107,7 +116,7 @@ class PostgresOutbox:
 
     async def put(self, offer: Offer) -> Receipt:
         """Commit a lead, or say which earlier one it repeats."""
-        pending = (offer, row_of(offer))
+        pending = (offer, row_of(offer, self._seal))
         line = postgres_intake.line(offer)
         return await self._writer.submit(postgres_intake.put, pending, line)
 
@@ -116,7 +125,7 @@ class PostgresOutbox:
         if offer is None:
             return await self._writer.submit(postgres_intake.release, (lead_id, None))
         final = final_offer(offer, lead_id)
-        pending = (final, row_of(final))
+        pending = (final, row_of(final, self._seal))
         line = postgres_intake.line(final)
         work = postgres_intake.release
         return await self._writer.submit(work, (lead_id, pending), line)
@@ -131,15 +140,18 @@ class PostgresOutbox:
             postgres_delivery.claim, limit=limit, now=now, lease_ms=lease_ms, pace=pace
         )
         leased = await self._claim(work)
-        return [Claim(entry_of(row), leased.token) for row in leased.rows]
+        return self._entries(leased)
 
     async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
         """Lease the oldest parked or due entry although the gate is closed."""
         leased = await self._claim(
             partial(postgres_delivery.claim_probe, now=now, lease_ms=lease_ms)
         )
-        claims = [Claim(entry_of(row), leased.token) for row in leased.rows]
+        claims = self._entries(leased)
         return claims[0] if claims else None
+
+    def _entries(self, leased: Leased) -> builtins.list[Claim]:
+        return [Claim(entry_of(row, self._seal), leased.token) for row in leased.rows]
 
     async def _claim(self, work: Callable[[Connection], Awaitable[Leased]]) -> Leased:
         async with self._claiming:
@@ -226,7 +238,7 @@ class PostgresOutbox:
 
     async def get(self, lead_id: str) -> Entry | None:
         """One entry, or None."""
-        return await self._readers.run(postgres_reading.get, lead_id)
+        return await self._readers.run(postgres_reading.get, lead_id, self._seal)
 
     async def attempts(self, lead_id: str) -> builtins.list[Attempt]:
         """Every call made for a lead, oldest first."""
@@ -234,7 +246,17 @@ class PostgresOutbox:
 
     async def list(self, query: Query) -> builtins.list[Entry]:
         """Entries, newest first."""
-        return await self._readers.run(postgres_reading.entries, query)
+        return await self._readers.run(postgres_reading.entries, query, self._seal)
+
+    def scan(self, query: Query) -> AsyncIterator[Entry]:
+        """Entries, newest first, a page at a time."""
+
+        async def read(
+            query: Query, below: int | None, limit: int
+        ) -> builtins.list[Row]:
+            return await self._readers.run(postgres_keeping.page, query, below, limit)
+
+        return scanned(read, query, self._seal)
 
     async def counts(self) -> Mapping[Status, int]:
         """How many entries are in each state that has any."""
@@ -247,6 +269,32 @@ class PostgresOutbox:
     async def check_writable(self) -> None:
         """Commit something harmless; raise OutboxUnavailableError if it fails."""
         await self._writer.submit(postgres_gate.beat, ())
+
+    # --- Keeping. ---
+
+    async def spend(self, plan: int, now: int, calls: int) -> None:
+        """Take calls out of the shared budget that belong to no claim."""
+        await self._writer.submit(postgres_gate.spend_calls, (plan, now, calls))
+
+    async def erase_due(self, before: int, limit: int, now: int) -> int:
+        """Erase the personal data of up to limit SETTLED leads; how many."""
+        return await self._writer.submit(
+            postgres_keeping.erase_due, (before, limit, now)
+        )
+
+    async def forget(self, wanted: Wanted, now: int) -> Forgotten:
+        """Erase the personal data of one customer's leads, or of one lead."""
+        return await self._writer.submit(postgres_keeping.forget, (wanted, now))
+
+    async def scrub(self, forgotten: Forgotten) -> Scrubbed:  # noqa: ARG002
+        """VACUUM, so that the old versions of rows are out of the tables."""
+        return await postgres_keeping.scrub(self._url)
+
+    async def rekey(self, above: int, limit: int) -> Rekeyed:
+        """Write up to limit leads' personal data anew under the first key."""
+        found = await self._readers.run(postgres_keeping.persons, above, limit)
+        replace = partial(self._writer.submit, postgres_keeping.replace_persons)
+        return await rekeyed(found, self._seal, replace)
 
     @property
     def _writer(self) -> Writer:

@@ -292,13 +292,11 @@ async def settle(connection: Connection, arguments: Sequence[Ending]) -> list[bo
     free = [
         (lead["customer"], now) for lead, end, now in mine if end.status not in OPEN
     ]
-    await _next_in_line(connection, free)
+    await next_in_line(connection, free)
     return [lead is not None for lead, _, _ in ended]
 
 
-async def _next_in_line(
-    connection: Connection, free: Sequence[tuple[str, int]]
-) -> None:
+async def next_in_line(connection: Connection, free: Sequence[tuple[str, int]]) -> None:
     """Make the next lead of each customer due, who had one that ended then."""
     if free:
         customers = sorted({customer for customer, _ in free})
@@ -309,7 +307,7 @@ async def _next_in_line(
 async def confirm(connection: Connection, lead_ids: Sequence[str], now: int) -> int:
     """Mark leads that Dub says it has; the next in their lines may go."""
     rows = await connection.fetch(_CONFIRM, now, list(lead_ids))
-    await _next_in_line(connection, [(row[0], now) for row in rows])
+    await next_in_line(connection, [(row[0], now) for row in rows])
     return len(rows)
 
 

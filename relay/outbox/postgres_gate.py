@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay.core.pacing import Budget, throttled
+from relay.core.pacing import Budget, spend, throttled
 from relay.outbox.contract import Gate, OutboxUnavailableError
 from relay.outbox.postgres_session import Connection
 from relay.outbox.postgres_writer import each
@@ -50,7 +50,7 @@ _SET_GATE: Final = """
 _REQUEUE: Final = sql(
     """
     UPDATE leads SET status = 'queued', due_at = $1, round_at = $1
-    WHERE id = $2 AND status IN {resendable}
+    WHERE id = $2 AND status IN {resendable} AND erased_at IS NULL
     """
 )
 
@@ -94,6 +94,13 @@ async def throttle(connection: Connection, plan: int, now: int, until: int) -> N
     """Lower the shared rate, and pause."""
     spent = await lock_budget(connection)
     await write_budget(connection, throttled(spent, plan, now, until))
+
+
+@each
+async def spend_calls(connection: Connection, plan: int, now: int, calls: int) -> None:
+    """Pay for calls that belong to no claim."""
+    spent = await lock_budget(connection)
+    await write_budget(connection, spend(spent, plan, now, calls))
 
 
 async def lock_budget(connection: Connection) -> Budget:

@@ -16,6 +16,7 @@ from zlib import crc32
 from relay.core.leads import Status, require_move
 from relay.outbox.contract import Offer, Receipt, Taken
 from relay.outbox.dedupe import Earlier, Ledger
+from relay.outbox.keeping import both
 from relay.outbox.postgres_session import Connection
 from relay.outbox.postgres_writer import each
 from relay.outbox.queries import OFFER_COLUMNS, UNCOUNTED, sql
@@ -135,9 +136,9 @@ def _sought(offers: Sequence[Offer]) -> tuple[list[str], list[str], list[str]]:
         if offer.dedupe_since is not None and offer.status not in UNCOUNTED
     ]
     return (
-        [key for key in map(request_key, offers) if key is not None],
-        [offer.lead.customer_external_id for offer in counted],
-        [offer.dedupe_key for offer in counted],
+        both(key for key in map(request_key, offers) if key is not None),
+        both(offer.lead.customer_external_id for offer in counted),
+        both(offer.dedupe_key for offer in counted),
     )
 
 

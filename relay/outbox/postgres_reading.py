@@ -9,9 +9,11 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 from relay.core.leads import OPEN, Attempt, Entry, Status
 from relay.core.pacing import Budget
 from relay.outbox.contract import Gate, OutboxUnavailableError, Query
+from relay.outbox.keeping import both
 from relay.outbox.postgres_session import Connection, Session
 from relay.outbox.queries import sql
 from relay.outbox.rows import attempt_of, entry_of
+from relay.outbox.sealing import Seal
 
 READERS: Final = 2
 """Connections: one long listing must not hold up delivery's short questions."""
@@ -50,12 +52,12 @@ class Readers:
             await (await self._free.get()).close()
 
 
-async def get(connection: Connection, lead_id: str) -> Entry | None:
+async def get(connection: Connection, lead_id: str, seal: Seal) -> Entry | None:
     """One entry, or None."""
     row = await connection.fetchrow(
         sql("SELECT {entry} FROM leads AS l WHERE l.id = $1"), lead_id
     )
-    return None if row is None else entry_of(tuple(row))
+    return None if row is None else entry_of(tuple(row), seal)
 
 
 async def attempts(connection: Connection, lead_id: str) -> list[Attempt]:
@@ -70,28 +72,34 @@ async def attempts(connection: Connection, lead_id: str) -> list[Attempt]:
     return [attempt_of(tuple(row)) for row in rows]
 
 
-async def entries(connection: Connection, query: Query) -> list[Entry]:
+async def entries(connection: Connection, query: Query, seal: Seal) -> list[Entry]:
     """Entries, newest first."""
-    wanted: list[tuple[str, Any]] = [
-        ("l.status = {}", query.status),
-        ("l.customer = {}", query.customer),
-        ("l.created_at >= {}", query.since),
-        ("l.click_id = {}", query.click),
-        ("l.event = {}", query.event),
-        ("l.seq < (SELECT seq FROM leads WHERE id = {})", query.before),
-        # No limit is NULL.
-    ]
-    given = [(test, value) for test, value in wanted if value is not None]
-    tests = [test.format(f"${place}") for place, (test, _) in enumerate(given, 1)]
+    tests, values = where(query)
     parts = [
         sql("SELECT {entry} FROM leads AS l WHERE"),
-        " AND ".join(["TRUE", *tests]),
-        f"ORDER BY l.seq DESC LIMIT ${len(given) + 1}::bigint",
+        tests,
+        # No limit is NULL.
+        f"ORDER BY l.seq DESC LIMIT ${len(values) + 1}::bigint",
     ]
-    rows = await connection.fetch(
-        " ".join(parts), *(value for _, value in given), query.limit
-    )
-    return [entry_of(tuple(row)) for row in rows]
+    rows = await connection.fetch(" ".join(parts), *values, query.limit)
+    return [entry_of(tuple(row), seal) for row in rows]
+
+
+def where(query: Query) -> tuple[str, list[Any]]:
+    """Give the condition of a query, and its values."""
+    # Also what was the customer's before it was erased.
+    names = None if query.customer is None else both([query.customer])
+    wanted: list[tuple[str, Any]] = [
+        ("l.status = ${}", query.status),
+        ("l.customer = ANY(${}::text[])", names),
+        ("l.created_at >= ${}", query.since),
+        ("l.click_id = ${}", query.click),
+        ("l.event = ${}", query.event),
+        ("l.seq < (SELECT seq FROM leads WHERE id = ${})", query.before),
+    ]
+    given = [(test, value) for test, value in wanted if value is not None]
+    tests = [test.format(place) for place, (test, _) in enumerate(given, 1)]
+    return " AND ".join(["TRUE", *tests]), [value for _, value in given]
 
 
 async def counts(connection: Connection) -> dict[Status, int]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from relay.core.leads import MOVES, OPEN, RETRYABLE, Status, require_move
+from relay.core.leads import MOVES, OPEN, RETRYABLE, SETTLED, Status, require_move
 
 ENTRY_COLUMNS: Final = (
     *("id", "source", "customer", "event", "click_id", "mode"),
     *("person", "notes", "origin", "created_at"),
     *("status", "attempts", "last_error", "due_at", "delivered_at", "in_doubt"),
-    "round_at",
+    *("round_at", "erased_at"),
 )
 """What :func:`relay.outbox.rows.entry_of` reads, in this order."""
 
@@ -79,6 +79,7 @@ _PARTS: Final = {
     "parkable": _listed(PARKABLE),
     "confirmable": _listed(CONFIRMABLE),
     "resendable": _listed(RESENDABLE),
+    "settled": _listed(SETTLED),
 }
 
 

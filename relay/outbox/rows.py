@@ -13,6 +13,7 @@ from typing import Any, Final
 from relay.core import jsontext
 from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
 from relay.outbox.contract import Offer, UnstorableError
+from relay.outbox.sealing import PLAIN, Seal, SealedError
 
 Row = tuple[Any, ...]
 
@@ -29,7 +30,7 @@ def request_key(offer: Offer) -> str | None:
     return f"{offer.lead.source}:{offer.idempotency_key}"
 
 
-def row_of(offer: Offer) -> Row:
+def row_of(offer: Offer, seal: Seal = PLAIN) -> Row:
     """Give the row of an offer, :data:`relay.outbox.queries.OFFER_COLUMNS`.
 
     Raises UnstorableError for a text that no database can keep.
@@ -47,7 +48,7 @@ def row_of(offer: Offer) -> Row:
         lead.event_name,
         lead.click_id,
         str(lead.mode),
-        _person(lead),
+        seal.close(_person(lead), lead.id),
         encode_notes(lead.notes),
         _encode(lead.origin if type(lead.origin) is dict else dict(lead.origin)),
         lead.created_at,
@@ -61,8 +62,16 @@ def row_of(offer: Offer) -> Row:
     )
 
 
-def entry_of(row: Sequence[Any]) -> Entry:
-    """Read an entry from :data:`relay.outbox.queries.ENTRY_COLUMNS`."""
+def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> Entry:
+    """Read an entry from :data:`relay.outbox.queries.ENTRY_COLUMNS`.
+
+    One whose personal data cannot be decrypted comes without it, and says so.
+    """
+    person, sealed = "{}", None
+    try:
+        person = seal.open(row[6], row[0])
+    except SealedError as error:
+        sealed = str(error)
     lead = Lead(
         id=row[0],
         source=row[1],
@@ -70,7 +79,7 @@ def entry_of(row: Sequence[Any]) -> Entry:
         event_name=row[3],
         click_id=row[4],
         mode=Mode(row[5]),
-        **jsontext.decode(row[6]),
+        **jsontext.decode(person),
         notes=tuple(jsontext.decode(row[7])),
         origin=jsontext.decode(row[8]),
         created_at=row[9],
@@ -84,6 +93,8 @@ def entry_of(row: Sequence[Any]) -> Entry:
         delivered_at=row[14],
         in_doubt=bool(row[15]),
         since=row[16],
+        erased_at=row[17],
+        sealed=sealed,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +20,10 @@ from relay.outbox import (
     sqlite_delivery,
     sqlite_held,
     sqlite_intake,
+    sqlite_keeping,
     sqlite_operating,
     sqlite_reading,
+    sqlite_scrub,
 )
 from relay.outbox.contract import (
     Act,
@@ -31,11 +33,14 @@ from relay.outbox.contract import (
     OutboxUnavailableError,
     Query,
     Receipt,
+    Rekeyed,
     Sample,
     Settlement,
 )
-from relay.outbox.leasing import final_offer, lease_of
-from relay.outbox.rows import entry_of, row_of
+from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
+from relay.outbox.leasing import Leased, final_offer, lease_of
+from relay.outbox.rows import Row, entry_of, row_of
+from relay.outbox.sealing import PLAIN, Seal
 from relay.outbox.sqlite_file import (
     BUSY_MS,
     SqliteFile,
@@ -44,6 +49,7 @@ from relay.outbox.sqlite_file import (
     make_file,
 )
 from relay.outbox.sqlite_reading import Readers
+from relay.outbox.walking import rekeyed, scanned
 from relay.outbox.writer import Work, Writer, each
 
 
@@ -70,11 +76,15 @@ _WAKING: Final[frozenset[Work[Any, Any]]] = frozenset(
 class SqliteOutbox:
     """:class:`relay.outbox.contract.Outbox` on the SQLite file at ``path``.
 
-    ``busy_ms`` is how long to wait for other processes' writes.
+    ``busy_ms`` is how long to wait for other processes' writes; ``seal`` encrypts
+    personal data.
     """
 
-    def __init__(self, path: str | Path, *, busy_ms: int = BUSY_MS) -> None:
+    def __init__(
+        self, path: str | Path, *, busy_ms: int = BUSY_MS, seal: Seal = PLAIN
+    ) -> None:
         self.path = Path(path)
+        self._seal = seal
         self._busy_ms = busy_ms
         self._wakes: list[Callable[[], None]] = []
         self._writing: Writer | None = None
@@ -123,9 +133,10 @@ class SqliteOutbox:
 
     async def put(self, offer: Offer) -> Receipt:
         """Commit a lead, or say which earlier one it repeats."""
+        row = row_of(offer, self._seal)
         if offer.status is Status.HELD and offer.idempotency_key is None:
-            return await self._writer.submit(sqlite_held.hold, row_of(offer))
-        return await self._writer.submit(sqlite_intake.put, (offer, row_of(offer)))
+            return await self._writer.submit(sqlite_held.hold, row)
+        return await self._writer.submit(sqlite_intake.put, (offer, row))
 
     async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
         """Resolve a HELD lead: put the final offer in its place, or remove it."""
@@ -134,7 +145,7 @@ class SqliteOutbox:
             return await self._writer.submit(sqlite_held.let_go, offer)
         if offer is not None:
             offer = final_offer(offer, lead_id)
-            final = (offer, row_of(offer))
+            final = (offer, row_of(offer, self._seal))
         return await self._writer.submit(sqlite_intake.release, (lead_id, final))
 
     # --- Delivery. ---
@@ -146,13 +157,16 @@ class SqliteOutbox:
         leased = await self._writer.submit(
             sqlite_delivery.claim, (limit, now, lease_ms, pace)
         )
-        return [Claim(entry_of(row), leased.token) for row in leased.rows]
+        return self._claims(leased)
 
     async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
         """Lease the oldest parked or due entry although the gate is closed."""
         leased = await self._writer.submit(sqlite_delivery.claim_probe, (now, lease_ms))
-        claims = [Claim(entry_of(row), leased.token) for row in leased.rows]
+        claims = self._claims(leased)
         return claims[0] if claims else None
+
+    def _claims(self, leased: Leased) -> builtins.list[Claim]:
+        return [Claim(entry_of(row, self._seal), leased.token) for row in leased.rows]
 
     async def begin_recording(
         self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
@@ -232,7 +246,7 @@ class SqliteOutbox:
 
     async def get(self, lead_id: str) -> Entry | None:
         """One entry, or None."""
-        return await self._readers.run(sqlite_reading.get, lead_id)
+        return await self._readers.run(sqlite_reading.get, lead_id, self._seal)
 
     async def attempts(self, lead_id: str) -> builtins.list[Attempt]:
         """Every call made for a lead, oldest first."""
@@ -240,7 +254,17 @@ class SqliteOutbox:
 
     async def list(self, query: Query) -> builtins.list[Entry]:
         """Entries, newest first."""
-        return await self._readers.run(sqlite_reading.entries, query)
+        return await self._readers.run(sqlite_reading.entries, query, self._seal)
+
+    def scan(self, query: Query) -> AsyncIterator[Entry]:
+        """Entries, newest first, a page at a time."""
+
+        async def read(
+            query: Query, below: int | None, limit: int
+        ) -> builtins.list[Row]:
+            return await self._readers.run(sqlite_keeping.page, query, below, limit)
+
+        return scanned(read, query, self._seal)
 
     async def counts(self) -> Mapping[Status, int]:
         """How many entries are in each state that has any."""
@@ -253,6 +277,30 @@ class SqliteOutbox:
     async def check_writable(self) -> None:
         """Commit something harmless; raise OutboxUnavailableError if it fails."""
         await self._writer.submit(sqlite_delivery.beat, ())
+
+    # --- Keeping. ---
+
+    async def spend(self, plan: int, now: int, calls: int) -> None:
+        """Take calls out of the shared budget that belong to no claim."""
+        await self._writer.submit(sqlite_delivery.spend_calls, (plan, now, calls))
+
+    async def erase_due(self, before: int, limit: int, now: int) -> int:
+        """Erase the personal data of up to limit SETTLED leads; how many."""
+        return await self._writer.submit(sqlite_keeping.erase_due, (before, limit, now))
+
+    async def forget(self, wanted: Wanted, now: int) -> Forgotten:
+        """Erase the personal data of one customer's leads, or of one lead."""
+        return await self._writer.submit(sqlite_keeping.forget, (wanted, now))
+
+    async def scrub(self, forgotten: Forgotten) -> Scrubbed:
+        """Get erased bytes out of the write-ahead log and the file."""
+        return await asyncio.to_thread(sqlite_scrub.scrub, self.path, forgotten.traces)
+
+    async def rekey(self, above: int, limit: int) -> Rekeyed:
+        """Write up to limit leads' personal data anew under the first key."""
+        found = await self._readers.run(sqlite_keeping.persons, above, limit)
+        replace = partial(self._writer.submit, sqlite_keeping.replace_persons)
+        return await rekeyed(found, self._seal, replace)
 
     @property
     def _writer(self) -> Writer:

@@ -216,8 +216,13 @@ def settle(
     _add_attempts(connection, seq, made, end.attempts)
     connection.execute(_SETTLE, (*ending(end, made, notes, now), seq))
     if end.status not in OPEN:
-        connection.execute(_NEXT_IN_LINE, (now, customer))
+        next_in_line(connection, customer, now)
     return True
+
+
+def next_in_line(connection: sqlite3.Connection, customer: str, now: int) -> None:
+    """Make the next of a customer's leads due that was put off behind another."""
+    connection.execute(_NEXT_IN_LINE, (now, customer))
 
 
 def _add_to_confirmed(
@@ -275,6 +280,14 @@ def throttle(connection: sqlite3.Connection, plan: int, now: int, until: int) ->
     _write_budget(connection, throttled(budget(connection), plan, now, until))
 
 
+@each
+def spend_calls(
+    connection: sqlite3.Connection, plan: int, now: int, calls: int
+) -> None:
+    """Pay for calls that belong to no claim."""
+    _write_budget(connection, spend(budget(connection), plan, now, calls))
+
+
 def _write_budget(connection: sqlite3.Connection, spent: Budget) -> None:
     connection.execute(
         """
@@ -312,7 +325,7 @@ def requeue(connection: sqlite3.Connection, lead_id: str, now: int) -> bool:
         sql(
             """
             UPDATE leads SET status = 'queued', due_at = ?1, round_at = ?1
-            WHERE id = ?2 AND status IN {resendable}
+            WHERE id = ?2 AND status IN {resendable} AND erased_at IS NULL
             """
         ),
         (now, lead_id),

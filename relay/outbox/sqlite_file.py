@@ -140,6 +140,8 @@ def connect_writer(path: Path, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
         # FULL: the log is on the disk before a commit returns, power cut or not.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What is erased or replaced is overwritten in the file, not only unlinked.
+        connection.execute("PRAGMA secure_delete = ON")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT_BYTES}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

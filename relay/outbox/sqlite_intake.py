@@ -10,6 +10,7 @@ from typing import Final
 from relay.core.leads import Status, require_move
 from relay.outbox.contract import Offer, Receipt, Taken
 from relay.outbox.dedupe import Earlier, Ledger
+from relay.outbox.keeping import both
 from relay.outbox.queries import UNCOUNTED, sql
 from relay.outbox.rows import Row, request_key
 from relay.outbox.writer import each
@@ -91,9 +92,9 @@ def earlier_leads(
     rows = connection.execute(
         _EARLIER,
         (
-            json.dumps(requests),
-            json.dumps([offer.lead.customer_external_id for offer in counted]),
-            json.dumps([offer.dedupe_key for offer in counted]),
+            json.dumps(both(requests)),
+            json.dumps(both(offer.lead.customer_external_id for offer in counted)),
+            json.dumps(both(offer.dedupe_key for offer in counted)),
         ),
     )
     return [Earlier(row[0], Status(row[1]), *row[2:]) for row in rows]

@@ -13,8 +13,10 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 from relay.core.leads import OPEN, Attempt, Entry, Status
 from relay.core.pacing import Budget
 from relay.outbox.contract import Gate, OutboxUnavailableError, Query
+from relay.outbox.keeping import both
 from relay.outbox.queries import sql
 from relay.outbox.rows import attempt_of, entry_of
+from relay.outbox.sealing import Seal
 from relay.outbox.sqlite_file import Connect, SqliteFile
 
 READERS: Final = 2
@@ -69,12 +71,12 @@ class Readers:
             self._free.put(file)
 
 
-def get(connection: sqlite3.Connection, lead_id: str) -> Entry | None:
+def get(connection: sqlite3.Connection, lead_id: str, seal: Seal) -> Entry | None:
     """One entry, or None."""
     row = connection.execute(
         sql("SELECT {entry} FROM leads AS l WHERE l.id = ?"), (lead_id,)
     ).fetchone()
-    return None if row is None else entry_of(row)
+    return None if row is None else entry_of(row, seal)
 
 
 def attempts(connection: sqlite3.Connection, lead_id: str) -> list[Attempt]:
@@ -89,25 +91,32 @@ def attempts(connection: sqlite3.Connection, lead_id: str) -> list[Attempt]:
     return [attempt_of(row) for row in rows]
 
 
-def entries(connection: sqlite3.Connection, query: Query) -> list[Entry]:
+def entries(connection: sqlite3.Connection, query: Query, seal: Seal) -> list[Entry]:
     """Entries, newest first."""
+    tests, values = where(query)
+    parts = [sql("SELECT {entry} FROM leads AS l WHERE"), tests, _NEWEST_FIRST]
+    # A negative limit is none.
+    limit = -1 if query.limit is None else query.limit
+    rows = connection.execute(" ".join(parts), (*values, limit))
+    return [entry_of(row, seal) for row in rows]
+
+
+def where(query: Query) -> tuple[str, list[Any]]:
+    """Give the condition of a query, and its values."""
     wanted: list[tuple[str, Any]] = [
         ("l.status = ?", query.status),
-        ("l.customer = ?", query.customer),
         ("l.created_at >= ?", query.since),
         ("l.click_id = ?", query.click),
         ("l.event = ?", query.event),
         ("l.seq < (SELECT seq FROM leads WHERE id = ?)", query.before),
     ]
     given = [(test, value) for test, value in wanted if value is not None]
-    where = " AND ".join(["TRUE", *(test for test, _ in given)])
-    parts = [sql("SELECT {entry} FROM leads AS l WHERE"), where, _NEWEST_FIRST]
-    rows = connection.execute(
-        " ".join(parts),
-        # A negative limit is none.
-        (*(value for _, value in given), -1 if query.limit is None else query.limit),
-    )
-    return [entry_of(row) for row in rows]
+    tests, values = ["TRUE", *(test for test, _ in given)], [v for _, v in given]
+    if query.customer is not None:
+        # Also what was theirs before it was erased.
+        tests.append("l.customer IN (?, ?)")
+        values += both([query.customer])
+    return " AND ".join(tests), values
 
 
 def counts(connection: sqlite3.Connection) -> dict[Status, int]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from outbox_contract_delivery import DeliveryContract
+from outbox_contract_keeping import KeepingContract
 from outbox_contract_operating import OperatingContract
 from outbox_model import Model, Op, ops
 from outbox_rig import (
@@ -49,7 +50,7 @@ from relay.outbox.contract import (
 SURROGATE = "\ud83d"
 
 
-class OutboxContract(DeliveryContract, OperatingContract):
+class OutboxContract(DeliveryContract, KeepingContract, OperatingContract):
     """Everything that any outbox does."""
 
     # --- What a backend gives, and what is made of it. ---

@@ -32,7 +32,8 @@ LEASE = 60_000
 
 COMMANDS = [
     *("serve", "demo", "sandbox", "check", "sign", "version", "leads"),
-    *("leads list", "leads show", "leads retry"),
+    *("leads list", "leads show", "leads retry", "leads export", "leads forget"),
+    "leads rekey",
 ]
 
 PUBLIC_KEYS = [

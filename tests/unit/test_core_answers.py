@@ -25,7 +25,7 @@ from relay.core.errors import CODES, error_body
 from relay.core.leads import Step
 
 NOW = 1_750_000_000_000
-BOTH_STEPS = pytest.mark.parametrize("step", list(Step))
+BOTH_STEPS = pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 
 # A loaded machine must not fail a test of values.
 untimed = settings(deadline=None)
@@ -281,7 +281,7 @@ answers = st.builds(
 
 
 @untimed
-@given(answers, st.sampled_from(Step))
+@given(answers, st.sampled_from([Step.PROVE, Step.RECORD]))
 def test_every_answer_means_something(reply: Answer, step: Step) -> None:
     outcome = interpret(reply, step, NOW)
 

@@ -94,7 +94,7 @@ def test_no_link_for_the_proving_call_is_a_passing_fault() -> None:
 # --- passing faults ---
 
 
-@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 def test_a_passing_fault_is_tried_again_after_a_wait(step: Step) -> None:
     assert next_move(step, Meaning.AGAIN) == Move(
         Status.WAITING, due_at=NOW + 2_500, reason="Dub said so"
@@ -273,7 +273,7 @@ def test_a_click_lost_while_recording_waits_until_dub_lets_go_of_its_lock(
 # --- a person must act, or nothing can be done ---
 
 
-@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 def test_an_operators_error_parks_everything(step: Step) -> None:
     assert next_move(step, Meaning.OPERATOR, since=0) == Park("Dub said so")
 
@@ -284,12 +284,12 @@ def test_a_parked_lead_keeps_its_doubt() -> None:
     )
 
 
-@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 def test_a_final_refusal_rejects_the_lead(step: Step) -> None:
     assert next_move(step, Meaning.FINAL) == Move(Status.REJECTED, reason="Dub said so")
 
 
-@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 def test_a_lead_in_doubt_is_not_called_rejected(step: Step) -> None:
     assert next_move(step, Meaning.FINAL, entry(in_doubt=True)) == Move(
         Status.UNCONFIRMED, reason="Dub said so", in_doubt=True
@@ -345,7 +345,7 @@ decisions = st.builds(
         decide(before, step, outcome, now=NOW, since=since, roll=roll, policy=policy),
     ),
     entries,
-    st.sampled_from(Step),
+    st.sampled_from([Step.PROVE, Step.RECORD]),
     outcomes,
     st.integers(NOW - 20 * DAY, NOW),
     rolls,

@@ -207,6 +207,7 @@ def test_every_secret_may_be_a_file_and_nothing_else_may() -> None:
         "RELAY_API_TOKEN_FILE",
         "RELAY_ADMIN_PASSWORD_FILE",
         "RELAY_DATABASE_FILE",
+        "RELAY_DATA_KEY_FILE",
     }
 
 
@@ -492,6 +493,7 @@ CANARIES = {
     "DUB_WEBHOOK_SECRET": "CANARYwebhook",
     "RELAY_SECRET": "CANARYsecret1,CANARYsecret2",
     "RELAY_API_TOKEN": "CANARYtoken",
+    "RELAY_DATA_KEY": "CANARYdatakey-of-many,CANARYdatakey-of-more",
     "RELAY_ADMIN_PASSWORD": "CANARYpassword",
     "RELAY_DATABASE": "postgresql://relay:CANARYdb@db/relay?password=CANARYquery",
     "RELAY_HOOK_SECRET": "whsec_CANARYCANARYCANARYCANARYCANARYCANARY",

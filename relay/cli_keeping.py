@@ -1,0 +1,297 @@
+"""``dub-relay leads export``, ``forget`` and ``rekey``: what is kept, and how long."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import click
+
+from relay.cli_base import (
+    FailedError,
+    config_option,
+    printable,
+    read_settings,
+    run_with_outbox,
+    say,
+)
+from relay.cli_leads import filters
+from relay.clock import now_ms
+from relay.core.leads import Entry, Lead, Status
+from relay.outbox.contract import Outbox, Query
+from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
+from relay.settings import ConfigError, Settings
+from relay.views import EXPORT_COLUMNS, export_json
+
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What makes a spreadsheet run a cell (OWASP, "CSV Injection")."""
+
+ON_THE_WAY: Final = frozenset({Status.QUEUED, Status.SENDING, Status.WAITING})
+
+REKEY_BATCH: Final = 500
+"""Leads written anew in one transaction: some milliseconds, in which others wait."""
+
+Write = Callable[[Entry], None]
+
+
+@click.command()
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl"]),
+    required=True,
+    help="CSV for spreadsheets, or one JSON object a line.",
+)
+@filters
+@click.option("--output", metavar="FILE", help="Write there instead of to stdout.")
+@config_option
+def export(
+    *,
+    form: str,
+    status: Status | None,
+    customer: str | None,
+    since: int | None,
+    limit: int | None,
+    output: str | None,
+) -> None:
+    """Write leads out, newest first, the customers' own data included.
+
+    In CSV a cell that a spreadsheet would take for a formula gets a ' before it.
+    """
+    query = Query(status=status, customer=customer, since=since, limit=limit)
+    with _opened(output) as stream:
+        write = _csv_writer(stream) if form == "csv" else _json_writer(stream)
+
+        async def run(outbox: Outbox) -> int:
+            count = 0
+            async for entry in outbox.scan(query):
+                write(entry)
+                count += 1
+            return count
+
+        count = run_with_outbox(read_settings(complete=False), run)
+    if output is not None:
+        say(f"Wrote {_leads(count)} to {printable(output)}.")
+
+
+@contextlib.contextmanager
+def _opened(output: str | None) -> Iterator[TextIO]:
+    """Give stdout, or a file that takes its name only once it is complete."""
+    if output is None:
+        yield sys.stdout
+        return
+    path = Path(output)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        # For its owner alone: it holds personal data.
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(  # noqa: PTH123 - of a descriptor
+            descriptor, "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as stream:
+            yield stream
+        part.replace(path)
+    except OSError as error:
+        raise FailedError(f"--output: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _json_writer(stream: TextIO) -> Write:
+    def write(entry: Entry) -> None:
+        stream.write(json.dumps(export_json(entry)) + "\n")
+
+    return write
+
+
+def _csv_writer(stream: TextIO) -> Write:
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(EXPORT_COLUMNS)
+
+    def write(entry: Entry) -> None:
+        document = export_json(entry)
+        rows.writerow([cell(document[name]) for name in EXPORT_COLUMNS])
+
+    return write
+
+
+def cell(value: Any) -> str | int:
+    """Give a value as a cell that no spreadsheet takes for a formula."""
+    match value:
+        case None:
+            return ""
+        case int():
+            return value
+        case str():
+            text = value
+        case _:
+            text = json.dumps(value, ensure_ascii=False)
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+@click.command()
+@click.argument("customer", metavar="CUSTOMER_ID", required=False)
+@click.option("--lead", "lead_id", metavar="ID", help="One lead's data instead.")
+@click.option(
+    "--yes", is_flag=True, help="Also leads that are on their way: they are not sent."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be erased.")
+@config_option
+def forget(
+    *, customer: str | None, lead_id: str | None, yes: bool, dry_run: bool
+) -> None:
+    """Erase one customer's personal data everywhere, dead letters too.
+
+    From the database, its write-ahead log and the spill file, relays running or
+    not. What happened stays, under a hash of the customer's id: a sign-up that
+    comes again is still a repeat. Repeating the command is harmless.
+    """
+    if bool(customer) == bool(lead_id):
+        raise click.UsageError("Give either a customer's id or --lead.")
+    settings = read_settings(complete=False)
+    wanted = Wanted(customer, lead_id)
+    found = run_with_outbox(settings, lambda outbox: _found(outbox, wanted))
+    _say_found(found, dry_run=dry_run)
+    if dry_run:
+        return
+    _confirm(found, yes=yes)
+    erased = _forget(settings, wanted)
+    _say_erased(erased)
+
+
+@dataclass(frozen=True, slots=True)
+class _Erased:
+    """What was erased, and from where."""
+
+    forgotten: Forgotten
+    spilled: int
+    unreadable: int
+    scrubbed: Scrubbed
+
+
+async def _found(outbox: Outbox, wanted: Wanted) -> list[Entry]:
+    if wanted.lead_id is not None:
+        entry = await outbox.get(wanted.lead_id)
+        return [] if entry is None else [entry]
+    return await outbox.list(Query(customer=wanted.customer))
+
+
+def _say_found(found: list[Entry], *, dry_run: bool) -> None:
+    fresh = [entry for entry in found if entry.erased_at is None]
+    verb = "would be erased" if dry_run else "to be erased"
+    click.echo(f"{_leads(len(fresh))} {verb}{_by_status(_count(fresh))}")
+
+
+def _confirm(found: list[Entry], *, yes: bool) -> None:
+    """Ask before leads are erased that Dub would still get."""
+    losing = [
+        one for one in found if one.erased_at is None and one.status in ON_THE_WAY
+    ]
+    if yes or not losing:
+        return
+    lost = f"{_leads(len(losing))} on the way to Dub would never be sent"
+    if sys.stdin.isatty():
+        click.confirm(f"{lost}. Erase all the same?", abort=True)
+        return
+    raise FailedError(f"{lost}: wait until they are delivered, or give --yes")
+
+
+def _forget(settings: Settings, wanted: Wanted) -> _Erased:
+    # Here, so that the other commands do not wait for it.
+    from relay.capture import spill  # noqa: PLC0415
+    from relay.outbox.sealing import Seal  # noqa: PLC0415
+
+    def is_wanted(lead: Lead) -> bool:
+        if wanted.lead_id is not None:
+            return lead.id == wanted.lead_id
+        return lead.customer_external_id == wanted.customer
+
+    # The file first: what a relay takes in meanwhile is then in the database.
+    path = spill.spill_path(settings.database)
+    try:
+        purged = spill.forget(path, is_wanted, Seal(settings.data_key))
+    except OSError as error:
+        raise FailedError(f"spill file {path}: {error.strerror}") from error
+
+    async def erase(outbox: Outbox) -> tuple[Forgotten, Scrubbed]:
+        forgotten = await outbox.forget(wanted, now_ms())
+        return forgotten, await outbox.scrub(forgotten)
+
+    forgotten, scrubbed = run_with_outbox(settings, erase)
+    return _Erased(forgotten, purged.leads, purged.unreadable, scrubbed)
+
+
+def _say_erased(erased: _Erased) -> None:
+    counts = erased.forgotten.leads
+    click.echo(f"Erased {_leads(sum(counts.values()))}{_by_status(counts)}.")
+    if erased.forgotten.before:
+        click.echo(f"{_leads(erased.forgotten.before)} had been erased before.")
+    if erased.spilled:
+        click.echo(f"Erased {_leads(erased.spilled)} from the spill file.")
+    if erased.unreadable:
+        raise FailedError(
+            f"{erased.unreadable} lines of the spill file cannot be read, and may hold"
+            " this customer: is every key in RELAY_DATA_KEY?"
+        )
+    if not erased.scrubbed.clean:
+        raise FailedError(f"not out of the database's files: {erased.scrubbed.reason}")
+
+
+@click.command()
+@click.option(
+    "--decrypt", is_flag=True, help="Write everything without encryption again."
+)
+@config_option
+def rekey(*, decrypt: bool) -> None:
+    """Encrypt all personal data with the first key of RELAY_DATA_KEY.
+
+    Relays may run meanwhile, if they have the same list. Afterwards the other keys
+    can leave the list. What was interrupted goes on when it is run again.
+    """
+    settings = read_settings(complete=False)
+    if not settings.data_key:
+        raise ConfigError("RELAY_DATA_KEY: is required to encrypt or decrypt data")
+    totals = run_with_outbox(settings, _rekey_all, decrypt=decrypt)
+    done = "decrypted" if decrypt else "encrypted with the first key"
+    click.echo(f"{_leads(totals['changed'])} {done}.")
+    if totals["busy"]:
+        say(f"{_leads(totals['busy'])} changed meanwhile: run it again.")
+    if totals["unreadable"]:
+        raise FailedError(
+            f"{_leads(totals['unreadable'])} cannot be decrypted: a key is missing"
+            " in RELAY_DATA_KEY"
+        )
+
+
+async def _rekey_all(outbox: Outbox) -> Mapping[str, int]:
+    totals = {"changed": 0, "unreadable": 0, "busy": 0}
+    last: int | None = 0
+    while last is not None:
+        done = await outbox.rekey(last, REKEY_BATCH)
+        last = done.last
+        for name in totals:
+            totals[name] += getattr(done, name)
+    await outbox.scrub(Forgotten({}))
+    return totals
+
+
+def _count(entries: list[Entry]) -> dict[Status, int]:
+    counts: dict[Status, int] = {}
+    for entry in entries:
+        counts[entry.status] = counts.get(entry.status, 0) + 1
+    return counts
+
+
+def _by_status(counts: Mapping[Status, int]) -> str:
+    told = ", ".join(f"{counts[one]} {one}" for one in Status if counts.get(one))
+    return f" ({told})" if told else ""
+
+
+def _leads(count: int) -> str:
+    return f"{count} lead{'' if count == 1 else 's'}"

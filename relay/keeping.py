@@ -1,0 +1,58 @@
+"""Erases personal data whose time is over, beside delivery."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from relay.clock import Clock
+from relay.logs import get_logger
+from relay.outbox.contract import Outbox, OutboxUnavailableError
+
+log = get_logger()
+
+DAY_MS: Final = 86_400_000
+
+SWEEP_S: Final = 600.0
+"""How often it is looked; an answer costs one step in an index."""
+
+BATCH: Final = 200
+"""Leads erased in one transaction: some milliseconds, in which others wait."""
+
+PAUSE_S: Final = 0.1
+"""Between two batches, for everybody else: a million leads take ten minutes."""
+
+
+class Sweeper:
+    """Erases settled leads' personal data after so many days; 0 days: never.
+
+    Any number of relays may do so on one database.
+    """
+
+    def __init__(self, outbox: Outbox, *, days: int, clock: Clock) -> None:
+        self._outbox = outbox
+        self._days = days
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Sweep now and then; ends by being cancelled."""
+        while self._days:
+            try:
+                await self.sweep()
+            except OutboxUnavailableError as error:
+                log.error("retention.database_unavailable", reason=str(error))
+            await asyncio.sleep(SWEEP_S)
+
+    async def sweep(self) -> int:
+        """Erase everything whose time is over; how many leads."""
+        total = 0
+        while erased := await self._batch():
+            total += erased
+            await asyncio.sleep(PAUSE_S)
+        if total:
+            log.info("retention.erased", leads=total)
+        return total
+
+    async def _batch(self) -> int:
+        now = self._clock()
+        return await self._outbox.erase_due(now - self._days * DAY_MS, BATCH, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import partial
+from time import perf_counter
 from typing import Final
 
 from aiohttp import web
@@ -30,10 +31,14 @@ from relay.delivery.worker import Worker
 from relay.metrics import Metrics
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError
+from relay.overview import Overview, look
 from relay.settings import Settings
 
 Endpoint = tuple[str, str, Handler]
 """A method, a path below the prefix, and what answers there."""
+
+LEAD_PATHS: Final = frozenset({"hooks/signup"})
+"""Paths of the relay's own that take sign-ups in."""
 
 MAX_OWN_BODY: Final = 1024 * 1024
 """What an endpoint of the relay's own reads at most; the proxy streams instead."""
@@ -93,13 +98,29 @@ class Relay:
         app = web.Application(client_max_size=MAX_OWN_BODY)
         prefix = self.settings.prefix
         for method, path, handler in [*self._endpoints(), *self._for_pages(app)]:
+            told = self._timed(path, speaking_json(handler))
             for each in (method, "HEAD") if method == "GET" else (method,):
-                app.router.add_route(each, f"{prefix}/{path}", speaking_json(handler))
+                app.router.add_route(each, f"{prefix}/{path}", told)
                 self._methods[f"{prefix}/{path}"].append(each)
         app.router.add_route("*", prefix, speaking_json(self._unknown))
         app.router.add_route("*", prefix + "/{path:.*}", speaking_json(self._unknown))
         self._add_site(app)
         return app
+
+    def _timed(self, path: str, handler: Handler) -> Handler:
+        """Measure the ways in by which a sign-up comes."""
+        if path not in LEAD_PATHS:
+            return handler
+        observe = self.metrics.capture.labels(path).observe
+
+        async def timed(request: web.Request) -> web.StreamResponse:
+            started = perf_counter()
+            try:
+                return await handler(request)
+            finally:
+                observe(perf_counter() - started)
+
+        return timed
 
     def _endpoints(self) -> list[Endpoint]:
         hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
@@ -163,13 +184,18 @@ class Relay:
             raise RefusedError(503, f"The database takes no leads: {error}") from None
         return answer({"status": "ready"})
 
+    async def overview(self) -> Overview:
+        """Look at the outbox; raise OutboxUnavailableError if it cannot be read."""
+        settings = self.settings
+        spill = spill_path(settings.database)
+        return await look(self.outbox, spill, settings.rate, now_ms())
+
     async def _metrics(self, _: web.Request) -> web.StreamResponse:
-        oldest = await self.outbox.oldest_open()
-        text = self.metrics.render(
-            await self.outbox.counts(),
-            (now_ms() - oldest) / 1000 if oldest is not None else 0.0,
-            parked=(await self.outbox.gate()).closed,
-        )
+        try:
+            seen = await self.overview()
+        except OutboxUnavailableError:
+            seen = None  # the scrape says so: it must not fail when it matters most
+        text = self.metrics.render(seen)
         return web.Response(
             body=text, headers={"Content-Type": prometheus.CONTENT_TYPE}
         )

@@ -60,6 +60,7 @@ def _facts(seen: Overview) -> Iterator[tuple[str, str]]:
     yield "delivery", _delivery(seen)
     yield "rate", _rate(seen)
     yield "spilled", _spilled(seen)
+    yield "disk", f"{seen.disk.used:.0%} used, {seen.disk.free // 2**20} MiB free"
 
 
 def _oldest(seen: Overview) -> str:

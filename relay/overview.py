@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,19 @@ class Spilled:
 
 
 @dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk, in bytes; all 0 where it cannot be told."""
+
+    free: int = 0
+    size: int = 0
+
+    @property
+    def used(self) -> float:
+        """The share that is used, from 0 to 1."""
+        return 1 - self.free / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """One look at the outbox. Times are epoch ms.
 
@@ -36,6 +50,7 @@ class Overview:
     budget: Budget
     plan: int
     spilled: Spilled
+    disk: Disk
 
     @property
     def oldest_open_s(self) -> float:
@@ -66,6 +81,7 @@ async def look(outbox: Outbox, spill: Path, plan: int, now: int) -> Overview:
         budget=await outbox.budget(),
         plan=plan,
         spilled=spilled(spill),
+        disk=disk(spill.parent),
     )
 
 
@@ -78,6 +94,17 @@ def spilled(path: Path) -> Spilled:
         except FileNotFoundError:
             continue  # none, or just taken in
     return Spilled(len(sizes), sum(sizes))
+
+
+def disk(folder: Path) -> Disk:
+    """Measure the disk that a folder is on, as far as others than root may fill it."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return Disk()
+    taken = found.f_blocks - found.f_bfree
+    free = found.f_bavail * found.f_frsize
+    return Disk(free, free + taken * found.f_frsize)
 
 
 def overview_json(seen: Overview) -> dict[str, Any]:
@@ -100,6 +127,7 @@ def overview_json(seen: Overview) -> dict[str, Any]:
             "nextProbeAt": _iso_or_none(gate.probe_at if gate.closed else None),
         },
         "spill": {"files": seen.spilled.files, "bytes": seen.spilled.bytes},
+        "disk": {"freeBytes": seen.disk.free, "sizeBytes": seen.disk.size},
     }
 
 

@@ -7,7 +7,9 @@ import gc
 import signal
 import ssl
 import sys
+import tempfile
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -17,6 +19,7 @@ from relay import logs
 from relay.app import Relay
 from relay.capture.front import FrontLimits, FrontRunner
 from relay.capture.proxy import EXPRESS
+from relay.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
 from relay.settings import Settings
 from relay.tls import Certificate, TlsError
@@ -57,7 +60,11 @@ def serve(
             _serve(relay, web=web, delivery=delivery, share_port=workers > 1)
         )
 
-    return run() if workers == 1 else supervise(run, workers)
+    if workers == 1:
+        return run()
+    with tempfile.TemporaryDirectory(prefix="dub-relay-metrics-") as folder:
+        share_among_workers(Path(folder))
+        return supervise(run, workers)
 
 
 async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -34,6 +35,9 @@ from relay.outbox.contract import Outbox, OutboxUnavailableError
 from relay.overview import Overview, look
 from relay.settings import Settings
 
+if TYPE_CHECKING:
+    from relay.tracing import Tracing
+
 Endpoint = tuple[str, str, Handler]
 """A method, a path below the prefix, and what answers there."""
 
@@ -51,12 +55,14 @@ class Relay:
         self.settings = settings
         self.stopping = False
         self.metrics = Metrics()
+        self.tracing = _tracing(settings)
         self.outbox: Outbox = open_outbox(settings.database)
         self.intake = Intake(
             self.outbox,
             dedupe_days=settings.dedupe_days,
             clock=now_ms,
             metrics=self.metrics,
+            stamp=self.tracing.stamp if self.tracing else None,
         )
         self.spill = Spill(spill_path(settings.database), self.intake.store)
         self.landing = Landing(
@@ -73,7 +79,7 @@ class Relay:
         """Put delivery together; it runs until its stop() is awaited."""
         settings = self.settings
         terms = _terms(settings)
-        delivery = Delivery(
+        delivery = self._delivery_kind()(
             self.outbox,
             dub,
             secrets=settings.secret,
@@ -83,6 +89,14 @@ class Relay:
             metrics=self.metrics,
         )
         return Worker(self.outbox, delivery, terms=terms, clock=now_ms)
+
+    def _delivery_kind(self) -> Callable[..., Delivery]:
+        if self.tracing is None:
+            return Delivery
+        # Here, for it needs packages that only tracing needs.
+        from relay.delivery.traced import TracedDelivery  # noqa: PLC0415
+
+        return partial(TracedDelivery, tracing=self.tracing)
 
     def dub(self) -> DubClient:
         """Give a client for Dub; the caller closes it."""
@@ -96,6 +110,8 @@ class Relay:
     def application(self) -> web.Application:
         """Put the web side together: the relay's own paths, then the site."""
         app = web.Application(client_max_size=MAX_OWN_BODY)
+        if self.tracing is not None:
+            app.middlewares.append(self.tracing.middleware())
         prefix = self.settings.prefix
         for method, path, handler in [*self._endpoints(), *self._for_pages(app)]:
             told = self._timed(path, speaking_json(handler))
@@ -205,6 +221,14 @@ class Relay:
             allowed = ", ".join(methods)
             raise RefusedError(405, f"Use {allowed} here.", {"Allow": allowed})
         raise RefusedError(404, "The relay has nothing at this path.")
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.traces == "off":
+        return None
+    from relay.tracing import Tracing  # noqa: PLC0415 - as in _delivery_kind
+
+    return Tracing(settings.prefix, LEAD_PATHS)
 
 
 def _terms(settings: Settings) -> Terms:

@@ -14,6 +14,7 @@ import secrets
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from io import TextIOWrapper
 from typing import Final, TextIO
 
@@ -78,6 +79,8 @@ def serve(*, workers: int, no_web: bool, no_delivery: bool) -> int:
     if workers > 1 and not settings.listen.port:
         raise ConfigError("RELAY_LISTEN: --workers needs a port of its own to share")
     make_outbox(settings)
+    if settings.traces != "off" and find_spec("opentelemetry") is None:
+        raise ConfigError("RELAY_TRACES: needs pip install 'dub-relay[otel]'")
     # Here, so that --help and version do not wait for the whole program.
     from relay.server import serve as run  # noqa: PLC0415
 

@@ -78,6 +78,8 @@ async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -
         except OutboxError as error:
             sys.stderr.write(f"dub-relay: database: {error}\n")
             return 1
+        if relay.tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, relay.tracing.close)
         stack.push_async_callback(relay.outbox.close)
         if delivery:
             await _start_delivery(relay, stack)

@@ -88,6 +88,7 @@ class Settings:
     upstream_answer: float
     upstream_stall: float
     log_level: str
+    traces: str
     signup: tuple[SignupRule, ...] = ()
     config: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)

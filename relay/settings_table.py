@@ -288,6 +288,17 @@ SETTINGS: Final = (
         default="info",
         help="Which log lines are written: debug, info, warning or error.",
     ),
+    Setting(
+        name="traces",
+        env="RELAY_TRACES",
+        toml="traces.export",
+        parse=values.choice("off", "otlp"),
+        default="off",
+        help=(
+            "otlp sends OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT"
+            " says; needs the extra packages of dub-relay[otel]."
+        ),
+    ),
 )
 """Every setting but the sign-up rules, in the order in which TOML wants them:
 top-level keys first, then table by table."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from socket import gethostname
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from relay import metrics as prometheus
+from relay.alerts import causes
+from relay.alerts import watch as alerts
+from relay.alerts.watch import Watch
 from relay.capture.answers import Handler, RefusedError, answer, speaking_json
 from relay.capture.connection import Limits
 from relay.capture.cookie import CookieEndpoint
@@ -97,6 +101,21 @@ class Relay:
         from relay.delivery.traced import TracedDelivery  # noqa: PLC0415
 
         return partial(TracedDelivery, tracing=self.tracing)
+
+    def watch(self) -> Watch | None:
+        """Put together what tells the operator's webhook; None: there is none."""
+        settings = self.settings
+        if settings.alerts_url is None:
+            return None
+        terms = alerts.Terms(
+            url=settings.alerts_url,
+            keys=settings.alerts_secret,
+            limits=causes.Limits(settings.alerts_backlog, settings.alerts_disk / 100),
+            every_s=settings.alerts_every,
+            retry_base_s=settings.retry_base,
+            host=gethostname(),
+        )
+        return Watch(self.outbox, self.overview, terms, clock=now_ms, roll=roll)
 
     def dub(self) -> DubClient:
         """Give a client for Dub; the caller closes it."""

@@ -21,6 +21,7 @@ from typing import Final, TextIO
 import click
 
 from relay import __version__
+from relay.cli_alerts import alerts
 from relay.cli_backup import backup, restore
 from relay.cli_base import (
     FailedError,
@@ -268,7 +269,7 @@ def version(*, as_json: bool) -> None:
     click.echo(named if as_json else f"{NAME} {__version__}")
 
 
-for command in (leads, stats, backup, restore, migrate, completion):
+for command in (leads, stats, alerts, backup, restore, migrate, completion):
     cli.add_command(command)
 
 

@@ -85,6 +85,9 @@ async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -
             await _start_delivery(relay, stack)
         spilling = asyncio.create_task(relay.spill.run())
         stack.callback(spilling.cancel)
+        if (watch := relay.watch()) is not None:
+            watching = asyncio.create_task(watch.run())
+            stack.callback(watching.cancel)
         if web and not await _start_web(relay, stack, share_port=share_port):
             return 1
         _settle_memory()

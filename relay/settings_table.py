@@ -10,6 +10,7 @@ from typing import Final
 
 from relay import settings_values as values
 from relay.core import signing
+from relay.settings_alerts import ALERT_SETTINGS
 from relay.settings_proxy import PROXY_SETTINGS
 from relay.settings_row import MASK, Setting
 
@@ -280,6 +281,7 @@ SETTINGS: Final = (
         ),
     ),
     *PROXY_SETTINGS,
+    *ALERT_SETTINGS,
     Setting(
         name="log_level",
         env="RELAY_LOG_LEVEL",

@@ -33,6 +33,7 @@ LEASE = 60_000
 COMMANDS = [
     *("serve", "demo", "sandbox", "check", "sign", "version", "leads"),
     *("leads list", "leads show", "leads retry"),
+    *("alerts", "alerts list", "alerts test"),
     *("stats", "backup", "restore", "migrate", "completion"),
 ]
 

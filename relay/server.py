@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import socket
 import ssl
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Final
 import uvloop
 from aiohttp import http_parser, web
 
-from relay import logs
+from relay import logs, supervised
 from relay.app import Relay
 from relay.capture.front import FrontLimits, FrontRunner
 from relay.capture.proxy import EXPRESS
@@ -54,11 +55,17 @@ def serve(
         )
         return 1
 
+    try:
+        # Here, before workers are forked: they share it.
+        given = supervised.listening_socket()
+    except supervised.HandoverError as error:
+        sys.stderr.write(f"dub-relay: LISTEN_FDS: {error}\n")
+        return 1
+
     def run() -> int:
         relay = Relay(settings)
-        return uvloop.run(
-            _serve(relay, web=web, delivery=delivery, share_port=workers > 1)
-        )
+        face = _Face(relay, share_port=workers > 1, given=given) if web else None
+        return uvloop.run(_serve(relay, face, delivery=delivery))
 
     if workers == 1:
         return run()
@@ -67,7 +74,7 @@ def serve(
         return supervise(run, workers)
 
 
-async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -> int:
+async def _serve(relay: Relay, face: _Face | None, *, delivery: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,14 +95,18 @@ async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -
         if (watch := relay.watch()) is not None:
             watching = asyncio.create_task(watch.run())
             stack.callback(watching.cancel)
-        if web and not await _start_web(relay, stack, share_port=share_port):
+        if face is not None and not await face.start(stack):
             return 1
         _settle_memory()
+        supervised.notify("READY=1")
+        alive = asyncio.create_task(supervised.watchdog())
+        stack.callback(alive.cancel)
         await stop.wait()
         relay.stopping = True
+        supervised.notify("STOPPING=1")
         log.info("relay.stopping")
-        if web:
-            await asyncio.sleep(relay.settings.drain)
+        if face is not None:
+            await face.drain()
     log.info("relay.stopped")
     return 0
 
@@ -134,46 +145,78 @@ async def _start_delivery(relay: Relay, stack: AsyncExitStack) -> None:
     stack.push_async_callback(end)
 
 
-async def _start_web(relay: Relay, stack: AsyncExitStack, *, share_port: bool) -> bool:
-    try:
-        certificate = _certificate(relay.settings)
-    except TlsError as error:
-        sys.stderr.write(f"dub-relay: RELAY_TLS_CERT: {error}\n")
-        return False
-    application = relay.application()
-    runner = FrontRunner(
-        application,
-        application.get(EXPRESS),
-        limits=front_limits(relay.settings),
-        access_log=None,
-        shutdown_timeout=REQUEST_GRACE_S,
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    context = None
-    if certificate is not None:
-        context = certificate.context
-        watching = asyncio.create_task(certificate.watch())
-        stack.callback(watching.cancel)
-    listen = relay.settings.listen
-    site: web.BaseSite
-    if listen.unix is not None:
-        site = web.UnixSite(runner, listen.unix, ssl_context=context)
-    else:
-        site = web.TCPSite(
+class _Face:
+    """The side of a relay that listens. ``given`` is a socket that listens already."""
+
+    def __init__(
+        self, relay: Relay, *, share_port: bool, given: socket.socket | None
+    ) -> None:
+        self._relay = relay
+        self._share_port = share_port
+        self._given = given
+        self._runner: FrontRunner | None = None
+        self._site: web.BaseSite | None = None
+
+    async def start(self, stack: AsyncExitStack) -> bool:
+        """Listen until the stack unwinds; False, and told, if that is not possible."""
+        settings = self._relay.settings
+        try:
+            certificate = _certificate(settings)
+        except TlsError as error:
+            sys.stderr.write(f"dub-relay: RELAY_TLS_CERT: {error}\n")
+            return False
+        application = self._relay.application()
+        self._runner = runner = FrontRunner(
+            application,
+            application.get(EXPRESS),
+            limits=front_limits(settings),
+            access_log=None,
+            shutdown_timeout=REQUEST_GRACE_S,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        context = None
+        if certificate is not None:
+            context = certificate.context
+            watching = asyncio.create_task(certificate.watch())
+            stack.callback(watching.cancel)
+        self._site = self._make_site(runner, context)
+        try:
+            await self._site.start()
+        except OSError as error:
+            sys.stderr.write(f"dub-relay: RELAY_LISTEN: {error.strerror or error}\n")
+            return False
+        log.info("relay.listening", url=_url(runner, self._site, context))
+        return True
+
+    def _make_site(
+        self, runner: FrontRunner, context: ssl.SSLContext | None
+    ) -> web.BaseSite:
+        listen = self._relay.settings.listen
+        if self._given is not None:
+            return web.SockSite(runner, self._given, ssl_context=context)
+        if listen.unix is not None:
+            return web.UnixSite(runner, listen.unix, ssl_context=context)
+        return web.TCPSite(
             runner,
             listen.host,
             listen.port,
             ssl_context=context,
-            reuse_port=share_port or None,
+            reuse_port=self._share_port or None,
         )
-    try:
-        await site.start()
-    except OSError as error:
-        sys.stderr.write(f"dub-relay: RELAY_LISTEN: {error.strerror or error}\n")
-        return False
-    log.info("relay.listening", url=_url(runner, site, context))
-    return True
+
+    async def drain(self) -> None:
+        """Let visitors go: to other relays, or to the one that comes after this.
+
+        A socket of our own is still listened on, for it refuses once it is closed; one
+        that was given keeps whoever comes for the next process.
+        """
+        if self._runner is None or self._site is None:
+            return
+        self._runner.drain()
+        if self._given is not None:
+            await self._site.stop()
+        await asyncio.sleep(self._relay.settings.drain)
 
 
 def front_limits(settings: Settings) -> FrontLimits:

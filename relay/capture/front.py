@@ -232,6 +232,8 @@ class Front(RequestHandler):
         message, payload = self._messages[0]
         if self._express is None or len(self._messages) > 1 or self._paused:
             return False
+        if self._server.draining:
+            return False
         if payload is not EMPTY_PAYLOAD or not isinstance(message, RawRequestMessage):
             return False
         self._flight = self._express.start(self, message)
@@ -293,9 +295,11 @@ class FrontServer(web.Server):
         **options: Any,
     ) -> None:
         """Stand in for a server of aiohttp's that was made for an application."""
+        self._factory = server.request_factory
+        self.draining = False
         super().__init__(
             server.request_handler,
-            request_factory=server.request_factory,
+            request_factory=self._request,
             handler_cancellation=server.handler_cancellation,
         )
         self._express = express
@@ -312,6 +316,15 @@ class FrontServer(web.Server):
             limits=self._limits,
             **self._options,
         )
+
+    def _request(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        """Make a request; a relay that stops lets go of connections with an answer.
+
+        Otherwise it would have to cut them, perhaps in the middle of the next.
+        """
+        if self.draining:
+            message = message._replace(should_close=True)
+        return self._factory(message, *rest)
 
     def admit(self, peer: str | None) -> bool:
         """Count a new connection; False if its address has enough of them."""
@@ -351,6 +364,11 @@ class FrontRunner(web.AppRunner):
         whole.pop("handler_cancellation")
         self._options = whole
         self._express = express
+
+    def drain(self) -> None:
+        """Close each connection with its next answer, from now on."""
+        if isinstance(self.server, FrontServer):
+            self.server.draining = True
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()

@@ -32,6 +32,7 @@ from relay.cli_base import (
     say,
 )
 from relay.cli_completion import completion
+from relay.cli_health import health
 from relay.cli_leads import leads
 from relay.cli_migrate import migrate
 from relay.cli_stats import stats
@@ -269,7 +270,7 @@ def version(*, as_json: bool) -> None:
     click.echo(named if as_json else f"{NAME} {__version__}")
 
 
-for command in (leads, stats, alerts, backup, restore, migrate, completion):
+for command in (leads, stats, health, alerts, backup, restore, migrate, completion):
     cli.add_command(command)
 
 

@@ -34,7 +34,7 @@ COMMANDS = [
     *("serve", "demo", "sandbox", "check", "sign", "version", "leads"),
     *("leads list", "leads show", "leads retry"),
     *("alerts", "alerts list", "alerts test"),
-    *("stats", "backup", "restore", "migrate", "completion"),
+    *("health", "stats", "backup", "restore", "migrate", "completion"),
 ]
 
 PUBLIC_KEYS = [

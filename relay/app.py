@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 Endpoint = tuple[str, str, Handler]
 """A method, a path below the prefix, and what answers there."""
 
-LEAD_PATHS: Final = frozenset({"hooks/signup"})
-"""Paths of the relay's own that take sign-ups in."""
-
 MAX_OWN_BODY: Final = 1024 * 1024
 """What an endpoint of the relay's own reads at most; the proxy streams instead."""
 
@@ -144,7 +141,7 @@ class Relay:
 
     def _timed(self, path: str, handler: Handler) -> Handler:
         """Measure the ways in by which a sign-up comes."""
-        if path not in LEAD_PATHS:
+        if not takes_sign_ups(path):
             return handler
         observe = self.metrics.capture.labels(path).observe
 
@@ -210,9 +207,12 @@ class Relay:
     async def _livez(self, _: web.Request) -> web.StreamResponse:
         return answer({"status": "alive"})
 
-    async def _readyz(self, _: web.Request) -> web.StreamResponse:
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:
         if self.stopping:
             raise RefusedError(503, "The relay is stopping.")
+        if request.query.get("only") == "serving":
+            # In front of a site, a database that is down must not take it down too.
+            return answer({"status": "serving"})
         try:
             await self.outbox.check_writable()
         except OutboxUnavailableError as error:
@@ -242,12 +242,18 @@ class Relay:
         raise RefusedError(404, "The relay has nothing at this path.")
 
 
+def takes_sign_ups(path: str) -> bool:
+    """Tell whether a path of the relay's own takes leads in, of whichever sender."""
+    hook = path.startswith("hooks/") and path != "hooks/dub"
+    return hook or path in ("track/lead", "track/sale")
+
+
 def _tracing(settings: Settings) -> Tracing | None:
     if settings.traces == "off":
         return None
     from relay.tracing import Tracing  # noqa: PLC0415 - as in _delivery_kind
 
-    return Tracing(settings.prefix, LEAD_PATHS)
+    return Tracing(settings.prefix, takes_sign_ups)
 
 
 def _terms(settings: Settings) -> Terms:

@@ -39,6 +39,9 @@ def list_alerts(*, as_json: bool) -> None:
         for one in found:
             click.echo(json.dumps(json.loads(one.body) | {"sent": one.due_at is None}))
         return
+    if not found:
+        click.echo("Nothing stands: all is well, or no relay looks (alerts.url).")
+        return
     table(("SINCE", "CAUSE", "TOLD", "SUMMARY"), map(_row, found))
 
 

@@ -97,6 +97,7 @@ def restore(*, file: Path, force: bool, as_json: bool) -> None:
             )
         )
     more: dict[str, Any] = {"database": str(target)}
+    more |= {"setAside": made.set_aside} if as_json else {}
     more |= {"takenAt": None if made.taken_at is None else iso(made.taken_at)}
     if made.kept is not None:
         more["kept"] = str(made.kept)

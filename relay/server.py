@@ -32,6 +32,10 @@ REQUEST_GRACE_S: Final = 10.0
 """How long open requests may take at a stop; Kubernetes kills after 30 s, and
 delivery's own grace and the last commits must fit in too."""
 
+LAST_WORDS_S: Final = 0.25
+"""How long whoever was let in last may take to send a request: a connection without
+one is closed after that."""
+
 GARBAGE: Final = 10_000
 """New objects before the collector looks at them; Python's own 700 are the
 objects of a dozen requests."""
@@ -214,9 +218,14 @@ class _Face:
         if self._runner is None or self._site is None:
             return
         self._runner.drain()
+        span = self._relay.settings.drain
         if self._given is not None:
             await self._site.stop()
-        await asyncio.sleep(self._relay.settings.drain)
+            await asyncio.sleep(span)
+            return
+        await asyncio.sleep(span)
+        await self._site.stop()
+        await asyncio.sleep(min(span, LAST_WORDS_S))
 
 
 def front_limits(settings: Settings) -> FrontLimits:

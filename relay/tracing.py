@@ -10,7 +10,7 @@ another process, belongs to the same trace. No span holds anything of a person's
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -37,13 +37,14 @@ _propagator: Final = TraceContextTextMapPropagator()
 class Tracing:
     """Makes the spans of one process and sends them off in batches."""
 
-    def __init__(self, prefix: str, lead_paths: frozenset[str]) -> None:
+    def __init__(self, prefix: str, takes_sign_ups: Callable[[str], bool]) -> None:
         service = os.environ.get("OTEL_SERVICE_NAME", "dub-relay")
         about = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: __version__})
         self._provider = TracerProvider(resource=about)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("dub-relay", __version__)
-        self._own = {f"{prefix}/{path}" for path in lead_paths}
+        self._prefix = f"{prefix}/"
+        self._takes_sign_ups = takes_sign_ups
 
     def close(self) -> None:
         """Send off what is left; takes as long as the collector, at most 30 s."""
@@ -56,7 +57,7 @@ class Tracing:
         async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.method != "POST":
                 return await handler(request)
-            own = request.path in self._own
+            own = self._is_own(request)
             name = request.path if own else "proxied"
             # A visitor's trace is nothing to join; a site's own is.
             parent = _propagator.extract(request.headers) if own else Context()
@@ -72,6 +73,12 @@ class Tracing:
             return answer
 
         return traced
+
+    def _is_own(self, request: web.Request) -> bool:
+        # Of a path that there is: any other would make a name for each.
+        below = request.path.removeprefix(self._prefix)
+        known = getattr(request.match_info.route.resource, "canonical", None)
+        return known == request.path != below and self._takes_sign_ups(below)
 
     def stamp(self, lead_id: str, origin: Mapping[str, str]) -> Mapping[str, str]:
         """Give the origin of a lead with the present span's context in it."""

@@ -190,11 +190,19 @@ def _put_in_place(
             _claim_place(stack, target, force=force)
             kept = target.with_name(f"{target.name}.replaced-{now}")
             target.rename(kept)
+        _give_to_owner(made, kept or target.parent)
         made.rename(target)
         sync(target)
     return Copied(
         copied.leads, copied.attempts, copied.taken_at, copied.set_aside, kept
     )
+
+
+def _give_to_owner(made: Path, like: Path) -> None:
+    """Let the relay's own user have what root has put back for it."""
+    if os.geteuid() == 0:
+        owner = like.stat()
+        os.chown(made, owner.st_uid, owner.st_gid)
 
 
 def _claim_place(stack: contextlib.ExitStack, target: Path, *, force: bool) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from harness import RelayProcess, post_hook
+from servers import CADDY, DEPLOY, free_port, program, running
 
 CLICK = "hQWlM0a9Zk3xY7bT"
 
@@ -202,3 +203,55 @@ async def test_the_service_manager_is_told_when_it_is_ready_and_that_it_lives(
 
     assert heard == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
     assert last == b"STOPPING=1"
+
+
+async def test_behind_caddy_two_relays_are_replaced_one_after_the_other(
+    tmp_path: Path,
+) -> None:
+    outside, ports = free_port(), (free_port(), free_port())
+    relays = [
+        RelayProcess(
+            tmp_path,
+            # Longer than Caddy takes to hear of the stop.
+            {"RELAY_LISTEN": f"127.0.0.1:{port}", "RELAY_DRAIN": "3s"},
+            arguments=("--no-delivery",),
+        )
+        for port in ports
+    ]
+    config = tmp_path / "Caddyfile"
+    site = (DEPLOY / "compose" / "Caddyfile").read_text()
+    config.write_text(CADDY.format(folder=tmp_path) + site)
+    for relay in relays:
+        await relay.start()
+    command = (program("caddy"), "run", "--config", str(config), "--adapter=caddyfile")
+    home = {
+        "HOME": str(tmp_path),
+        "DOMAIN": f"http://127.0.0.1:{outside}",
+        "RELAYS": " ".join(f"127.0.0.1:{port}" for port in ports),
+    }
+
+    async with running(*command, port=outside, folder=tmp_path, **home):
+        load = Load(f"http://127.0.0.1:{outside}")
+        async with load.running(4):
+            for relay in relays:
+                await load.more(20)
+                assert await relay.stop() == 0
+                await relay.start()
+                # Caddy has to hear of it, before the other one goes.
+                await seen_again(relay)
+            await load.more(20)
+
+    assert load.failed == []
+    assert set(load.taken) == {lead["id"] for lead in await relays[0].leads()}
+    assert await asyncio.gather(*(relay.stop() for relay in relays)) == [0, 0]
+
+
+async def seen_again(relay: RelayProcess) -> None:
+    """Wait until Caddy sends sign-ups to a relay that has come back."""
+    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{relay.url}/_dub/metrics") as answer:
+                # Counted by this process, since it started.
+                if 'result="new"' in await answer.text():
+                    return
+            await asyncio.sleep(0.1)

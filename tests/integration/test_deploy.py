@@ -277,8 +277,9 @@ def test_caddy_reads_its_file(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     project = compose("compose.yaml")
     port = image_environ()["RELAY_LISTEN"].rpartition(":")[2]
-    assert f"dynamic a relay {port}" in (COMPOSE / "Caddyfile").read_text()
-    assert "relay" in project["services"]
+    relays = project["services"]["caddy"]["environment"]["RELAYS"].split()
+    assert relays == [f"{name}:{port}" for name in ("relay", "relay2")]
+    assert project["services"]["relay"] == project["services"]["relay2"]
 
 
 # systemd
@@ -402,7 +403,9 @@ def test_the_pods_have_right_settings_and_time_to_stop(tmp_path: Path) -> None:
     assert port == settings.listen.port
     probes = [value for key, value in container.items() if key.endswith("Probe")]
     paths = {probe["httpGet"]["path"] for probe in probes}
-    assert paths == {f"{settings.prefix}/livez", f"{settings.prefix}/readyz"}
+    ready = f"{settings.prefix}/readyz?only=serving"
+    assert paths == {f"{settings.prefix}/livez", ready}
+    assert ready in (COMPOSE / "Caddyfile").read_text()
 
 
 def test_the_pods_are_confined() -> None:

@@ -340,3 +340,14 @@ async def test_reasons_are_counted_by_state(database: str) -> None:
     assert await outbox.reasons(Status.REJECTED) == {"a": 2, "b": 1}
     assert await outbox.reasons(Status.QUEUED) == {}
     await outbox.close()
+
+
+async def test_with_nothing_wrong_the_list_says_so(tmp_path: Path) -> None:
+    outbox = open_outbox(f"sqlite:///{tmp_path}/relay.db")
+    await outbox.open()
+    await outbox.close()
+
+    code, out, _ = await RelayProcess(tmp_path).run("alerts", "list")
+
+    assert code == 0
+    assert out.startswith("Nothing stands")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -288,3 +289,22 @@ async def test_for_postgresql_its_own_tool_is_named(
     assert (code, out) == (2, "")
     assert tool in err
     assert "CANARY" not in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("there", [True, False])
+async def test_what_root_restores_belongs_to_the_relays_user(
+    tmp_path: Path, *, there: bool
+) -> None:
+    relay = await filled(tmp_path)
+    assert (await relay.run("backup", "copy.db"))[0] == 0
+    if there:
+        os.chown(tmp_path / "relay.db", 65532, 65532)
+    else:
+        (tmp_path / "relay.db").unlink()
+        os.chown(tmp_path, 65532, 65532)
+
+    assert (await relay.run("restore", "copy.db", "--force"))[0] == 0
+
+    found = (tmp_path / "relay.db").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65532, 65532, 0o600)

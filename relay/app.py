@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from socket import gethostname
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from relay import metrics as prometheus
+from relay.alerts import causes
+from relay.alerts import watch as alerts
+from relay.alerts.watch import Watch
 from relay.capture.answers import Handler, RefusedError, answer, speaking_json
 from relay.capture.connection import Limits
 from relay.capture.cookie import CookieEndpoint
@@ -20,7 +26,7 @@ from relay.capture.passthrough import PATHS, Passthrough
 from relay.capture.proxied import ProxiedSignups
 from relay.capture.proxy import Proxy
 from relay.capture.script import Snippet
-from relay.capture.shortcut import SHORTCUTS
+from relay.capture.shortcut import SHORTCUTS, Shortcuts
 from relay.capture.spill import Spill, spill_path
 from relay.capture.trusted import Trusted
 from relay.clock import now_ms, roll
@@ -33,7 +39,11 @@ from relay.metrics import Metrics
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError
 from relay.outbox.sealing import Seal
+from relay.overview import Overview, look
 from relay.settings import Settings
+
+if TYPE_CHECKING:
+    from relay.tracing import Tracing
 
 Endpoint = tuple[str, str, Handler]
 """A method, a path below the prefix, and what answers there."""
@@ -49,6 +59,7 @@ class Relay:
         self.settings = settings
         self.stopping = False
         self.metrics = Metrics()
+        self.tracing = _tracing(settings)
         seal = Seal(settings.data_key)
         self.outbox: Outbox = open_outbox(settings.database, seal)
         self.intake = Intake(
@@ -56,6 +67,7 @@ class Relay:
             dedupe_days=settings.dedupe_days,
             clock=now_ms,
             metrics=self.metrics,
+            stamp=self.tracing.stamp if self.tracing else None,
         )
         path = spill_path(settings.database)
         self.spill = Spill(path, self.intake.store, seal)
@@ -73,7 +85,7 @@ class Relay:
         """Put delivery together; it runs until its stop() is awaited."""
         settings = self.settings
         terms = _terms(settings)
-        delivery = Delivery(
+        delivery = self._delivery_kind()(
             self.outbox,
             dub,
             secrets=settings.secret,
@@ -83,6 +95,29 @@ class Relay:
             metrics=self.metrics,
         )
         return Worker(self.outbox, delivery, terms=terms, clock=now_ms)
+
+    def _delivery_kind(self) -> Callable[..., Delivery]:
+        if self.tracing is None:
+            return Delivery
+        # Here, for it needs packages that only tracing needs.
+        from relay.delivery.traced import TracedDelivery  # noqa: PLC0415
+
+        return partial(TracedDelivery, tracing=self.tracing)
+
+    def watch(self) -> Watch | None:
+        """Put together what tells the operator's webhook; None: there is none."""
+        settings = self.settings
+        if settings.alerts_url is None:
+            return None
+        terms = alerts.Terms(
+            url=settings.alerts_url,
+            keys=settings.alerts_secret,
+            limits=causes.Limits(settings.alerts_backlog, settings.alerts_disk / 100),
+            every_s=settings.alerts_every,
+            retry_base_s=settings.retry_base,
+            host=gethostname(),
+        )
+        return Watch(self.outbox, self.overview, terms, clock=now_ms, roll=roll)
 
     def sweeper(self) -> Sweeper:
         """Put together what erases personal data whose time is over."""
@@ -100,13 +135,15 @@ class Relay:
     def application(self) -> web.Application:
         """Put the web side together: the relay's own paths, then the site."""
         app = web.Application(client_max_size=MAX_OWN_BODY)
+        if self.tracing is not None:
+            app.middlewares.append(self.tracing.middleware())
         prefix = self.settings.prefix
         hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
-        app[SHORTCUTS] = {f"{prefix}/hooks/signup": hook.respond}
-        endpoints = [*self._endpoints(hook), *self._for_pages(app)]
-        for method, path, handler in endpoints:
+        app[SHORTCUTS] = self._shortcuts(hook)
+        for method, path, handler in [*self._endpoints(hook), *self._for_pages(app)]:
+            told = self._timed(path, speaking_json(handler))
             for each in (method, "HEAD") if method == "GET" else (method,):
-                app.router.add_route(each, f"{prefix}/{path}", speaking_json(handler))
+                app.router.add_route(each, f"{prefix}/{path}", told)
                 self._methods[f"{prefix}/{path}"].append(each)
         if self.settings.dashboard and self.settings.admin_listen is None:
             self._add_dashboard(app)
@@ -130,6 +167,39 @@ class Relay:
         )
         for method, path, handler in dashboard.endpoints():
             app.router.add_route(method, f"{self.settings.prefix}/{path}", handler)
+
+    def _shortcuts(self, hook: SignupHook) -> Shortcuts:
+        """Give what is answered without a request object, by its path.
+
+        Nothing where middlewares must see every request.
+        """
+        if self.tracing is not None:
+            return {}
+        observe = self.metrics.capture.labels("hooks/signup").observe
+
+        async def timed(headers: Mapping[str, str], body: bytes) -> web.Response:
+            started = perf_counter()
+            try:
+                return await hook.respond(headers, body)
+            finally:
+                observe(perf_counter() - started)
+
+        return {f"{self.settings.prefix}/hooks/signup": timed}
+
+    def _timed(self, path: str, handler: Handler) -> Handler:
+        """Measure the ways in by which a sign-up comes."""
+        if not takes_sign_ups(path):
+            return handler
+        observe = self.metrics.capture.labels(path).observe
+
+        async def timed(request: web.Request) -> web.StreamResponse:
+            started = perf_counter()
+            try:
+                return await handler(request)
+            finally:
+                observe(perf_counter() - started)
+
+        return timed
 
     def _endpoints(self, hook: SignupHook) -> list[Endpoint]:
         dub_hook = DubHook(self.outbox, self.settings.dub_webhook_secret, now_ms)
@@ -183,22 +253,30 @@ class Relay:
     async def _livez(self, _: web.Request) -> web.StreamResponse:
         return answer({"status": "alive"})
 
-    async def _readyz(self, _: web.Request) -> web.StreamResponse:
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:
         if self.stopping:
             raise RefusedError(503, "The relay is stopping.")
+        if request.query.get("only") == "serving":
+            # In front of a site, a database that is down must not take it down too.
+            return answer({"status": "serving"})
         try:
             await self.outbox.check_writable()
         except OutboxUnavailableError as error:
             raise RefusedError(503, f"The database takes no leads: {error}") from None
         return answer({"status": "ready"})
 
+    async def overview(self) -> Overview:
+        """Look at the outbox; raise OutboxUnavailableError if it cannot be read."""
+        settings = self.settings
+        spill = spill_path(settings.database)
+        return await look(self.outbox, spill, settings.rate, now_ms())
+
     async def _metrics(self, _: web.Request) -> web.StreamResponse:
-        oldest = await self.outbox.oldest_open()
-        text = self.metrics.render(
-            await self.outbox.counts(),
-            (now_ms() - oldest) / 1000 if oldest is not None else 0.0,
-            parked=(await self.outbox.gate()).closed,
-        )
+        try:
+            seen = await self.overview()
+        except OutboxUnavailableError:
+            seen = None  # the scrape says so: it must not fail when it matters most
+        text = self.metrics.render(seen)
         return web.Response(
             body=text, headers={"Content-Type": prometheus.CONTENT_TYPE}
         )
@@ -208,6 +286,20 @@ class Relay:
             allowed = ", ".join(methods)
             raise RefusedError(405, f"Use {allowed} here.", {"Allow": allowed})
         raise RefusedError(404, "The relay has nothing at this path.")
+
+
+def takes_sign_ups(path: str) -> bool:
+    """Tell whether a path of the relay's own takes leads in, of whichever sender."""
+    hook = path.startswith("hooks/") and path != "hooks/dub"
+    return hook or path in ("track/lead", "track/sale")
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.traces == "off":
+        return None
+    from relay.tracing import Tracing  # noqa: PLC0415 - as in _delivery_kind
+
+    return Tracing(settings.prefix, takes_sign_ups)
 
 
 def _terms(settings: Settings) -> Terms:

@@ -14,12 +14,15 @@ import secrets
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from io import TextIOWrapper
 from typing import Final, TextIO
 
 import click
 
 from relay import __version__
+from relay.cli_alerts import alerts
+from relay.cli_backup import backup, restore
 from relay.cli_base import (
     FailedError,
     config_option,
@@ -28,9 +31,12 @@ from relay.cli_base import (
     read_settings,
     say,
 )
+from relay.cli_completion import completion
+from relay.cli_health import health
 from relay.cli_keeping import export, forget, rekey
 from relay.cli_leads import leads
 from relay.cli_migrate import migrate
+from relay.cli_stats import stats
 from relay.clock import now_ms
 from relay.core.signing import sign_webhook
 from relay.settings import ConfigError, Listen
@@ -76,6 +82,8 @@ def serve(*, workers: int, no_web: bool, no_delivery: bool) -> int:
     if workers > 1 and not settings.listen.port:
         raise ConfigError("RELAY_LISTEN: --workers needs a port of its own to share")
     make_outbox(settings)
+    if settings.traces != "off" and find_spec("opentelemetry") is None:
+        raise ConfigError("RELAY_TRACES: needs pip install 'dub-relay[otel]'")
     # Here, so that --help and version do not wait for the whole program.
     from relay.server import serve as run  # noqa: PLC0415
 
@@ -186,13 +194,16 @@ def _try_out(saved: str, *, as_json: bool) -> int:
     "--id", "message_id", metavar="ID", help="The webhook-id. [msg_ + random]"
 )
 @click.option("--curl", "url", metavar="URL", help="Print a curl line for this URL.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
-def sign(*, message_id: str | None, url: str | None) -> None:
+def sign(*, message_id: str | None, url: str | None, as_json: bool) -> None:
     """Sign a hook body from stdin; print the headers.
 
     The signature covers the exact bytes, and its time is now: the receiver
     takes it for five minutes.
     """
+    if as_json and url is not None:
+        raise click.UsageError("Give either --json or --curl.")
     settings = read_settings(complete=False)
     if not settings.hook_secret:
         raise ConfigError("RELAY_HOOK_SECRET: is required to sign a hook's body")
@@ -210,6 +221,9 @@ def sign(*, message_id: str | None, url: str | None) -> None:
         raise click.BadParameter(str(error), param_hint="--id") from error
     if url is not None:
         click.echo(curl_line(url, headers, body))
+        return
+    if as_json:
+        click.echo(json.dumps(headers))
         return
     for name, value in headers.items():
         click.echo(f"{name}: {value}")
@@ -249,16 +263,18 @@ def curl_line(url: str, headers: dict[str, str], body: bytes) -> str:
 
 
 @cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
-def version() -> None:
+def version(*, as_json: bool) -> None:
     """Print the version."""
-    click.echo(f"{NAME} {__version__}")
+    named = json.dumps({"version": __version__})
+    click.echo(named if as_json else f"{NAME} {__version__}")
 
 
 for command in (export, forget, rekey):
     leads.add_command(command)
-cli.add_command(leads)
-cli.add_command(migrate)
+for command in (leads, stats, health, alerts, backup, restore, migrate, completion):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

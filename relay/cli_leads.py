@@ -213,6 +213,7 @@ def _facts(entry: Entry, now: int) -> Iterator[tuple[str, object]]:
     yield "e-mail", lead.customer_email
     yield "avatar", lead.customer_avatar
     yield "metadata", json.dumps(dict(lead.metadata)) if lead.metadata else None
+    yield "trace", lead.origin.get("traceparent")
     yield "delivered", iso(entry.delivered_at) if entry.delivered_at else None
 
 

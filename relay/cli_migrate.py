@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -23,6 +24,9 @@ from relay.outbox import is_postgres
 from relay.outbox.contract import OutboxError
 from relay.settings import ConfigError
 
+if TYPE_CHECKING:
+    from relay.outbox.moving import Moved
+
 T = TypeVar("T")
 
 SAY_EVERY: Final = 50_000
@@ -36,8 +40,9 @@ SAY_EVERY: Final = 50_000
     metavar="SQLITE_URL",
     help="Move all leads of this file into the configured PostgreSQL database.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
-def migrate(*, source: str | None) -> None:
+def migrate(*, source: str | None, as_json: bool) -> None:
     """Bring the configured database to the schema of this version.
 
     serve does so too when it starts. With --from, all leads, their stories, the gate
@@ -48,12 +53,17 @@ def migrate(*, source: str | None) -> None:
     settings = read_settings(complete=False)
     existing_outbox(settings)
     before, after = _run(_schema(settings.database))
-    if before == after:
+    if not as_json and before == after:
         click.echo(f"The schema has version {after} already.")
-    else:
+    elif not as_json:
         click.echo(f"The schema went from version {before} to version {after}.")
-    if source is not None:
-        _move(_file(source), settings.database)
+    file = None if source is None else _file(source)
+    moved = None if file is None else _move(file, settings.database)
+    if as_json:
+        schema = {"schemaBefore": before, "schema": after}
+        click.echo(json.dumps(schema | (_moved_json(moved) if moved else {})))
+    elif moved is not None:
+        _tell(moved, file)
 
 
 def _file(source: str) -> Path:
@@ -65,7 +75,7 @@ def _file(source: str) -> Path:
     return path
 
 
-def _move(source: Path, url: str) -> None:
+def _move(source: Path, url: str) -> Moved:
     if not is_postgres(url):
         raise ConfigError("RELAY_DATABASE: must be postgresql://… to move leads there")
     # Here, so that --help and version do not wait for a database driver.
@@ -79,9 +89,20 @@ def _move(source: Path, url: str) -> None:
             said = seq
             say(f"moved up to lead {seq} ...")
 
-    moved = _run(move(source, url, progress))
-    counted = [(one.value, moved.leads[one]) for one in Status if one in moved.leads]
-    table(("STATUS", "LEADS"), counted)
+    return _run(move(source, url, progress))
+
+
+def _counted(moved: Moved) -> dict[str, int]:
+    return {one.value: moved.leads[one] for one in Status if one in moved.leads}
+
+
+def _moved_json(moved: Moved) -> dict[str, Any]:
+    counts = {"leads": _counted(moved), "total": sum(moved.leads.values())}
+    return counts | {"attempts": moved.attempts, "movedBefore": moved.before}
+
+
+def _tell(moved: Moved, source: Path | None) -> None:
+    table(("STATUS", "LEADS"), list(_counted(moved).items()))
     total = sum(moved.leads.values())
     if moved.before:
         click.echo(f"All had been moved before; there are {total} leads there now.")

@@ -1,28 +1,45 @@
-"""What Prometheus sees. Labels are few and never hold anything of a person's."""
+"""What Prometheus sees. Labels are few and never hold anything of a person's.
+
+Counters and histograms are this process's own; what stands in the outbox is read
+at each scrape (:mod:`relay.metrics_standing`). With several workers on one port a
+scrape reaches any of them: then they share files (:func:`share_among_workers`), and
+each answers with the sum.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
+    ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.multiprocess import MultiProcessCollector
 
-from relay.core.leads import Status
+from relay.metrics_standing import Standing
+from relay.overview import Overview
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Where prometheus_client looks for the folder of the workers' shared files."""
 
 _CALL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Dub answers in tenths of a second; a call is given up after ten."""
 
 _COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1)
 """From one commit on a fast disk to a disk in trouble."""
+
+# A series for each that tells when the process began: process_start_time does.
+disable_created_metrics()
 
 
 def _plotted(name: str, labels: Mapping[str, str]) -> str | None:
@@ -43,52 +60,51 @@ class Metrics:
     """All of the relay's metrics, on a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        own = CollectorRegistry()
         self.captured = Counter(
             "dub_relay_captured_total",
             "Sign-ups seen, by where they came from and what became of them.",
             ("source", "result"),
-            registry=self.registry,
+            registry=own,
         )
         self.missed = Counter(
             "dub_relay_signups_missed_total",
             "Sign-ups that passed the proxy but whose lead could not be kept.",
-            registry=self.registry,
+            registry=own,
         )
         self.landings = Counter(
             "dub_relay_landings_total",
             "Visits that brought a click id through the proxy.",
-            registry=self.registry,
+            registry=own,
+        )
+        self.capture = Histogram(
+            "dub_relay_capture_seconds",
+            "From a call with a sign-up to its answer, by path.",
+            ("path",),
+            buckets=_COMMIT_SECONDS,
+            registry=own,
         )
         self.commit = Histogram(
             "dub_relay_commit_seconds",
             "From offering a lead to the outbox to its commit.",
             buckets=_COMMIT_SECONDS,
-            registry=self.registry,
+            registry=own,
         )
         self.calls = Histogram(
             "dub_relay_dub_call_seconds",
             "Calls to Dub, by step and what the answer meant.",
             ("step", "meaning"),
             buckets=_CALL_SECONDS,
-            registry=self.registry,
+            registry=own,
         )
-        self._leads = Gauge(
-            "dub_relay_leads",
-            "Leads in the outbox, by state.",
-            ("status",),
-            registry=self.registry,
-        )
-        self._oldest = Gauge(
-            "dub_relay_oldest_open_lead_seconds",
-            "Age of the oldest lead that is not settled yet; 0 if there is none.",
-            registry=self.registry,
-        )
-        self._gate = Gauge(
-            "dub_relay_delivery_parked",
-            "1 while nothing is sent until a person acts.",
-            registry=self.registry,
-        )
+        self._standing = Standing()
+        self.registry = own
+        if SHARED in os.environ:
+            self.registry = CollectorRegistry()
+            MultiProcessCollector(self.registry)
+        else:
+            ProcessCollector(registry=own)
+        self.registry.register(self._standing)
 
     def totals(self) -> dict[str, float]:
         """Give what has been counted since the start, for samples over time.
@@ -103,12 +119,19 @@ class Metrics:
                         told[name] += sample.value
         return dict(told)
 
-    def render(
-        self, counts: Mapping[Status, int], oldest_age_s: float, *, parked: bool
-    ) -> bytes:
-        """Give the text of a scrape, with the outbox as it stands now."""
-        for status in Status:
-            self._leads.labels(status.value).set(counts.get(status, 0))
-        self._oldest.set(oldest_age_s)
-        self._gate.set(parked)
+    def render(self, seen: Overview | None) -> bytes:
+        """Give the text of a scrape; without an overview the database is down."""
+        self._standing.seen = seen
         return generate_latest(self.registry)
+
+
+def share_among_workers(folder: Path) -> None:
+    """Have all processes that are forked from now on count together.
+
+    To be called before any Metrics are made; the folder is the workers' own.
+    """
+    from prometheus_client import values  # noqa: PLC0415 - of no other use
+
+    os.environ[SHARED] = str(folder)
+    # It chose when it was imported, which may be long ago.
+    values.ValueClass = values.get_value_class()

@@ -7,31 +7,25 @@ import gc
 import os
 import signal
 import socket
-import ssl
 import sys
+import tempfile
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 import uvloop
-from aiohttp import http_parser, web
+from aiohttp import http_parser
 
-from relay import logs
+from relay import logs, supervised
 from relay.app import Relay
-from relay.capture.front import FrontRunner
-from relay.capture.front_limits import FrontLimits
-from relay.capture.proxy import EXPRESS
-from relay.capture.shortcut import SHORTCUTS
 from relay.clock import now_ms
+from relay.face import Face
+from relay.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
-from relay.settings import Listen, Settings
-from relay.tls import Certificate, TlsError
+from relay.settings import Settings
 from relay.workers import supervise
 
 log = logs.get_logger()
-
-REQUEST_GRACE_S: Final = 10.0
-"""How long open requests may take at a stop; Kubernetes kills after 30 s, and
-delivery's own grace and the last commits must fit in too."""
 
 GARBAGE: Final = 10_000
 """New objects before the collector looks at them; Python's own 700 are the
@@ -56,16 +50,26 @@ def serve(
         )
         return 1
 
+    try:
+        # Here, before workers are forked: they share it.
+        given = supervised.listening_socket()
+    except supervised.HandoverError as error:
+        sys.stderr.write(f"dub-relay: LISTEN_FDS: {error}\n")
+        return 1
+
     def run() -> int:
         relay = Relay(settings)
-        return uvloop.run(
-            _serve(relay, web=web, delivery=delivery, share_port=workers > 1)
-        )
+        face = Face(relay, share_port=workers > 1, given=given) if web else None
+        return uvloop.run(_serve(relay, face, delivery=delivery))
 
-    return run() if workers == 1 else supervise(run, workers)
+    if workers == 1:
+        return run()
+    with tempfile.TemporaryDirectory(prefix="dub-relay-metrics-") as folder:
+        share_among_workers(Path(folder))
+        return supervise(run, workers)
 
 
-async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -> int:
+async def _serve(relay: Relay, face: Face | None, *, delivery: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -76,6 +80,8 @@ async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -
         except OutboxError as error:
             sys.stderr.write(f"dub-relay: database: {error}\n")
             return 1
+        if relay.tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, relay.tracing.close)
         stack.push_async_callback(relay.outbox.close)
         if delivery:
             await _start_delivery(relay, stack)
@@ -83,16 +89,21 @@ async def _serve(relay: Relay, *, web: bool, delivery: bool, share_port: bool) -
         stack.callback(spilling.cancel)
         if relay.settings.dashboard:
             _start_sampling(relay, stack)
-        if web and not await _start_dashboard(relay, stack, share_port=share_port):
-            return 1
-        if web and not await _start_web(relay, stack, share_port=share_port):
+        if (watch := relay.watch()) is not None:
+            watching = asyncio.create_task(watch.run())
+            stack.callback(watching.cancel)
+        if face is not None and not await face.start(stack):
             return 1
         _settle_memory()
+        supervised.notify("READY=1")
+        alive = asyncio.create_task(supervised.watchdog())
+        stack.callback(alive.cancel)
         await stop.wait()
         relay.stopping = True
+        supervised.notify("STOPPING=1")
         log.info("relay.stopping")
-        if web:
-            await asyncio.sleep(relay.settings.drain)
+        if face is not None:
+            await face.drain()
     log.info("relay.stopped")
     return 0
 
@@ -133,85 +144,6 @@ async def _start_delivery(relay: Relay, stack: AsyncExitStack) -> None:
     stack.push_async_callback(end)
 
 
-async def _start_web(relay: Relay, stack: AsyncExitStack, *, share_port: bool) -> bool:
-    try:
-        certificate = _certificate(relay.settings)
-    except TlsError as error:
-        sys.stderr.write(f"dub-relay: RELAY_TLS_CERT: {error}\n")
-        return False
-    application = relay.application()
-    runner = FrontRunner(
-        application,
-        application.get(EXPRESS),
-        shortcuts=application[SHORTCUTS],
-        limits=front_limits(relay.settings),
-        access_log=None,
-        shutdown_timeout=REQUEST_GRACE_S,
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    context = None
-    if certificate is not None:
-        context = certificate.context
-        watching = asyncio.create_task(certificate.watch())
-        stack.callback(watching.cancel)
-    site = _site(runner, relay.settings.listen, context, share_port=share_port)
-    if not await _listening(site, "RELAY_LISTEN"):
-        return False
-    log.info("relay.listening", url=_url(runner, site, context))
-    return True
-
-
-async def _start_dashboard(
-    relay: Relay, stack: AsyncExitStack, *, share_port: bool
-) -> bool:
-    """Serve the dashboard at an address of its own."""
-    listen = relay.settings.admin_listen
-    if listen is None:
-        return True
-    runner = web.AppRunner(
-        relay.dashboard_application(),
-        access_log=None,
-        shutdown_timeout=REQUEST_GRACE_S,
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    site = _site(runner, listen, None, share_port=share_port)
-    if not await _listening(site, "RELAY_ADMIN_LISTEN"):
-        return False
-    path = f"{relay.settings.prefix}/dashboard/"
-    log.info("dashboard.listening", url=_url(runner, site, None) + path)
-    return True
-
-
-def _site(
-    runner: web.AppRunner,
-    listen: Listen,
-    context: ssl.SSLContext | None,
-    *,
-    share_port: bool,
-) -> web.BaseSite:
-    if listen.unix is not None:
-        return web.UnixSite(runner, listen.unix, ssl_context=context)
-    return web.TCPSite(
-        runner,
-        listen.host,
-        listen.port,
-        ssl_context=context,
-        reuse_port=share_port or None,
-    )
-
-
-async def _listening(site: web.BaseSite, setting: str) -> bool:
-    """Start to listen; say which setting is wrong if that cannot be."""
-    try:
-        await site.start()
-    except OSError as error:
-        sys.stderr.write(f"dub-relay: {setting}: {error.strerror or error}\n")
-        return False
-    return True
-
-
 def _start_sampling(relay: Relay, stack: AsyncExitStack) -> None:
     """Keep what this process sees, for the dashboard's plots."""
     from relay.dashboard.sampling import Sampler  # noqa: PLC0415 - as the dashboard
@@ -220,33 +152,3 @@ def _start_sampling(relay: Relay, stack: AsyncExitStack) -> None:
     sampler = Sampler(relay.outbox, relay.metrics, now_ms, name)
     task = asyncio.create_task(sampler.run())
     stack.callback(task.cancel)
-
-
-def front_limits(settings: Settings) -> FrontLimits:
-    """Give what visitors may take, as it is set."""
-    return FrontLimits(
-        line=settings.max_line,
-        field=settings.max_header,
-        fields=settings.max_headers,
-        head=settings.header_timeout,
-        idle=settings.idle,
-        body_rate=settings.body_rate,
-        body_span=settings.body_span,
-        connections=settings.max_connections,
-    )
-
-
-def _certificate(settings: Settings) -> Certificate | None:
-    if settings.tls_cert is None:
-        return None
-    return Certificate(settings.tls_cert, settings.tls_key)
-
-
-def _url(
-    runner: web.AppRunner, site: web.BaseSite, context: ssl.SSLContext | None
-) -> str:
-    address = runner.addresses[0]
-    if isinstance(address, tuple):
-        host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        return f"http{'s' if context else ''}://{host}:{address[1]}"
-    return site.name

@@ -92,7 +92,13 @@ class Settings:
     upstream_connect: float
     upstream_answer: float
     upstream_stall: float
+    alerts_url: str | None = None
+    alerts_secret: tuple[bytes, ...] = ()
+    alerts_backlog: float
+    alerts_disk: int
+    alerts_every: float
     log_level: str
+    traces: str
     signup: tuple[SignupRule, ...] = ()
     config: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -196,6 +202,8 @@ def _check_together(settings: Settings) -> None:
     """Refuse values that are right alone and wrong with each other."""
     if settings.retry_max < settings.retry_base:
         raise ConfigError("delivery.retry_max: must not be below delivery.retry_base")
+    if settings.alerts_url is not None and not settings.alerts_secret:
+        raise ConfigError("alerts.url: needs alerts.secret beside it")
     own = {f"http://{settings.listen}", str(settings.listen)}
     if own.intersection(settings.upstream or ()):
         raise ConfigError("upstream: is where the relay itself listens")

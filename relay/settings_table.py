@@ -10,6 +10,7 @@ from typing import Final
 
 from relay import settings_values as values
 from relay.core import signing
+from relay.settings_alerts import ALERT_SETTINGS
 from relay.settings_proxy import PROXY_SETTINGS
 from relay.settings_row import MASK, Setting
 
@@ -341,6 +342,7 @@ SETTINGS: Final = (
         ),
     ),
     *PROXY_SETTINGS,
+    *ALERT_SETTINGS,
     Setting(
         name="log_level",
         env="RELAY_LOG_LEVEL",
@@ -348,6 +350,17 @@ SETTINGS: Final = (
         parse=values.choice("debug", "info", "warning", "error"),
         default="info",
         help="Which log lines are written: debug, info, warning or error.",
+    ),
+    Setting(
+        name="traces",
+        env="RELAY_TRACES",
+        toml="traces.export",
+        parse=values.choice("off", "otlp"),
+        default="off",
+        help=(
+            "otlp sends OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT"
+            " says; needs the extra packages of dub-relay[otel]."
+        ),
     ),
 )
 """Every setting but the sign-up rules, in the order in which TOML wants them:

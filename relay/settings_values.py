@@ -197,6 +197,16 @@ def api_url(raw: object) -> str:
     return _http_url(text(raw)).geturl().rstrip("/")
 
 
+def webhook_url(raw: object) -> str:
+    """Take an http(s) URL to post to; its path and query may be what guards it."""
+    parts = _parts(text(raw))
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadValueError("must be a URL such as https://ops.example.com/relay")
+    if "@" in parts.netloc or parts.fragment:
+        raise BadValueError("must be a URL without user, password or fragment")
+    return parts.geturl()
+
+
 def database(raw: object) -> str:
     """Take sqlite:///file, sqlite:////absolute/file or postgresql://..."""
     value = text(raw)

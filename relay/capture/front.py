@@ -238,6 +238,7 @@ class Front(RequestHandler):
         """Let a single ordinary request go a short way, others the general lane."""
         message, body = self._messages[0]
         alone = len(self._messages) == 1 and not self._paused
+        alone = alone and not self._server.draining
         # What is no message is what aiohttp puts in place of a broken one.
         if alone and isinstance(message, RawRequestMessage):
             self._flight = self._book(message)
@@ -331,9 +332,11 @@ class FrontServer(web.Server):
         **options: Any,
     ) -> None:
         """Stand in for a server of aiohttp's that was made for an application."""
+        self._factory = server.request_factory
+        self.draining = False
         super().__init__(
             server.request_handler,
-            request_factory=server.request_factory,
+            request_factory=self._request,
             handler_cancellation=server.handler_cancellation,
         )
         self._express = express
@@ -352,6 +355,15 @@ class FrontServer(web.Server):
             limits=self._limits,
             **self._options,
         )
+
+    def _request(self, message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        """Make a request; a relay that stops lets go of connections with an answer.
+
+        Otherwise it would have to cut them, perhaps in the middle of the next.
+        """
+        if self.draining:
+            message = message._replace(should_close=True)
+        return self._factory(message, *rest)
 
     def admit(self, peer: str | None) -> bool:
         """Count a new connection; False if its address has enough of them."""
@@ -393,6 +405,11 @@ class FrontRunner(web.AppRunner):
         self._options = whole
         self._express = express
         self._shortcuts = shortcuts or {}
+
+    def drain(self) -> None:
+        """Close each connection with its next answer, from now on."""
+        if isinstance(self.server, FrontServer):
+            self.server.draining = True
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()

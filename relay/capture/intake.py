@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final
@@ -26,6 +26,10 @@ log = get_logger()
 DAY_MS: Final = 86_400_000
 
 
+Stamp = Callable[[str, Mapping[str, str]], Mapping[str, str]]
+"""Adds to a lead's origin what tells of the trace it began in; gets its id first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capture:
     """A sign-up as a way in saw it, its fields already sanitised.
@@ -46,12 +50,19 @@ class Intake:
     """Commits leads to the outbox, counts them and says so in the log."""
 
     def __init__(
-        self, outbox: Outbox, *, dedupe_days: int, clock: Clock, metrics: Metrics
+        self,
+        outbox: Outbox,
+        *,
+        dedupe_days: int,
+        clock: Clock,
+        metrics: Metrics,
+        stamp: Stamp | None = None,
     ) -> None:
         self._outbox = outbox
         self._dedupe_ms = dedupe_days * DAY_MS
         self._clock = clock
         self._metrics = metrics
+        self._stamp = stamp
         # Looking a child up by its labels costs more than counting.
         self._captured = cache(metrics.captured.labels)
 
@@ -116,8 +127,12 @@ class Intake:
         """Make the lead of a capture, as of now."""
         now = self._clock()
         fields = capture.fields
+        lead_id = lead_id or new_lead_id(now)
+        origin = capture.origin
+        if self._stamp is not None:
+            origin = self._stamp(lead_id, origin)
         return Lead(
-            id=lead_id or new_lead_id(now),
+            id=lead_id,
             source=capture.source,
             click_id=capture.click_id,
             event_name=fields.event_name,
@@ -130,7 +145,7 @@ class Intake:
             event_quantity=fields.event_quantity,
             metadata=fields.metadata,
             notes=tuple(capture.notes),
-            origin=capture.origin,
+            origin=origin,
         )
 
     def offer(self, capture: Capture, lead_id: str | None = None) -> Offer:

@@ -12,7 +12,7 @@ import asyncio
 import fcntl
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -82,6 +82,10 @@ class Spill:
         for taking in await asyncio.to_thread(_files, self._path):
             await self._take_file(taking)
 
+    async def take_copies(self, lines: Iterable[bytes]) -> int:
+        """Take in what :func:`spilled_lines` gave, and leave the files; how many."""
+        return sum([await self._take(line) for line in lines])
+
     async def _take_file(self, path: Path) -> None:
         try:
             with path.open("rb") as file:
@@ -122,6 +126,22 @@ def spill_path(database: str) -> Path:
     """Name the spill file: beside an SQLite file, else in the working folder."""
     scheme, _, path = database.partition(":///")
     return Path(f"{path}.spill" if scheme == "sqlite" else "relay.spill")
+
+
+def spilled_lines(path: Path) -> list[bytes]:
+    """Read everything that is spilled just now, and leave it where it is."""
+    # The present file first: it may be set aside at any moment.
+    found = [_whole_lines(path)]
+    found += [_whole_lines(aside) for aside in path.parent.glob(f"{path.name}.*")]
+    return [line for lines in found for line in lines]
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []  # none, or taken in meanwhile
+    return [line for line in lines if line.endswith(b"\n")]
 
 
 def _append(path: Path, line: bytes) -> None:

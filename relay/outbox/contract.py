@@ -177,6 +177,24 @@ class Rekeyed:
     busy: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something that an operator's webhook is told, kept so that it is told once.
+
+    ``cause`` tells what from what; ``body`` is the message as JSON, ``message_id``
+    its webhook-id. ``since`` is when it began, ``over`` whether the message tells
+    of its end. ``due_at``: when to send the message, None once it was taken.
+    """
+
+    cause: str
+    message_id: str
+    body: str
+    since: int
+    over: bool = False
+    due_at: int | None = None
+    attempts: int = 0
+
+
 class Outbox(Protocol):
     """The durable store between capture and delivery."""
 
@@ -318,6 +336,18 @@ class Outbox(Protocol):
 
     async def next_due(self) -> int | None:
         """When the next entry becomes due (epoch ms)."""
+
+    async def reasons(self, status: Status) -> Mapping[str, int]:
+        """How many leads of a state there are for each reason (last_error)."""
+
+    async def alerts(self) -> Sequence[Alert]:
+        """Everything that was told and is not over, or is still to be told."""
+
+    async def swap_alert(self, old: Alert | None, new: Alert | None) -> bool:
+        """Put new in old's place; None: there is none, there shall be none.
+
+        False when old is not what stands there now: another relay was first.
+        """
 
     async def check_writable(self) -> None:
         """Commit something harmless; raise OutboxUnavailableError if it fails."""

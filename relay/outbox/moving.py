@@ -8,9 +8,8 @@ stopped, and no lead can be sent from both.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,14 +19,11 @@ from relay.outbox.contract import OutboxError
 from relay.outbox.postgres_schema import migrate
 from relay.outbox.postgres_session import Connection, connect, translated
 from relay.outbox.schema import migrate_sqlite
-from relay.outbox.sqlite_file import MOVED, connect_plain, unavailable
+from relay.outbox.sqlite_alone import alone
+from relay.outbox.sqlite_file import MOVED
 
 BATCH: Final = 1_000
 """Leads in one transaction: some megabytes, some tens of milliseconds."""
-
-BUSY_MS: Final = 1_000
-"""How long to wait for the file: whoever holds it now is no command that soon ends,
-but a relay."""
 
 SINGLES: Final = ("gate", "budget", "acts")
 """Small tables, which are copied as they are at the end."""
@@ -51,9 +47,10 @@ async def move(source: Path, url: str, progress: Callable[[int], None]) -> Moved
     """Move everything, or go on with a move that was interrupted.
 
     ``progress`` is told now and then how many leads are over. Raises MoveError,
-    SchemaTooNewError or OutboxUnavailableError.
+    InUseError, SchemaTooNewError or OutboxUnavailableError.
     """
-    with _alone(source) as file:
+    with alone(source) as file:
+        migrate_sqlite(file)
         await migrate(url)
         connection = await connect(url)
         try:
@@ -61,34 +58,6 @@ async def move(source: Path, url: str, progress: Callable[[int], None]) -> Moved
                 return await _Move(file, connection).run(progress)
         finally:
             connection.terminate()
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the file so that nobody else has it open, nor can until this ends."""
-    try:
-        connection = connect_plain(path, BUSY_MS)
-    except sqlite3.Error as error:
-        raise unavailable(error) from error
-    try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        # The write-ahead log is only left by who is alone with the file.
-        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
-        migrate_sqlite(connection)
-        connection.execute("BEGIN EXCLUSIVE")
-        connection.execute("COMMIT")
-        yield connection
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-            raise MoveError(
-                f"a relay still uses {path}: stop it first, so that no lead is "
-                "left behind or sent twice"
-            ) from error
-        raise unavailable(error) from error
-    except sqlite3.Error as error:
-        raise unavailable(error) from error
-    finally:
-        connection.close()
 
 
 class _Move:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from relay.core.leads import Attempt, Entry, Status
 from relay.core.pacing import Budget, Pace
 from relay.outbox import (
+    sqlite_alerts,
     sqlite_delivery,
     sqlite_held,
     sqlite_intake,
@@ -27,6 +28,7 @@ from relay.outbox import (
 )
 from relay.outbox.contract import (
     Act,
+    Alert,
     Claim,
     Gate,
     Offer,
@@ -273,6 +275,18 @@ class SqliteOutbox:
     async def oldest_open(self) -> int | None:
         """When the oldest open lead was created (epoch ms)."""
         return await self._readers.run(sqlite_reading.oldest_open)
+
+    async def reasons(self, status: Status) -> Mapping[str, int]:
+        """How many leads of a state there are for each reason (last_error)."""
+        return await self._readers.run(sqlite_alerts.reasons, status)
+
+    async def alerts(self) -> builtins.list[Alert]:
+        """Everything that was told and is not over, or is still to be told."""
+        return await self._readers.run(sqlite_alerts.alerts)
+
+    async def swap_alert(self, old: Alert | None, new: Alert | None) -> bool:
+        """Put new in old's place, if that is what stands there."""
+        return await self._writer.submit(sqlite_alerts.swap, (old, new))
 
     async def check_writable(self) -> None:
         """Commit something harmless; raise OutboxUnavailableError if it fails."""

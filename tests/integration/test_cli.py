@@ -33,7 +33,8 @@ LEASE = 60_000
 COMMANDS = [
     *("serve", "demo", "sandbox", "check", "sign", "version", "leads"),
     *("leads list", "leads show", "leads retry", "leads export", "leads forget"),
-    "leads rekey",
+    *("leads rekey", "alerts", "alerts list", "alerts test"),
+    *("health", "stats", "backup", "restore", "migrate", "completion"),
 ]
 
 PUBLIC_KEYS = [

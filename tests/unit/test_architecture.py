@@ -53,6 +53,7 @@ CALLERS = (
     "relay.capture.tunnel",  # its WebSockets,
     "relay.capture.upstream",  # and its calls
     "relay.capture.passthrough",  # passes browsers' calls on to Dub
+    "relay.alerts.client",  # the operator's webhook
     "relay.check",  # `check` tries whether upstream answers
     "relay.sandbox",  # plays the site and Dub, webhooks included
     "relay.demo",  # plays the visitor

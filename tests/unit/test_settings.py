@@ -208,6 +208,8 @@ def test_every_secret_may_be_a_file_and_nothing_else_may() -> None:
         "RELAY_ADMIN_PASSWORD_FILE",
         "RELAY_DATABASE_FILE",
         "RELAY_DATA_KEY_FILE",
+        "RELAY_ALERTS_URL_FILE",
+        "RELAY_ALERTS_SECRET_FILE",
     }
 
 
@@ -497,6 +499,8 @@ CANARIES = {
     "RELAY_ADMIN_PASSWORD": "CANARYpassword",
     "RELAY_DATABASE": "postgresql://relay:CANARYdb@db/relay?password=CANARYquery",
     "RELAY_HOOK_SECRET": "whsec_CANARYCANARYCANARYCANARYCANARYCANARY",
+    "RELAY_ALERTS_URL": "https://ops.example.com/CANARY?token=CANARY",
+    "RELAY_ALERTS_SECRET": "whsec_CANARYCANARYCANARYCANARYCANARYCANARY",
 }
 
 

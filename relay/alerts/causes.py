@@ -1,0 +1,142 @@
+"""What deserves an alert: an overview in, causes out. Nothing of a person's in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from relay.core.leads import Status
+from relay.overview import Overview
+from relay.views import span
+
+PARKED: Final = "leads.parked"
+REJECTED: Final = "lead.rejected"
+BACKLOG: Final = "backlog.old"
+DISK: Final = "disk.nearly_full"
+
+CALM: Final = 0.5
+"""A backlog that has begun to be told of is over once it is half as old."""
+
+ROOM: Final = 1.2
+"""A disk is told to be well again with a fifth more room than the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is too much: the oldest open lead's age in seconds, the free share."""
+
+    backlog_s: float
+    disk_free: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that is wrong.
+
+    ``key`` tells it from others and holds across restarts and relays; ``type`` is
+    the message's. ``action`` says what a person should do.
+    """
+
+    key: str
+    type: str
+    summary: str
+    action: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find(
+    seen: Overview,
+    rejected: Mapping[str, int],
+    standing: Collection[str],
+    limits: Limits,
+    host: str,
+) -> list[Cause]:
+    """Give everything that is wrong now.
+
+    ``rejected`` counts the rejected leads by reason; ``standing`` are the keys that
+    were told of before: those end later than they would begin, so that nothing that
+    hovers about its limit is told again and again.
+    """
+    return [
+        *_parked(seen),
+        *_rejected(rejected),
+        *_backlog(seen, standing, limits),
+        *_disk(seen, standing, limits, host),
+    ]
+
+
+def is_mine(key: str, host: str) -> bool:
+    """Tell whether this relay can see that a cause is over: a disk is one host's."""
+    return not key.startswith(f"{DISK}:") or key == f"{DISK}:{host}"
+
+
+def _parked(seen: Overview) -> Iterator[Cause]:
+    if seen.gate.closed and seen.gate.parks:
+        reason = seen.gate.reason or "no reason kept"
+        yield Cause(
+            PARKED,
+            PARKED,
+            f"Delivery waits for a person: {reason}",
+            "Put the key or the plan right; the leads then go on by themselves.",
+            {"reason": reason, "parked": seen.leads.get(Status.PARKED, 0)},
+        )
+
+
+def _rejected(rejected: Mapping[str, int]) -> Iterator[Cause]:
+    for reason, count in rejected.items():
+        digest = hashlib.sha256(reason.encode()).hexdigest()[:16]
+        yield Cause(
+            f"{REJECTED}:{digest}",
+            REJECTED,
+            f"Dub will not take {_leads(count)} as it is: {reason}",
+            "See them with `dub-relay leads list --status rejected`; after a fix,"
+            " `dub-relay leads retry --status rejected` sends them again.",
+            {"reason": reason, "rejected": count},
+        )
+
+
+def _backlog(
+    seen: Overview, standing: Collection[str], limits: Limits
+) -> Iterator[Cause]:
+    limit = limits.backlog_s * (CALM if BACKLOG in standing else 1)
+    if seen.oldest_open_s > limit:
+        waiting = sum(seen.leads.get(status, 0) for status in _WAITING)
+        yield Cause(
+            BACKLOG,
+            BACKLOG,
+            f"The oldest of {waiting} open leads has waited for"
+            f" {span(round(seen.oldest_open_s * 1000))}",
+            "`dub-relay stats` tells whether Dub is down, or more leads come than the"
+            " plan's rate lets out.",
+            {
+                "oldestOpenSeconds": round(seen.oldest_open_s),
+                "limitSeconds": limits.backlog_s,
+                "open": waiting,
+            },
+        )
+
+
+_WAITING: Final = (Status.QUEUED, Status.SENDING, Status.WAITING, Status.PARKED)
+
+
+def _disk(
+    seen: Overview, standing: Collection[str], limits: Limits, host: str
+) -> Iterator[Cause]:
+    key = f"{DISK}:{host}"
+    needed = limits.disk_free * (ROOM if key in standing else 1)
+    disk = seen.disk
+    if disk.size and disk.free / disk.size < needed:
+        yield Cause(
+            key,
+            DISK,
+            f"The disk of {host} has {disk.free / disk.size:.0%} left",
+            "Make room: when it is full, hooks are refused and proxied sign-ups wait"
+            " in memory, where a crash loses them.",
+            {"host": host, "freeBytes": disk.free, "sizeBytes": disk.size},
+        )
+
+
+def _leads(count: int) -> str:
+    return "a lead" if count == 1 else f"{count} leads"

@@ -1,0 +1,109 @@
+"""The loop that looks for causes, writes down what is to be told, and tells it.
+
+What was told stands in the database, so that it is told once, whichever relay saw it
+and however often they start. A message is written down before it is sent, and sent
+again until it is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from relay.alerts import client, messages
+from relay.alerts.causes import Limits, find, is_mine
+from relay.clock import Clock, Roll
+from relay.core.leads import Status
+from relay.logs import get_logger
+from relay.outbox.contract import Alert, Outbox, OutboxError
+from relay.overview import Overview
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the settings say about alerts. Times are seconds."""
+
+    url: str
+    keys: Sequence[bytes]
+    limits: Limits
+    every_s: float
+    retry_base_s: float
+    host: str
+
+
+class Watch:
+    """Looks every so often; run it as one task, and cancel it at the end."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        look: Callable[[], Awaitable[Overview]],
+        terms: Terms,
+        *,
+        clock: Clock,
+        roll: Roll,
+    ) -> None:
+        self._outbox = outbox
+        self._look = look
+        self._terms = terms
+        self._clock = clock
+        self._roll = roll
+
+    async def run(self) -> None:
+        """Go on until cancelled. Trouble with the database is waited out."""
+        while True:
+            try:
+                await self.once()
+            except OutboxError as error:
+                log.error("alerts.database_unavailable", reason=str(error))
+            except Exception as error:  # noqa: BLE001 - told; alerts must go on
+                log.error("alerts.failed", error=type(error).__name__)
+            # Never all relays at the same moment.
+            await asyncio.sleep(self._terms.every_s * (0.75 + self._roll() / 2))
+
+    async def once(self) -> None:
+        """Compare what is with what was told, and send what is due."""
+        await self._write_down()
+        now = self._clock()
+        alerts = await self._outbox.alerts()
+        due = [one for one in alerts if one.due_at is not None and one.due_at <= now]
+        await asyncio.gather(*map(self._send, due))
+        log.debug("alerts.looked", standing=len(alerts), sent=len(due))
+
+    async def _write_down(self) -> None:
+        seen = await self._look()
+        rejected = await self._outbox.reasons(Status.REJECTED)
+        standing = {one.cause: one for one in await self._outbox.alerts()}
+        host, limits = self._terms.host, self._terms.limits
+        present = {
+            cause.key: cause for cause in find(seen, rejected, standing, limits, host)
+        }
+        now = self._clock()
+        for key, cause in present.items():
+            old = standing.get(key)
+            if old is None or old.over:
+                await self._outbox.swap_alert(old, messages.begun(cause, now))
+        for key, old in standing.items():
+            if key not in present and not old.over and is_mine(key, host):
+                await self._outbox.swap_alert(old, messages.over(old, now))
+
+    async def _send(self, alert: Alert) -> None:
+        """Send one message, unless another relay does."""
+        sending = messages.leased(alert, self._clock())
+        if not await self._outbox.swap_alert(alert, sending):
+            return
+        good, answer = await client.post(
+            self._terms.url, self._terms.keys, sending, self._clock()
+        )
+        if good:
+            log.info("alert.sent", cause=alert.cause, over=alert.over)
+            # False: something newer is to be told of it already.
+            await self._outbox.swap_alert(sending, messages.taken(sending))
+            return
+        log.error("alert.not_taken", cause=alert.cause, answer=answer)
+        base_ms = round(self._terms.retry_base_s * 1000)
+        later = messages.again(sending, self._clock(), base_ms, self._roll())
+        await self._outbox.swap_alert(sending, later)

@@ -1,0 +1,201 @@
+"""``dub-relay backup`` and ``restore``: copies of the database, counted and checked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from relay import logs
+from relay.capture.spill import Spill, spill_path, spilled_lines
+from relay.cli_base import (
+    FailedError,
+    config_option,
+    existing_outbox,
+    make_outbox,
+    read_settings,
+    say,
+    sqlite_file,
+    table,
+)
+from relay.clock import iso, now_ms
+from relay.core.leads import Status
+from relay.outbox import open_outbox
+from relay.outbox.contract import OutboxError
+from relay.settings import Settings
+from relay.settings_values import masked_url
+
+if TYPE_CHECKING:
+    from relay.outbox.copying import Copied
+
+DUB_WINDOW_MS: Final = 7 * 86_400_000
+"""How long Dub keeps the key that stops a lead from counting twice."""
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object."
+)
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@json_option
+@config_option
+def backup(*, file: Path, as_json: bool) -> None:
+    """Copy the database into FILE while the relay runs.
+
+    One consistent snapshot, its counts verified, with what is spilled beside the
+    database taken in. FILE holds personal data: it is for its owner only.
+    """
+    settings = read_settings(complete=False)
+    source = sqlite_file(settings.database)
+    if source is None:
+        _use_pg(settings, f"pg_dump --format=custom --file={shlex.quote(str(file))}")
+    existing_outbox(settings)
+    if file.exists():
+        raise FailedError(f"{file} is there already: name another file")
+    # Before the snapshot: what is taken in meanwhile is then in it twice, not never.
+    spilled = spilled_lines(spill_path(settings.database))
+    made = _copied(source, file, spilled, settings)
+    taken = {"spilled": len(spilled)} if as_json or spilled else {}
+    _tell(made, "Backed up", {"file": str(file), **taken}, as_json=as_json)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Also where there are leads already.")
+@json_option
+@config_option
+def restore(*, file: Path, force: bool, as_json: bool) -> None:
+    """Put the backup FILE in the configured database's place.
+
+    Stop the relays before: a database in use is never replaced. With --force one
+    that holds leads is, and is kept beside the new one. Leads that were on their
+    way are sent again, as after a crash; from a backup so old that Dub could count
+    them twice they become unconfirmed, and a person decides.
+    """
+    settings = read_settings(complete=False)
+    target = sqlite_file(settings.database)
+    if target is None:
+        name = shlex.quote(str(file))
+        _use_pg(settings, f"pg_restore --clean --if-exists {name} --dbname")
+    make_outbox(settings)
+    from relay.outbox import copying  # noqa: PLC0415 - as in make_outbox
+
+    # What is sent again may take so long, and must end before Dub forgets.
+    window = max(0, DUB_WINDOW_MS - round(settings.retry_for * 1000))
+    with _progress("restoring") as progress:
+        made = _run(
+            lambda: copying.restore(
+                file, target, now_ms(), force=force, window_ms=window, progress=progress
+            )
+        )
+    more: dict[str, Any] = {"database": str(target)}
+    more |= {"setAside": made.set_aside} if as_json else {}
+    more |= {"takenAt": None if made.taken_at is None else iso(made.taken_at)}
+    if made.kept is not None:
+        more["kept"] = str(made.kept)
+    _tell(made, "Restored", more, as_json=as_json)
+    if made.set_aside:
+        say(
+            "The backup is old: its open leads are unconfirmed now. See which ones"
+            " Dub has, then: dub-relay leads retry --status unconfirmed"
+        )
+
+
+def _copied(
+    source: Path, file: Path, spilled: list[bytes], settings: Settings
+) -> Copied:
+    """Make the copy under another name; FILE is there only once it is whole."""
+    from relay.outbox import copying  # noqa: PLC0415 - as in make_outbox
+
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)
+    with _progress("copying") as progress:
+        made = _run(lambda: copying.backup(source, part, now_ms(), progress))
+    if spilled:
+        made = _run(lambda: asyncio.run(_take_in(part, spilled, settings, made)))
+    part.rename(file)
+    copying.sync(file)
+    return made
+
+
+async def _take_in(
+    part: Path, spilled: list[bytes], settings: Settings, made: Copied
+) -> Copied:
+    """Put what was spilled into the copy, so that one file holds everything."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from relay.capture.intake import Intake  # noqa: PLC0415 - as in make_outbox
+    from relay.metrics import Metrics  # noqa: PLC0415 - as above
+
+    logs.configure("error")
+    outbox = open_outbox(f"sqlite:///{part}")
+    await outbox.open()
+    try:
+        intake = Intake(
+            outbox,
+            dedupe_days=settings.dedupe_days,
+            clock=now_ms,
+            metrics=Metrics(),
+        )
+        taken = await Spill(part.with_name("unused"), intake.store).take_copies(spilled)
+        if taken < len(spilled):
+            raise FailedError("what is spilled could not be put into the copy")
+        return replace(made, leads=await outbox.counts())
+    finally:
+        await outbox.close()
+
+
+def _run(work: Callable[[], Copied]) -> Copied:
+    try:
+        return work()
+    except OutboxError as error:
+        raise FailedError(f"database: {error}") from error
+
+
+def _use_pg(settings: Settings, command: str) -> NoReturn:
+    """Name PostgreSQL's own tool, with its whole command line but the password."""
+    # libpq asks for a password, or finds it in PGPASSWORD or ~/.pgpass.
+    shown = masked_url(settings.database).replace(":***@", "@").removesuffix("?***")
+    url = shlex.quote(shown)
+    if settings.origins.get("database", "").startswith("environment"):
+        url = '"$RELAY_DATABASE"'
+    spill = spill_path(settings.database)
+    raise click.UsageError(
+        f"PostgreSQL has its own tool for that: {command} {url} (what is spilled is"
+        f" in {spill}* beside the relay, if there is any)"
+    )
+
+
+def _tell(made: Copied, did: str, more: dict[str, Any], *, as_json: bool) -> None:
+    counted = {one.value: made.leads[one] for one in Status if one in made.leads}
+    total = sum(counted.values())
+    if as_json:
+        facts = {"leads": counted, "total": total, "attempts": made.attempts}
+        click.echo(json.dumps(more | facts))
+        return
+    table(("STATUS", "LEADS"), list(counted.items()))
+    click.echo(f"{did} {total} leads and {made.attempts} calls; the counts agree.")
+    for name, value in more.items():
+        click.echo(f"{name:<9} {value if value is not None else 'unknown'}")
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _, __: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only terminals wait for rich
+    from rich.progress import Progress  # noqa: PLC0415 - as above
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, all_: bar.update(task, completed=done, total=all_)

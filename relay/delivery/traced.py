@@ -1,0 +1,40 @@
+"""A delivery that makes spans of itself and of its calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relay.core.answers import Meaning, Outcome
+from relay.core.leads import Attempt, Lead, Step
+from relay.delivery.delivery import Delivered, Delivery
+from relay.outbox.contract import Claim
+from relay.tracing import Tracing, tell
+
+_WELL = frozenset({Meaning.TAKEN, Meaning.NO_LINK})
+
+
+class TracedDelivery(Delivery):
+    """A :class:`Delivery` whose spans belong to the trace of the lead's sign-up."""
+
+    def __init__(self, *arguments: Any, tracing: Tracing, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._tracing = tracing
+
+    async def deliver(self, claim: Claim) -> Delivered:
+        """Make the calls and write how they ended, in a span."""
+        with self._tracing.delivery(claim.entry.lead) as span:
+            end = await super().deliver(claim)
+            if end.meaning is not None:
+                span.set_attribute("dub_relay.meaning", end.meaning.value)
+            return end
+
+    async def _call(self, lead: Lead, step: Step, calls: list[Attempt]) -> Outcome:
+        with self._tracing.call(step.value) as span:
+            outcome = await super()._call(lead, step, calls)
+            tell(
+                span,
+                meaning=outcome.meaning.value,
+                status=outcome.http_status,
+                failed=outcome.meaning not in _WELL,
+            )
+            return outcome

@@ -1,0 +1,170 @@
+"""Where a relay listens: for visitors, and for whoever runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import sys
+from contextlib import AsyncExitStack
+from typing import Final
+
+from aiohttp import web
+
+from relay.app import Relay
+from relay.capture.front import FrontRunner
+from relay.capture.front_limits import FrontLimits
+from relay.capture.proxy import EXPRESS
+from relay.capture.shortcut import SHORTCUTS
+from relay.logs import get_logger
+from relay.settings import Listen, Settings
+from relay.tls import Certificate, TlsError
+
+log = get_logger()
+
+REQUEST_GRACE_S: Final = 10.0
+"""How long open requests may take at a stop; Kubernetes kills after 30 s, and
+delivery's own grace and the last commits must fit in too."""
+
+LAST_WORDS_S: Final = 0.25
+"""How long whoever was let in last may take to send a request: a connection without
+one is closed after that."""
+
+
+class Face:
+    """The side of a relay that listens. ``given`` is a socket that listens already."""
+
+    def __init__(
+        self, relay: Relay, *, share_port: bool, given: socket.socket | None
+    ) -> None:
+        self._relay = relay
+        self._share_port = share_port
+        self._given = given
+        self._runner: FrontRunner | None = None
+        self._site: web.BaseSite | None = None
+
+    async def start(self, stack: AsyncExitStack) -> bool:
+        """Listen until the stack unwinds; False, and told, if that is not possible."""
+        return await self._start_dashboard(stack) and await self._start_front(stack)
+
+    async def _start_front(self, stack: AsyncExitStack) -> bool:
+        settings = self._relay.settings
+        try:
+            certificate = _certificate(settings)
+        except TlsError as error:
+            sys.stderr.write(f"dub-relay: RELAY_TLS_CERT: {error}\n")
+            return False
+        application = self._relay.application()
+        self._runner = runner = FrontRunner(
+            application,
+            application.get(EXPRESS),
+            shortcuts=application[SHORTCUTS],
+            limits=front_limits(settings),
+            access_log=None,
+            shutdown_timeout=REQUEST_GRACE_S,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        context = None
+        if certificate is not None:
+            context = certificate.context
+            watching = asyncio.create_task(certificate.watch())
+            stack.callback(watching.cancel)
+        if self._given is not None:
+            self._site = web.SockSite(runner, self._given, ssl_context=context)
+        else:
+            self._site = self._site_at(runner, settings.listen, context)
+        if not await _listening(self._site, "RELAY_LISTEN"):
+            return False
+        log.info("relay.listening", url=_url(runner, self._site, context))
+        return True
+
+    async def _start_dashboard(self, stack: AsyncExitStack) -> bool:
+        """Serve the dashboard at an address of its own, if it has one."""
+        settings = self._relay.settings
+        if settings.admin_listen is None:
+            return True
+        runner = web.AppRunner(
+            self._relay.dashboard_application(),
+            access_log=None,
+            shutdown_timeout=REQUEST_GRACE_S,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = self._site_at(runner, settings.admin_listen, None)
+        if not await _listening(site, "RELAY_ADMIN_LISTEN"):
+            return False
+        url = f"{_url(runner, site, None)}{settings.prefix}/dashboard/"
+        log.info("dashboard.listening", url=url)
+        return True
+
+    def _site_at(
+        self, runner: web.AppRunner, listen: Listen, context: ssl.SSLContext | None
+    ) -> web.BaseSite:
+        if listen.unix is not None:
+            return web.UnixSite(runner, listen.unix, ssl_context=context)
+        return web.TCPSite(
+            runner,
+            listen.host,
+            listen.port,
+            ssl_context=context,
+            reuse_port=self._share_port or None,
+        )
+
+    async def drain(self) -> None:
+        """Let visitors go: to other relays, or to the one that comes after this.
+
+        A socket of our own is still listened on, for it refuses once it is closed; one
+        that was given keeps whoever comes for the next process.
+        """
+        if self._runner is None or self._site is None:
+            return
+        self._runner.drain()
+        span = self._relay.settings.drain
+        if self._given is not None:
+            await self._site.stop()
+            await asyncio.sleep(span)
+            return
+        await asyncio.sleep(span)
+        await self._site.stop()
+        await asyncio.sleep(min(span, LAST_WORDS_S))
+
+
+async def _listening(site: web.BaseSite, setting: str) -> bool:
+    """Start to listen; say which setting is wrong if that cannot be."""
+    try:
+        await site.start()
+    except OSError as error:
+        sys.stderr.write(f"dub-relay: {setting}: {error.strerror or error}\n")
+        return False
+    return True
+
+
+def front_limits(settings: Settings) -> FrontLimits:
+    """Give what visitors may take, as it is set."""
+    return FrontLimits(
+        line=settings.max_line,
+        field=settings.max_header,
+        fields=settings.max_headers,
+        head=settings.header_timeout,
+        idle=settings.idle,
+        body_rate=settings.body_rate,
+        body_span=settings.body_span,
+        connections=settings.max_connections,
+    )
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)
+
+
+def _url(
+    runner: web.AppRunner, site: web.BaseSite, context: ssl.SSLContext | None
+) -> str:
+    address = runner.addresses[0]
+    if isinstance(address, tuple):
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        return f"http{'s' if context else ''}://{host}:{address[1]}"
+    return site.name

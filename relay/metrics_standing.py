@@ -1,0 +1,110 @@
+"""The metrics that say how things stand: read at each scrape, never counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from relay import __version__
+from relay.core.leads import Status
+from relay.overview import Overview
+
+Value = float | dict[str, float]
+"""A number, or one for each value of the gauge's only label."""
+
+
+class _Gauge(NamedTuple):
+    """A gauge's name and meaning, and how an overview tells its value."""
+
+    name: str
+    help: str
+    value: Callable[[Overview], Value]
+    label: str | None = None
+
+
+_GAUGES: Final = (
+    _Gauge(
+        "dub_relay_leads",
+        "Leads in the outbox, by state.",
+        lambda seen: {one.value: seen.leads.get(one, 0) for one in Status},
+        "status",
+    ),
+    _Gauge(
+        "dub_relay_oldest_open_lead_seconds",
+        "Age of the oldest lead that is not settled yet; 0 if there is none.",
+        lambda seen: seen.oldest_open_s,
+    ),
+    _Gauge(
+        "dub_relay_delivery_parked",
+        "1 while nothing is sent until a person acts.",
+        lambda seen: seen.gate.closed and seen.gate.parks,
+    ),
+    _Gauge(
+        "dub_relay_dub_down",
+        "1 while Dub is taken for down, and one probe at a time goes out.",
+        lambda seen: seen.gate.closed and not seen.gate.parks,
+    ),
+    _Gauge(
+        "dub_relay_rate_plan",
+        "Calls to Dub a minute that are allowed by the settings.",
+        lambda seen: seen.plan,
+    ),
+    _Gauge(
+        "dub_relay_rate_now",
+        "Calls to Dub a minute that are made at most just now, after 429s; 0: paused.",
+        lambda seen: 0.0 if seen.paused_until else seen.rate,
+    ),
+    _Gauge(
+        "dub_relay_spill_bytes",
+        "What waits in files beside the database until it takes leads again.",
+        lambda seen: seen.spilled.bytes,
+    ),
+    _Gauge(
+        "dub_relay_disk_free_bytes",
+        "What is free on the disk of the database, or of the spill file.",
+        lambda seen: seen.disk.free,
+    ),
+    _Gauge(
+        "dub_relay_disk_size_bytes",
+        "The size of that disk.",
+        lambda seen: seen.disk.size,
+    ),
+)
+
+
+class Standing(Collector):
+    """Tells of the overview that it was given last; None: the database is down."""
+
+    def __init__(self) -> None:
+        self.seen: Overview | None = None
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Give every gauge that is known."""
+        build = {__version__: 1.0}
+        yield _family("dub_relay_build_info", "1, with the version.", build, "version")
+        up = float(self.seen is not None)
+        yield _family("dub_relay_database_up", "1 while the database answers.", up)
+        if self.seen is not None:
+            for gauge in _GAUGES:
+                value = gauge.value(self.seen)
+                yield _family(gauge.name, gauge.help, value, gauge.label)
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Give every gauge there is, without a value."""
+        named = [("dub_relay_build_info", "version"), ("dub_relay_database_up", None)]
+        for name, label in [*named, *((one.name, one.label) for one in _GAUGES)]:
+            yield GaugeMetricFamily(name, "", labels=[label] if label else None)
+
+
+def _family(
+    name: str, text: str, value: Value, label: str | None = None
+) -> GaugeMetricFamily:
+    if not isinstance(value, dict):
+        return GaugeMetricFamily(name, text, value=float(value))
+    family = GaugeMetricFamily(name, text, labels=[label or ""])
+    for key, number in value.items():
+        family.add_metric([key], number)
+    return family

@@ -16,6 +16,7 @@ from relay.alerts import causes
 from relay.alerts import watch as alerts
 from relay.alerts.watch import Watch
 from relay.capture.answers import Handler, RefusedError, answer, speaking_json
+from relay.capture.api import TrackApi
 from relay.capture.connection import Limits
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.dubhook import DubHook
@@ -29,6 +30,7 @@ from relay.capture.script import Snippet
 from relay.capture.shortcut import SHORTCUTS, Shortcuts
 from relay.capture.spill import Spill, spill_path
 from relay.capture.trusted import Trusted
+from relay.capture.waiting import Waiting
 from relay.clock import now_ms, roll
 from relay.core.retry import Policy
 from relay.delivery.client import DubClient
@@ -202,14 +204,27 @@ class Relay:
         return timed
 
     def _endpoints(self, hook: SignupHook) -> list[Endpoint]:
+        api = self._track_api()
         dub_hook = DubHook(self.outbox, self.settings.dub_webhook_secret, now_ms)
         return [
             ("POST", "hooks/signup", hook.handle),
             ("POST", "hooks/dub", dub_hook.handle),
+            ("POST", "track/lead", api.lead),
+            ("POST", "track/sale", api.sale),
             ("GET", "livez", self._livez),
             ("GET", "readyz", self._readyz),
             ("GET", "metrics", self._metrics),
         ]
+
+    def _track_api(self) -> TrackApi:
+        settings = self.settings
+        return TrackApi(
+            self.intake,
+            Waiting(self.outbox, now_ms),
+            Trusted(settings.trusted_proxies, settings.listen.unix is not None),
+            keys=(settings.dub_api_key, *settings.api_token),
+            rate=settings.api_rate,
+        )
 
     def _for_pages(self, app: web.Application) -> list[Endpoint]:
         """Give the endpoints that the site's pages and their script call."""

@@ -63,7 +63,7 @@ class Settings:
     dub_webhook_secret: str | None = None
     dub_timeout: float
     hook_secret: tuple[bytes, ...] = ()
-    api_token: str | None = None
+    api_token: tuple[str, ...] = ()
     admin_password: str | None = None
     admin_listen: Listen | None = None
     admin_identity_header: str | None = None
@@ -71,6 +71,7 @@ class Settings:
     cookie_domain: str | None = None
     cookie_days: int
     visitor_rate: int
+    api_rate: int
     retry_base: float
     retry_max: float
     retry_for: float

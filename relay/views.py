@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.clock import iso
-from relay.core.leads import OPEN, Attempt, Entry, Status, Step
+from relay.core.leads import OPEN, Attempt, Entry, Sale, Status, Step
+from relay.core.sales import sale_fields
 from relay.outbox.contract import Gate
 
 STEP_WORDS: Final = {
     Step.PROVE: "prove the click",
     Step.RECORD: "record the lead",
     Step.LOOK_UP: "look it up",
+    Step.SALE: "record the sale",
 }
 
 CLICK_ORIGINS: Final = {
@@ -66,6 +68,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     lead = entry.lead
     return {
         "id": lead.id,
+        "kind": "sale" if lead.sale else "lead",
         "status": entry.status.value,
         "source": lead.source,
         "clickId": lead.click_id,
@@ -79,6 +82,13 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "deliveredAt": _iso_or_none(entry.delivered_at),
         "notes": list(lead.notes),
     }
+
+
+def sale_json(sale: Sale | None) -> dict[str, Any] | None:
+    """Give what makes a lead a sale; None where it is none."""
+    if sale is None:
+        return None
+    return {**sale_fields(sale), "leadEventName": sale.lead_event_name}
 
 
 EXPORT_COLUMNS: Final = (
@@ -127,6 +137,7 @@ def story_json(
     return {
         **entry_json(entry),
         **_person_json(entry),
+        "sale": sale_json(entry.lead.sale),
         "origin": dict(entry.lead.origin),
         "inDoubt": entry.in_doubt,
         "history": [attempt_json(attempt) for attempt in attempts],

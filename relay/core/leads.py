@@ -107,7 +107,7 @@ def require_move(old: Status, new: Status) -> None:
 
 
 class Step(StrEnum):
-    """The two calls that deliver one lead, and one that looks whether it is there.
+    """The calls that deliver one lead or one sale, and one that looks for a lead.
 
     Dub claims its dedupe key before it looks the click up and never gives it
     back, but ``mode: "deferred"`` skips that key. So the lead is first proved
@@ -117,6 +117,23 @@ class Step(StrEnum):
     PROVE = "prove"
     RECORD = "record"
     LOOK_UP = "look_up"
+    SALE = "sale"
+
+
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """What a sale has and a lead has not (``POST /track/sale``).
+
+    ``amount`` is in the smallest unit of ``currency`` (cents). Dub takes sales of
+    one ``invoice_id`` once; those without one are each their own.
+    ``lead_event_name`` names the lead that it belongs to, None the latest.
+    """
+
+    amount: int
+    currency: str = "usd"
+    payment_processor: str = "custom"
+    invoice_id: str | None = None
+    lead_event_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +144,10 @@ class Lead:
     with Dub's deferred mode. ``notes`` are sentences for people (what was left
     out and why); ``origin`` tells where the parts came from ("click": "cookie",
     "rule": "POST /signup", ...). ``created_at`` is in epoch milliseconds.
+
+    With ``sale`` it is a sale: it goes the same way, behind its customer's leads;
+    ``mode`` and ``event_quantity`` do not speak of it, and a ``click_id`` makes it
+    a direct one, of a customer whom no lead came before.
     """
 
     id: str
@@ -143,6 +164,7 @@ class Lead:
     metadata: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
+    sale: Sale | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +178,8 @@ class Entry:
     of attempts began: retry_for counts from here. ``erased_at`` (epoch ms) is when
     the personal data was erased: such a lead cannot be sent any more.
     ``sealed`` says why the personal data, which is there, cannot be read: it is
-    missing from the lead, which has to wait.
+    missing from the lead, which has to wait. ``answer`` is Dub's last answer, kept
+    only while somebody waits for it (:func:`relay.core.answers.kept`).
     """
 
     lead: Lead
@@ -169,6 +192,7 @@ class Entry:
     since: int | None = None
     erased_at: int | None = None
     sealed: str | None = None
+    answer: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from relay.core.answers import Meaning, Outcome
-from relay.core.leads import Attempt, Lead, Step
-from relay.delivery.delivery import Delivered, Delivery
+from relay.core.leads import Lead, Step
+from relay.delivery.delivery import Call, Delivered, Delivery
 from relay.outbox.contract import Claim
 from relay.tracing import Tracing, tell
 
@@ -28,7 +28,7 @@ class TracedDelivery(Delivery):
                 span.set_attribute("dub_relay.meaning", end.meaning.value)
             return end
 
-    async def _call(self, lead: Lead, step: Step, calls: list[Attempt]) -> Outcome:
+    async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
         with self._tracing.call(step.value) as span:
             outcome = await super()._call(lead, step, calls)
             tell(

@@ -48,7 +48,7 @@ _ERASE: Final = """
     UPDATE leads SET
         customer = $1, dedupe_key = $2, idempotency_key = $3, notes = $4, status = $5,
         last_error = $6, erased_at = $7,
-        person = '{}', body_hash = NULL, due_at = NULL, token = NULL
+        person = '{}', body_hash = NULL, answer = NULL, due_at = NULL, token = NULL
     WHERE seq = $8
 """
 

@@ -8,10 +8,11 @@ is kept, lone surrogates as escapes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from relay.core import jsontext
-from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
+from relay.core.leads import Attempt, Entry, Lead, Mode, Sale, Status, Step
 from relay.outbox.contract import Offer, UnstorableError
 from relay.outbox.sealing import PLAIN, Seal, SealedError
 
@@ -59,6 +60,7 @@ def row_of(offer: Offer, seal: Seal = PLAIN) -> Row:
         offer.dedupe_key,
         key,
         offer.body_hash,
+        None if lead.sale is None else _encode(asdict(lead.sale)),
     )
 
 
@@ -83,6 +85,7 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> Entry:
         notes=tuple(jsontext.decode(row[7])),
         origin=jsontext.decode(row[8]),
         created_at=row[9],
+        sale=None if row[18] is None else Sale(**jsontext.decode(row[18])),
     )
     return Entry(
         lead,
@@ -95,6 +98,7 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> Entry:
         since=row[16],
         erased_at=row[17],
         sealed=sealed,
+        answer=row[19],
     )
 
 

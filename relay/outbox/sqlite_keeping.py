@@ -48,7 +48,7 @@ _ERASE: Final = """
     UPDATE leads SET
         customer = ?, dedupe_key = ?, idempotency_key = ?, notes = ?, status = ?,
         last_error = ?, erased_at = ?,
-        person = '{}', body_hash = NULL, due_at = NULL, token = NULL
+        person = '{}', body_hash = NULL, answer = NULL, due_at = NULL, token = NULL
     WHERE seq = ?
 """
 

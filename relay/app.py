@@ -16,14 +16,20 @@ from relay.capture.dubhook import DubHook
 from relay.capture.hooks import SignupHook
 from relay.capture.intake import Intake
 from relay.capture.landing import Landing
+from relay.capture.own_pages import OwnPages
 from relay.capture.passthrough import PATHS, Passthrough
+from relay.capture.providers import Parts, ProviderHook
 from relay.capture.proxied import ProxiedSignups
 from relay.capture.proxy import Proxy
+from relay.capture.refusals import RefusalRate
 from relay.capture.script import Snippet
 from relay.capture.spill import Spill, spill_path
+from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
 from relay.clock import now_ms, roll
+from relay.core.providers import PROVIDERS
 from relay.core.retry import Policy
+from relay.core.tickets import Opener
 from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms, lease_ms
 from relay.delivery.worker import Worker
@@ -61,6 +67,16 @@ class Relay:
             attribution=settings.attribution,
             clock=now_ms,
             metrics=self.metrics,
+        )
+        self.trusted = Trusted(
+            settings.trusted_proxies,
+            # Whoever may open the socket is the server in front, on this machine.
+            settings.listen.unix is not None,
+        )
+        self.opener = Opener(
+            settings.secret,
+            life_s=round(settings.hooks_ticket_life),
+            required=settings.hooks_require_ticket,
         )
         self._methods: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -102,28 +118,53 @@ class Relay:
         return app
 
     def _endpoints(self) -> list[Endpoint]:
-        hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
-        dub_hook = DubHook(self.outbox, self.settings.dub_webhook_secret, now_ms)
         return [
-            ("POST", "hooks/signup", hook.handle),
-            ("POST", "hooks/dub", dub_hook.handle),
+            *(("POST", path, handler) for path, handler in self._hooks()),
             ("GET", "livez", self._livez),
             ("GET", "readyz", self._readyz),
             ("GET", "metrics", self._metrics),
+        ]
+
+    def _hooks(self) -> list[tuple[str, Handler]]:
+        settings = self.settings
+        signup = SignupHook(self.intake, settings.hook_secret, now_ms, self.opener)
+        dub = DubHook(self.outbox, settings.dub_webhook_secret, now_ms)
+        parts = Parts(
+            self.intake, self.spill, self.opener, settings.hooks_event, now_ms
+        )
+        rate = RefusalRate(settings.hooks_refusals, self.trusted)
+        return [
+            ("hooks/signup", rate.guard(signup.handle)),
+            ("hooks/dub", rate.guard(dub.handle)),
+            *(
+                (
+                    f"hooks/{row.name}",
+                    rate.guard(
+                        ProviderHook(row, settings.provider_keys(row), parts).handle
+                    ),
+                )
+                for row in PROVIDERS
+            ),
         ]
 
     def _for_pages(self, app: web.Application) -> list[Endpoint]:
         """Give the endpoints that the site's pages and their script call."""
         settings = self.settings
         snippet = Snippet.of(settings)
-        trusted = Trusted(settings.trusted_proxies, settings.listen.unix is not None)
-        cookie = CookieEndpoint(self.landing, trusted)
-        dub = Passthrough(settings.dub_api_url, trusted, rate=settings.visitor_rate)
+        cookie = CookieEndpoint(self.landing, self.trusted)
+        ticket = TicketEndpoint(
+            self.landing, OwnPages(self.trusted), self.opener, now_ms
+        )
+        dub = Passthrough(
+            settings.dub_api_url, self.trusted, rate=settings.visitor_rate
+        )
         app.cleanup_ctx.append(dub.running)
         return [
             *(("GET", name, snippet.handle) for name in snippet.names),
             ("POST", "cookie", cookie.keep),
             ("DELETE", "cookie", cookie.forget),
+            ("GET", "ticket", ticket.issue),
+            ("POST", "ticket", ticket.issue),
             *(("POST", path, partial(dub.handle, path)) for path in PATHS),
             *(("OPTIONS", path, dub.preflight) for path in PATHS),
         ]

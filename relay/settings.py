@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from relay.core.cookies import Attribution
+from relay.core.providers.model import Provider
 from relay.core.rules import RuleError, SignupRule, compile_rules
 from relay.settings_sources import (
     RULES_KEY,
@@ -61,6 +62,17 @@ class Settings:
     dub_webhook_secret: str | None = None
     dub_timeout: float
     hook_secret: tuple[bytes, ...] = ()
+    hooks_event: str
+    hooks_require_ticket: bool
+    hooks_ticket_life: float
+    hooks_refusals: int
+    clerk_secret: tuple[bytes, ...] = ()
+    supabase_secret: tuple[bytes, ...] = ()
+    auth0_secret: tuple[bytes, ...] = ()
+    workos_secret: tuple[bytes, ...] = ()
+    stytch_secret: tuple[bytes, ...] = ()
+    firebase_secret: tuple[bytes, ...] = ()
+    stripe_secret: tuple[bytes, ...] = ()
     api_token: str | None = None
     admin_password: str | None = None
     cookie_domain: str | None = None
@@ -100,6 +112,11 @@ class Settings:
     def two_step(self) -> bool:
         """Tell whether a lead is proved with a deferred call before it is recorded."""
         return self.steps == 2
+
+    def provider_keys(self, provider: Provider) -> tuple[bytes, ...]:
+        """Give the keys of a provider's hook, none where it is off."""
+        keys: tuple[bytes, ...] = getattr(self, provider.setting)
+        return keys
 
     def describe(self) -> list[Described]:
         """List every setting with its value, masked, and where it came from."""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import settings_values as values
+from relay.core.providers import PROVIDERS
 from relay.core.rules import compile_rules
 from relay.logs import LEVELS
 from relay.settings import ConfigError, Listen, Settings, load
@@ -207,6 +208,7 @@ def test_every_secret_may_be_a_file_and_nothing_else_may() -> None:
         "RELAY_API_TOKEN_FILE",
         "RELAY_ADMIN_PASSWORD_FILE",
         "RELAY_DATABASE_FILE",
+        *(f"{provider.env}_FILE" for provider in PROVIDERS),
     }
 
 
@@ -495,6 +497,7 @@ CANARIES = {
     "RELAY_ADMIN_PASSWORD": "CANARYpassword",
     "RELAY_DATABASE": "postgresql://relay:CANARYdb@db/relay?password=CANARYquery",
     "RELAY_HOOK_SECRET": "whsec_CANARYCANARYCANARYCANARYCANARYCANARY",
+    **{row.env: "whsec_CANARYCANARYCANARYCANARYCANARYCANARY" for row in PROVIDERS},
 }
 
 

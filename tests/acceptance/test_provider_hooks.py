@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import resource
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -204,28 +204,52 @@ async def test_a_plain_click_id_of_the_users_is_not_enough_where_tickets_are_req
         assert await relay.stop() == 0
 
 
-async def test_a_database_that_takes_nothing_stops_no_supabase_sign_up(
-    dub: SandboxDub, session: aiohttp.ClientSession, tmp_path: Path
+async def test_on_a_full_disk_supabases_sign_up_passes_and_others_come_again(
+    relay: RelayProcess, dub: SandboxDub, session: aiohttp.ClientSession
 ) -> None:
-    secrets = {ENV[name]: BY_NAME[name].secret for name in ("supabase", "clerk")}
-    relay = await relay_with(tmp_path, dub, secrets).start()
-    try:
-        with closing(sqlite3.connect(tmp_path / "relay.db")) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            asking = []
-            for name in ("supabase", "clerk"):
-                event = BY_NAME[name].event(f"u_{name}", await dub.click())
-                sending = post(session, relay, BY_NAME[name], event)
-                asking.append(asyncio.create_task(sending))
-            supabase, clerk = await asyncio.gather(*asking)
-            other.rollback()
-        assert (supabase[0], supabase[1]["status"]) == (202, "queued")
-        assert clerk[0] == 503
-        [lead] = await relay.settled(1)
-        assert lead["id"] == supabase[1]["id"]
-        assert (lead["status"], lead["source"]) == ("delivered", "supabase")
-    finally:
-        assert await relay.stop() == 0
+    events = {
+        name: BY_NAME[name].event(f"u_{name}", await dub.click())
+        for name in ("clerk", "supabase")
+    }
+    assert relay.process is not None
+    # A page of the database does not fit any more; a line of the spill file does.
+    full, free = (4000, resource.RLIM_INFINITY), (resource.RLIM_INFINITY,) * 2
+    resource.prlimit(relay.process.pid, resource.RLIMIT_FSIZE, full)
+    headers, body = BY_NAME["clerk"].signed(events["clerk"])
+    url = f"{relay.url}/_dub/hooks/clerk"
+    async with session.post(url, data=body, headers=headers) as answer:
+        assert answer.status == 503
+        assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    told = await post(session, relay, BY_NAME["supabase"], events["supabase"])
+    resource.prlimit(relay.process.pid, resource.RLIMIT_FSIZE, free)
+
+    assert (told[0], told[1]["status"]) == (202, "queued")
+    [lead] = await relay.settled(1)
+    assert lead["id"] == told[1]["id"]
+    assert (lead["status"], lead["source"]) == ("delivered", "supabase")
+    assert (await post(session, relay, BY_NAME["clerk"], events["clerk"]))[0] == 202
+    assert len(await relay.settled(2)) == 2
+
+
+async def test_a_locked_database_holds_no_supabase_sign_up_up(
+    relay: RelayProcess,
+    dub: SandboxDub,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+) -> None:
+    sender = BY_NAME["supabase"]
+    event = sender.event("u_1", await dub.click())
+    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        first = await post(session, relay, sender, event)
+        other.execute("ROLLBACK")
+    again = await post(session, relay, sender, event)
+
+    assert (first[0], first[1]["status"]) == (202, "queued")
+    assert again[1]["status"] in ("queued", "duplicate")
+    [lead] = await relay.settled(1)
+    assert lead["status"] == "delivered"
+    assert len(await dub.state("leads")) == 1
 
 
 async def test_a_stranger_is_slowed_down_and_a_signed_hook_passes_all_the_same(

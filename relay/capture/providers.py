@@ -71,10 +71,9 @@ class ProviderHook:
         return answer(told, STATUS.get(told["status"], 200))
 
     def _verify(self, headers: Mapping[str, str], body: bytes) -> str:
-        lower = {name.lower(): value for name, value in headers.items()}
         now = self._parts.clock()
         try:
-            return self._provider.verify(self._keys, lower, body, now)
+            return self._provider.verify(self._keys, headers, body, now)
         except signing.SignatureMismatchError:
             self._count("forged")
             problem = f"The signature does not fit {self._provider.env}."

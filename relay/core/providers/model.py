@@ -63,8 +63,8 @@ Read: TypeAlias = Callable[[Document, str], Event]
 event. Raises PayloadError."""
 
 Verify: TypeAlias = Callable[[Iterable[bytes], Mapping[str, str], bytes, int], str]
-"""Checks a signature: keys, headers with lower-case names, body, now in epoch
-milliseconds. Gives the message's id, "" where the scheme has none. Raises
+"""Checks a signature: keys, headers (asked for by lower-case names), body, now in
+epoch milliseconds. Gives the message's id, "" where the scheme has none. Raises
 signing.BadSignatureError."""
 
 

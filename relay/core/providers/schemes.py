@@ -15,7 +15,6 @@ from relay.core.signing import (
     StaleTimestampError,
 )
 
-_PARTS: Final = ("id", "timestamp", "signature")
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,17}")
 
 
@@ -27,9 +26,9 @@ def standard(
     Supabase separates the signatures of two secrets by a comma and a blank, not
     by a blank alone (supabase/auth, internal/hooks/hookshttp).
     """
-    given = headers.get("webhook-signature", "")
-    mended = {"webhook-signature": given.replace(", ", " ")} if given else {}
-    return signing.verify_webhook(keys, {**headers, **mended}, body, now)
+    given = _three(headers, "webhook")
+    given["webhook-signature"] = given["webhook-signature"].replace(", ", " ")
+    return signing.verify_webhook(keys, given, body, now)
 
 
 def svix(
@@ -39,15 +38,20 @@ def svix(
 
     Svix's own libraries take the new names as well (docs.svix.com/receiving).
     """
-    renamed = {
-        f"webhook-{part}": value
-        for part in _PARTS
-        if (value := headers.get(f"svix-{part}", headers.get(f"webhook-{part}")))
-    }
+    given = _three(headers, "svix")
     try:
-        return signing.verify_webhook(keys, renamed, body, now)
+        return signing.verify_webhook(keys, given, body, now)
     except MissingHeaderError as error:
         raise MissingHeaderError(str(error).replace("webhook-", "svix-")) from None
+
+
+def _three(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
+    """Take the three headers by their names or the standard's, "" for a missing one."""
+    return {
+        f"webhook-{part}": headers.get(f"{prefix}-{part}")
+        or headers.get(f"webhook-{part}", "")
+        for part in ("id", "timestamp", "signature")
+    }
 
 
 def stripe(

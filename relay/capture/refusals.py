@@ -19,6 +19,7 @@ from aiohttp import web
 from relay.capture.answers import Handler, RefusedError
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
+from relay.core.headers import Headers
 from relay.logs import get_logger
 
 log = get_logger()
@@ -41,7 +42,7 @@ class RefusalRate:
         self._monotonic = monotonic
 
     def guard(self, handler: Handler) -> Handler:
-        """Wrap a handler. Its RefusedErrors are counted, if they are COUNTED."""
+        """Wrap a handler; what it refuses is counted, and refused with 429 in the end."""
         return partial(self._handle, handler)
 
     async def _handle(
@@ -49,18 +50,22 @@ class RefusalRate:
     ) -> web.StreamResponse:
         try:
             return await handler(request)
-        except web.HTTPRequestEntityTooLarge:
-            self._count(request)
-            raise
-        except RefusedError as refused:
-            if refused.status in COUNTED:
-                self._count(request)
+        except (RefusedError, web.HTTPRequestEntityTooLarge) as refused:
+            self.count(refused.status, request.raw_headers, request.remote)
             raise
 
-    def _count(self, request: web.Request) -> None:
-        wait = self._rate.take(self._trusted.address(request), self._monotonic())
+    def count(self, status: int, headers: Headers, peer: str | None) -> None:
+        """Count a refusal if it is COUNTED; raise RefusedError when it is one too many.
+
+        For whoever answers without a request object: its headers, and the other end
+        of its connection.
+        """
+        if status not in COUNTED:
+            return
+        address = self._trusted.address_of(headers, peer)
+        wait = self._rate.take(address, self._monotonic())
         if wait:
-            log.warning("hook.throttled", path=request.path)
+            log.warning("hook.throttled")
             raise RefusedError(
                 429,
                 "Too many calls from this address were refused.",

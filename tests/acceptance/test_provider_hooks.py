@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sqlite3
 from collections.abc import AsyncIterator
@@ -99,6 +100,11 @@ async def test_from_the_click_to_dub_and_no_repeat_counts(
     [customer] = await dub.state("customers")
     assert customer["name"] == "Ada Lovelace"
     assert customer["email"] == "ada@example.com"
+    logged = json.dumps(relay.events)
+    assert "lead.queued" in logged
+    assert "ovelace" not in logged
+    assert "ada@" not in logged
+    assert ticket not in logged
 
 
 async def test_what_is_forged_moved_or_old_is_refused_and_rolled_secrets_are_taken(

@@ -42,7 +42,7 @@ class RefusalRate:
         self._monotonic = monotonic
 
     def guard(self, handler: Handler) -> Handler:
-        """Wrap a handler; what it refuses is counted, and refused with 429 in the end."""
+        """Wrap a handler: what it refuses too often is answered 429."""
         return partial(self._handle, handler)
 
     async def _handle(

@@ -177,7 +177,7 @@ async def test_the_scripts_end_well_while_the_relay_is_away(
 SUPABASE = """
 create schema auth; create schema vault; create schema net; create schema extensions;
 create table auth.users (id uuid primary key, email text,
-    raw_app_meta_data jsonb, raw_user_meta_data jsonb);
+    raw_app_meta_data jsonb, raw_user_meta_data jsonb, is_anonymous boolean);
 create table vault.decrypted_secrets (name text, decrypted_secret text);
 insert into vault.decrypted_secrets values ('dub_relay', 'WHSEC');
 create table net.sent (url text, body text, headers jsonb);
@@ -187,7 +187,7 @@ language sql as $$
 """
 INSERT = """
 insert into auth.users values ('8b34dcdd-9df1-4c10-850a-b3277c653040',
-    'ada@example.com', '{"provider": "google"}', '{"dubTicket": "CLICK"}');
+    'ada@example.com', '{"provider": "google"}', '{"dubTicket": "CLICK"}', false);
 """
 
 

@@ -380,6 +380,19 @@ class TestAccounts:
         assert "callback" in ignored("supabase", before)
         assert read("supabase", after).kind == "after-user-created"
 
+    def test_an_anonymous_user_of_supabases_has_not_signed_up(self) -> None:
+        document = supabase("u_1", CLICK)
+        document["user"]["is_anonymous"] = True
+
+        assert "anonymous" in ignored("supabase", document)
+
+    @pytest.mark.parametrize("bad", ["evt 1", "evt\x00", "x" * 256, "\ud800"])
+    def test_an_events_id_is_one_word_that_every_database_keeps(self, bad: str) -> None:
+        document = BY_NAME["workos"].event("u_1", CLICK) | {"id": bad}
+
+        with pytest.raises(PayloadError, match="id: must be"):
+            ROWS["workos"].read(document, "")
+
     def test_auth0s_first_login_is_a_sign_up_and_its_query_may_carry_the_click(
         self,
     ) -> None:

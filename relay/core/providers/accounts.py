@@ -16,6 +16,7 @@ from relay.core.providers.model import (
     PayloadError,
     Signup,
     clicks,
+    event_id,
     full_name,
     iso_ms,
     part,
@@ -93,9 +94,11 @@ def supabase(document: Document, _: str) -> Event:
             f"Before a user of {provider[:40]} is created, Supabase does not know the"
             " user's id: report this sign-up from the site's callback."
         )
+    if user.get("is_anonymous") is True:
+        return Ignored("An anonymous user has not signed up yet.")
     own = part(user, "user_metadata")
     return Signup(
-        event_id=required(metadata, "uuid", "metadata."),
+        event_id=event_id(metadata, "uuid", "metadata."),
         kind=kind,
         person=person(
             required(user, "id", "user."),
@@ -147,7 +150,7 @@ def workos(document: Document, _: str) -> Event:
         return _another(document.get("event"))
     user = part(document, "data")
     return Signup(
-        event_id=required(document, "id", ""),
+        event_id=event_id(document, "id", ""),
         kind="user.created",
         person=person(
             required(user, "id", "data."),
@@ -171,7 +174,7 @@ def stytch(document: Document, _: str) -> Event:
         return _another(f"{entity}.{document.get('action')}")
     who = part(document, entity)
     return Signup(
-        event_id=required(document, "event_id", ""),
+        event_id=event_id(document, "event_id", ""),
         kind=f"{entity}.create",
         person=person(
             required(document, "id", ""), _stytch_name(who), _stytch_email(who), None

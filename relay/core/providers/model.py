@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +12,8 @@ CLICK_KEYS: Final = ("dubTicket", "dubClickId", "dub_id")
 """Where a click travels in a provider's metadata. Under each name may stand a
 ticket of the relay's or a plain click id; the last two are the names that Dub's
 own guides use."""
+
+_EVENT_ID: Final = re.compile(r"[!-~]{1,255}")
 
 Document: TypeAlias = Mapping[str, Any]
 """A parsed JSON object."""
@@ -129,6 +132,14 @@ def required(document: Document, key: str, where: str) -> str:
     value = text(document, key)
     if value is None:
         raise PayloadError(f"{where}{key}: is missing, or no text.")
+    return value
+
+
+def event_id(document: Document, key: str, where: str) -> str:
+    """Give the id of an event: one word of ASCII; else PayloadError."""
+    value = required(document, key, where)
+    if not _EVENT_ID.fullmatch(value):
+        raise PayloadError(f"{where}{key}: must be 1 to 255 visible ASCII characters.")
     return value
 
 

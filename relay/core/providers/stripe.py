@@ -17,6 +17,7 @@ from relay.core.providers.model import (
     Sale,
     Signup,
     clicks,
+    event_id,
     part,
     person,
     required,
@@ -60,7 +61,7 @@ def _session(document: Document, session: Document, kind: str) -> Event:
     if known_as is None:
         return Ignored("This checkout tells neither a customer nor an e-mail address.")
     return Signup(
-        event_id=required(document, "id", ""),
+        event_id=event_id(document, "id", ""),
         kind=kind,
         person=person(known_as, text(details, "name"), email, None),
         trusted=trusted,
@@ -82,7 +83,7 @@ def _customer(document: Document, customer: Document, kind: str) -> Event:
     if kind == "customer.updated" and not _newly_clicked(document):
         return Ignored("This update did not add or change the click.")
     return Signup(
-        event_id=required(document, "id", ""),
+        event_id=event_id(document, "id", ""),
         kind=kind,
         person=person(known_as, text(customer, "name"), text(customer, "email"), None),
         trusted=trusted,

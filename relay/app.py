@@ -10,6 +10,7 @@ from aiohttp import web
 
 from relay import metrics as prometheus
 from relay.capture.answers import Handler, RefusedError, answer, speaking_json
+from relay.capture.api import TrackApi
 from relay.capture.connection import Limits
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.dubhook import DubHook
@@ -26,6 +27,7 @@ from relay.capture.script import Snippet
 from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
+from relay.capture.waiting import Waiting
 from relay.clock import now_ms, roll
 from relay.core.providers import PROVIDERS
 from relay.core.retry import Policy
@@ -118,8 +120,11 @@ class Relay:
         return app
 
     def _endpoints(self) -> list[Endpoint]:
+        api = self._track_api()
         return [
             *(("POST", path, handler) for path, handler in self._hooks()),
+            ("POST", "track/lead", api.lead),
+            ("POST", "track/sale", api.sale),
             ("GET", "livez", self._livez),
             ("GET", "readyz", self._readyz),
             ("GET", "metrics", self._metrics),
@@ -146,6 +151,16 @@ class Relay:
                 for row in PROVIDERS
             ),
         ]
+
+    def _track_api(self) -> TrackApi:
+        settings = self.settings
+        return TrackApi(
+            self.intake,
+            Waiting(self.outbox, now_ms),
+            self.trusted,
+            keys=(settings.dub_api_key, *settings.api_token),
+            rate=settings.api_rate,
+        )
 
     def _for_pages(self, app: web.Application) -> list[Endpoint]:
         """Give the endpoints that the site's pages and their script call."""

@@ -195,8 +195,12 @@ def _facts(entry: Entry, now: int) -> Iterator[tuple[str, object]]:
     yield "rule", lead.origin.get("rule")
     yield "click", f"{lead.click_id or '(none)'}, from {click_origin(entry)}"
     yield "event", lead.event_name
-    yield "quantity", lead.event_quantity
-    yield "mode", lead.mode
+    if lead.sale is None:
+        yield "quantity", lead.event_quantity
+        yield "mode", lead.mode
+    else:
+        yield "sale", f"{lead.sale.amount} {lead.sale.currency}, in the smallest unit"
+        yield "invoice", lead.sale.invoice_id or "(none)"
     yield "customer", lead.customer_external_id
     yield "name", lead.customer_name
     yield "e-mail", lead.customer_email

@@ -73,11 +73,12 @@ class Settings:
     stytch_secret: tuple[bytes, ...] = ()
     firebase_secret: tuple[bytes, ...] = ()
     stripe_secret: tuple[bytes, ...] = ()
-    api_token: str | None = None
+    api_token: tuple[str, ...] = ()
     admin_password: str | None = None
     cookie_domain: str | None = None
     cookie_days: int
     visitor_rate: int
+    api_rate: int
     retry_base: float
     retry_max: float
     retry_for: float

@@ -177,11 +177,25 @@ SETTINGS: Final = (
         name="api_token",
         env="RELAY_API_TOKEN",
         toml="api.token",
-        parse=values.token,
+        parse=values.tokens,
         unset="only DUB_API_KEY is accepted",
         example="another-long-random-text",
         secret=True,
-        help="A bearer token that track/* accepts beside DUB_API_KEY itself.",
+        help=(
+            "Bearer tokens, with commas between, that track/lead and track/sale accept"
+            " beside DUB_API_KEY itself."
+        ),
+    ),
+    Setting(
+        name="api_rate",
+        env="RELAY_API_RATE",
+        toml="api.rate",
+        parse=values.whole(1, 10_000_000),
+        default=60_000,
+        help=(
+            "Calls a minute that one address may make to track/lead and track/sale,"
+            " in one process."
+        ),
     ),
     Setting(
         name="admin_password",

@@ -82,6 +82,14 @@ def token(raw: object) -> str:
     return value
 
 
+def tokens(raw: object) -> tuple[str, ...]:
+    """Take bearer tokens, with commas between."""
+    found = tuple(token(part.strip()) for part in comma_list(raw).split(","))
+    if not all(found):
+        raise BadValueError("must not have an empty token in its list")
+    return found
+
+
 def comma_list(raw: object) -> str:
     """Take a comma-separated text, or the same as a TOML array of texts."""
     if isinstance(raw, list) and all(isinstance(item, str) for item in raw):

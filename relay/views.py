@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.clock import iso
-from relay.core.leads import Attempt, Entry, Status, Step
+from relay.core.leads import Attempt, Entry, Sale, Status, Step
+from relay.core.sales import sale_fields
 from relay.outbox.contract import Gate
 
 STEP_WORDS: Final = {
     Step.PROVE: "prove the click",
     Step.RECORD: "record the lead",
+    Step.SALE: "record the sale",
 }
 
 CLICK_ORIGINS: Final = {
@@ -59,6 +61,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     lead = entry.lead
     return {
         "id": lead.id,
+        "kind": "sale" if lead.sale else "lead",
         "status": entry.status.value,
         "source": lead.source,
         "clickId": lead.click_id,
@@ -72,6 +75,13 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "deliveredAt": _iso_or_none(entry.delivered_at),
         "notes": list(lead.notes),
     }
+
+
+def sale_json(sale: Sale | None) -> dict[str, Any] | None:
+    """Give what makes a lead a sale; None where it is none."""
+    if sale is None:
+        return None
+    return {**sale_fields(sale), "leadEventName": sale.lead_event_name}
 
 
 def attempt_json(attempt: Attempt) -> dict[str, Any]:
@@ -98,6 +108,7 @@ def story_json(
         "customerAvatar": lead.customer_avatar,
         "eventQuantity": lead.event_quantity,
         "metadata": None if lead.metadata is None else dict(lead.metadata),
+        "sale": sale_json(lead.sale),
         "origin": dict(lead.origin),
         "inDoubt": entry.in_doubt,
         "history": [attempt_json(attempt) for attempt in attempts],

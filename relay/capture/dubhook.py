@@ -38,6 +38,7 @@ class _Recorded:
         """Whether this may be that lead. A deferred one is recorded as nothing."""
         return (
             lead.mode is not Mode.DEFERRED
+            and lead.sale is None
             and fold_event(lead.event_name) == fold_event(self.event)
             and lead.click_id in ("", self.click_id or lead.click_id)
         )

@@ -10,6 +10,7 @@ from typing import Final
 from relay.clock import Clock, new_lead_id
 from relay.core.dubapi import LeadFields, dedupe_key
 from relay.core.leads import Lead, Mode, Status
+from relay.core.sales import sale_key
 from relay.logs import get_logger
 from relay.metrics import Metrics
 from relay.outbox.contract import (
@@ -29,7 +30,8 @@ DAY_MS: Final = 86_400_000
 class Capture:
     """A sign-up as a way in saw it, its fields already sanitised.
 
-    ``click_id`` is "" for a customer whose earlier click is meant.
+    ``click_id`` is "" for a customer whose earlier click is meant. A sale has
+    ``fields.sale``, and a click id only where no lead came before it.
     """
 
     source: str
@@ -126,6 +128,7 @@ class Intake:
             customer_avatar=fields.customer_avatar,
             event_quantity=fields.event_quantity,
             metadata=fields.metadata,
+            sale=fields.sale,
             notes=tuple(capture.notes),
             origin=capture.origin,
         )
@@ -133,15 +136,23 @@ class Intake:
     def offer(self, capture: Capture, lead_id: str | None = None) -> Offer:
         """Make the offer of a capture, as of now."""
         lead = self.lead(capture, lead_id)
+        key, since = self._counted_once(lead)
         return Offer(
             lead,
-            dedupe_key=dedupe_key(
-                lead.customer_external_id,
-                lead.event_name,
-                deferred=lead.mode is Mode.DEFERRED,
-            ),
-            # 0 days means for ever: every earlier lead counts.
-            dedupe_since=lead.created_at - self._dedupe_ms if self._dedupe_ms else 0,
+            dedupe_key=key,
+            dedupe_since=since,
             idempotency_key=capture.idempotency_key,
             body_hash=capture.body_hash,
         )
+
+    def _counted_once(self, lead: Lead) -> tuple[str, int | None]:
+        """Say what this repeats, and from when on earlier ones count.
+
+        An invoice is one for ever; a sale without one repeats nothing.
+        """
+        if lead.sale is not None:
+            return sale_key(lead.sale), 0 if lead.sale.invoice_id else None
+        deferred = lead.mode is Mode.DEFERRED
+        key = dedupe_key(lead.customer_external_id, lead.event_name, deferred=deferred)
+        # 0 days means for ever: every earlier lead counts.
+        return key, lead.created_at - self._dedupe_ms if self._dedupe_ms else 0

@@ -192,6 +192,12 @@ _RULES: Final = (
     ),
     _Rule(
         _one(404),
+        _AGAIN,
+        "Dub does not show the customer's lead yet, to which the sale belongs",
+        message="Lead event not found",
+    ),
+    _Rule(
+        _one(404),
         _FINAL,
         "The link of this click does not exist any more",
         message="Link not found",
@@ -223,11 +229,23 @@ _RULES: Final = (
 def interpret(reply: Answer | NoAnswer, step: Step, now: int) -> Outcome:
     """Say what a reply to this step's call means; now in epoch ms."""
     if isinstance(reply, NoAnswer):
-        counted = reply.sent and step is Step.RECORD
+        counted = reply.sent and step is not Step.PROVE
         return Outcome(Meaning.AGAIN, reply.reason, may_have_counted=counted)
     if reply.status == 200:
         return _interpret_success(_parse(reply.body), step)
     return _interpret_error(reply, step, now)
+
+
+def kept(reply: Answer | NoAnswer) -> str | None:
+    """Write an answer down for who waits for it; None for what is not of Dub's shape.
+
+    JSON text: ``[status, body]``.
+    """
+    if isinstance(reply, NoAnswer):
+        return None
+    document = _parse(reply.body)
+    own = isinstance(document, dict) and (reply.status == 200 or "error" in document)
+    return json.dumps([reply.status, document]) if own else None
 
 
 def retry_after(value: str | None, now: int) -> int | None:
@@ -269,6 +287,8 @@ def _from_date(text: str) -> int | None:
 def _interpret_success(document: object, step: Step) -> Outcome:
     """Read the body of a 200: the link in it decides."""
     fields = document if isinstance(document, dict) else {}
+    if step is Step.SALE:
+        return _interpret_sale(fields)
     if isinstance(fields.get("link"), dict):
         reason = "Dub took the lead"
         if step is Step.PROVE:
@@ -281,6 +301,21 @@ def _interpret_success(document: object, step: Step) -> Outcome:
         Meaning.AGAIN,
         "Dub's answer (200) could not be understood",
         may_have_counted=step is Step.RECORD,
+        http_status=200,
+    )
+
+
+def _interpret_sale(fields: Mapping[str, Any]) -> Outcome:
+    """Read the body of a sale's 200: without a customer nothing was counted."""
+    if isinstance(fields.get("sale"), dict):
+        return Outcome(Meaning.TAKEN, "Dub took the sale", http_status=200)
+    if fields.get("sale", ...) is None and fields.get("customer", ...) is None:
+        reason = "Dub counted nothing: it knows no lead of this customer"
+        return Outcome(Meaning.NO_LINK, reason, http_status=200)
+    return Outcome(
+        Meaning.AGAIN,
+        "Dub's answer (200) could not be understood",
+        may_have_counted=True,
         http_status=200,
     )
 
@@ -302,7 +337,7 @@ def _interpret_error(answer: Answer, step: Step, now: int) -> Outcome:
     return Outcome(
         rule.meaning,
         _reason(rule, error),
-        may_have_counted=step is Step.RECORD and not refused_before_counting,
+        may_have_counted=step is not Step.PROVE and not refused_before_counting,
         retry_at=_asked_wait(answer, now),
         http_status=error.status,
         code=error.code,

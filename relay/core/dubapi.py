@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from relay.core.ecmascript import js_trim, json_depth, metadata_length, utf16_len
@@ -38,7 +38,7 @@ from relay.core.fields import (
     refused,
     wrong_type,
 )
-from relay.core.leads import Lead, Mode, Step
+from relay.core.leads import Lead, Mode, Sale, Step
 
 __all__ = [
     "MAX_CUSTOMER_ID",
@@ -55,8 +55,10 @@ __all__ = [
     "fold_event",
     "is_email",
     "js_trim",
+    "keepable",
     "lead_body",
     "metadata_length",
+    "person_of",
     "sanitise",
     "utf16_len",
     "validate",
@@ -88,6 +90,7 @@ class LeadFields:
     """A checked lead, before it has an id. Personal fields stay out of its repr.
 
     ``click_id`` is None when absent or null; "" is "the customer's earlier click".
+    With ``sale`` it is a sale (:mod:`relay.core.sales`).
     """
 
     click_id: str | None
@@ -99,6 +102,7 @@ class LeadFields:
     mode: Mode = Mode.ASYNC
     event_quantity: int | None = None
     metadata: Mapping[str, Any] | None = field(default=None, repr=False)
+    sale: Sale | None = None
 
 
 def fold_event(name: str) -> str:
@@ -167,6 +171,37 @@ def validate(body: object) -> LeadFields:
     return fields
 
 
+def keepable(fields: LeadFields) -> LeadFields:
+    """Refuse what :func:`validate` passes, as Dub does, but nobody can keep.
+
+    Ids of more than 100 units, which Dub's database breaks on, NUL and lone
+    surrogates, metadata that nests too deep. Raises InvalidFieldError.
+    """
+    limited(CUSTOMER_ID_NAMES[0], fields.customer_external_id, MAX_CUSTOMER_ID)
+    _storable(CUSTOMER_ID_NAMES[0], fields.customer_external_id)
+    _storable("clickId", fields.click_id)
+    _storable("eventName", fields.event_name)
+    if fields.sale is not None:
+        _storable("invoiceId", fields.sale.invoice_id)
+    if fields.metadata is None:
+        return fields
+    return replace(fields, metadata=_plain_metadata({"metadata": fields.metadata}))
+
+
+def person_of(body: Body, notes: list[str]) -> dict[str, Any]:
+    """Read what a person typed, and the metadata; add a note for each left out.
+
+    Gives them by the names of :class:`LeadFields`.
+    """
+    person = _without_blanks(body)
+    return {
+        "customer_name": _kept(_storable_name, person, notes),
+        "customer_email": _kept(read_email, person, notes),
+        "customer_avatar": _kept(_storable_avatar, person, notes),
+        "metadata": _kept(_plain_metadata, body, notes),
+    }
+
+
 def sanitise(
     body: Mapping[str, object], *, lenient_quantity: bool = False
 ) -> tuple[LeadFields, tuple[str, ...]]:
@@ -179,7 +214,6 @@ def sanitise(
     nobody could be told.
     """
     notes: list[str] = []
-    person = _without_blanks(body)
     fields = LeadFields(
         click_id=_storable("clickId", read_trimmed(body, "clickId")),
         event_name=_storable("eventName", read_event_name(body)),
@@ -190,10 +224,7 @@ def sanitise(
             if lenient_quantity
             else read_quantity(body)
         ),
-        customer_name=_kept(_storable_name, person, notes),
-        customer_email=_kept(read_email, person, notes),
-        customer_avatar=_kept(_storable_avatar, person, notes),
-        metadata=_kept(_plain_metadata, body, notes),
+        **person_of(body, notes),
     )
     return fields, tuple(notes)
 

@@ -93,7 +93,7 @@ def require_move(old: Status, new: Status) -> None:
 
 
 class Step(StrEnum):
-    """The two calls that deliver one lead.
+    """The two calls that deliver one lead, and the one that delivers a sale.
 
     Dub claims its dedupe key before it looks the click up and never gives it
     back, but ``mode: "deferred"`` skips that key. So the lead is first proved
@@ -102,6 +102,23 @@ class Step(StrEnum):
 
     PROVE = "prove"
     RECORD = "record"
+    SALE = "sale"
+
+
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """What a sale has and a lead has not (``POST /track/sale``).
+
+    ``amount`` is in the smallest unit of ``currency`` (cents). Dub takes sales of
+    one ``invoice_id`` once; those without one are each their own.
+    ``lead_event_name`` names the lead that it belongs to, None the latest.
+    """
+
+    amount: int
+    currency: str = "usd"
+    payment_processor: str = "custom"
+    invoice_id: str | None = None
+    lead_event_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,10 @@ class Lead:
     with Dub's deferred mode. ``notes`` are sentences for people (what was left
     out and why); ``origin`` tells where the parts came from ("click": "cookie",
     "rule": "POST /signup", ...). ``created_at`` is in epoch milliseconds.
+
+    With ``sale`` it is a sale: it goes the same way, behind its customer's leads;
+    ``mode`` and ``event_quantity`` do not speak of it, and a ``click_id`` makes it
+    a direct one, of a customer whom no lead came before.
     """
 
     id: str
@@ -128,6 +149,7 @@ class Lead:
     metadata: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
+    sale: Sale | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +160,8 @@ class Entry:
     of an open lead, the end of the lease while it is being sent, else None.
     ``in_doubt`` is true while an earlier recording call of ours may have
     counted although no answer proved it. ``since`` (epoch ms) is when this round
-    of attempts began: retry_for counts from here.
+    of attempts began: retry_for counts from here. ``answer`` is Dub's last answer,
+    kept only while somebody waits for it (:func:`relay.core.answers.kept`).
     """
 
     lead: Lead
@@ -149,6 +172,7 @@ class Entry:
     delivered_at: int | None = None
     in_doubt: bool = False
     since: int | None = None
+    answer: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

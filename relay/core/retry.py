@@ -19,6 +19,9 @@ SECOND: Final = 1000
 HOUR: Final = 3600 * SECOND
 DAY: Final = 24 * HOUR
 
+INVOICE_MS: Final = 7 * DAY - HOUR
+"""Dub keeps the answer to an ``invoiceId`` for seven days; an hour for clocks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -110,10 +113,31 @@ def decide(
     parked, or that a person sends again after a month, deserves a whole round.
     ``roll`` lies in [0, 1).
 
-    A deferred lead is delivered by the PROVE step alone: it is the very call.
+    A deferred lead is delivered by the PROVE step alone: it is the very call. A
+    sale has but the SALE step.
     """
     case = _Case(entry, step, outcome, now, since, roll, policy)
     return _DECISIONS[outcome.meaning](case)
+
+
+def unrepeatable(entry: Entry, now: int) -> Move | None:
+    """End a sale that may have counted and that Dub would count again.
+
+    Asked before a call: Dub folds repeats of one ``invoiceId`` alone, and those
+    only for a week. None: it may be sent.
+    """
+    sale = entry.lead.sale
+    if sale is None or not entry.in_doubt:
+        return None
+    if sale.invoice_id and now - entry.lead.created_at < INVOICE_MS:
+        return None
+    reason = (
+        "a call that got no answer may have counted, and Dub would count it again"
+        if sale.invoice_id
+        else "a call that got no answer may have counted, and without an invoiceId"
+        " Dub would count the sale again"
+    )
+    return Move(Status.UNCONFIRMED, reason=reason, in_doubt=True)
 
 
 def backoff(failures: int, roll: float, policy: Policy) -> int:
@@ -153,6 +177,8 @@ def _no_link(case: _Case) -> Move:
         # not one of Dub's; recording after it would be a guess.
         reason = "Dub answered the deferred call without a link"
         return _again(replace(case, outcome=replace(case.outcome, reason=reason)))
+    if case.step is Step.SALE:
+        return _nothing_sold(case)
     if case.entry.in_doubt:
         return Move(
             Status.UNCONFIRMED,
@@ -164,8 +190,19 @@ def _no_link(case: _Case) -> Move:
     return Move(Status.DUPLICATE, reason=reason)
 
 
+def _nothing_sold(case: _Case) -> Move:
+    """Tell a sale of nothing, which Dub passes over, from one of nobody."""
+    sale = case.entry.lead.sale
+    if sale is not None and sale.amount == 0:
+        return Move(Status.DELIVERED, note="Dub counts no sale of an amount of 0.")
+    return _end(case, case.outcome.reason)
+
+
 def _again(case: _Case) -> Move:
     """Try later, until this round of attempts is over."""
+    sent = replace(case.entry, in_doubt=case.in_doubt)
+    if (move := unrepeatable(sent, case.now)) is not None:
+        return replace(move, reason=f"{case.outcome.reason}: {move.reason}")
     elapsed = case.now - case.since
     if elapsed >= case.policy.for_ms:
         reason = f"gave up after {_duration(elapsed)}: {case.outcome.reason}"
@@ -188,7 +225,7 @@ def _throttled(case: _Case) -> Move:
 
 def _click_missing(case: _Case) -> Move:
     """Wait for the click to arrive, or for Dub to let go of its dedupe key."""
-    if case.step is Step.PROVE:
+    if case.step is not Step.RECORD:
         reason = (
             f"{case.outcome.reason}. An id that stays unknown comes from a visit "
             "that Dub did not count (a bot, a test, another workspace)"

@@ -29,6 +29,7 @@ class DubClient:
         self, api_url: str, api_key: str, *, timeout: float, in_flight: int
     ) -> None:
         self._lead_url = URL(api_url.rstrip("/") + "/track/lead")
+        self._sale_url = URL(api_url.rstrip("/") + "/track/sale")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=in_flight),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -53,14 +54,22 @@ class DubClient:
         await self._session.close()
 
     async def track_lead(self, body: bytes, signature: str) -> Answer | NoAnswer:
-        """Send ``POST /track/lead`` once; never raises for what Dub or the net do.
+        """Send ``POST /track/lead`` once; never raises for what Dub or the net do."""
+        return await self._post(self._lead_url, body, signature)
+
+    async def track_sale(self, body: bytes, signature: str) -> Answer | NoAnswer:
+        """Send ``POST /track/sale`` once; as track_lead."""
+        return await self._post(self._sale_url, body, signature)
+
+    async def _post(self, url: URL, body: bytes, signature: str) -> Answer | NoAnswer:
+        """Make a call.
 
         NoAnswer.sent is False only where no byte of the request can have
         reached Dub: then the call cannot have counted.
         """
         try:
             async with self._session.post(
-                self._lead_url,
+                url,
                 data=body,
                 headers={"Relay-Signature": signature},
                 allow_redirects=False,

@@ -8,11 +8,12 @@ from typing import Final, Protocol
 
 from relay.clock import Clock, Roll, iso
 from relay.core import jsontext, signing
-from relay.core.answers import Answer, Meaning, NoAnswer, Outcome, interpret
+from relay.core.answers import Answer, Meaning, NoAnswer, Outcome, interpret, kept
 from relay.core.dubapi import lead_body
 from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
 from relay.core.pacing import Pace
-from relay.core.retry import Move, Park, Policy, Proceed, decide
+from relay.core.retry import Move, Park, Policy, Proceed, decide, unrepeatable
+from relay.core.sales import sale_body
 from relay.logs import get_logger
 from relay.metrics import Metrics
 from relay.outbox.contract import Claim, Outbox, Settlement
@@ -29,6 +30,10 @@ SETTLE_S: Final = 5.0
 """What a lease allows for commits and a busy loop on top of the calls. Were it
 too short, a lead would be claimed a second time while its call is under way:
 Dub would not count it twice, but its state would end in doubt."""
+
+
+AWAITED_MS: Final = 10_000
+"""How long after its capture a caller may wait for the answer to a lead."""
 
 
 def lease_ms(timeout_s: float) -> int:
@@ -63,11 +68,14 @@ class Terms:
         return Pace(self.rate, 2 if self.two_step else 1)
 
 
-class TrackLead(Protocol):
-    """The call to Dub, as delivery needs it."""
+class Track(Protocol):
+    """The calls to Dub, as delivery needs them."""
 
     async def track_lead(self, body: bytes, signature: str) -> Answer | NoAnswer:
         """Send ``POST /track/lead`` once."""
+
+    async def track_sale(self, body: bytes, signature: str) -> Answer | NoAnswer:
+        """Send ``POST /track/sale`` once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +91,21 @@ class Delivered:
         return self.meaning in KEY_WORKS
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that was made, and its answer where somebody waits for it."""
+
+    attempt: Attempt
+    answer: str | None
+
+
 class Delivery:
     """Takes a claim through Dub's two-step protocol and settles it."""
 
     def __init__(
         self,
         outbox: Outbox,
-        dub: TrackLead,
+        dub: Track,
         *,
         secrets: tuple[str, ...],
         terms: Terms,
@@ -108,28 +124,47 @@ class Delivery:
     async def deliver(self, claim: Claim) -> Delivered:
         """Make the calls and write how they ended; the claim must be leased."""
         lead = claim.entry.lead
-        calls: list[Attempt] = []
+        if lead.sale is not None:
+            return await self._deliver_sale(claim)
+        calls: list[Call] = []
         if self._terms.two_step or lead.mode is Mode.DEFERRED:
             outcome = await self._call(lead, Step.PROVE, calls)
             decision = self._decide(claim.entry, Step.PROVE, outcome)
             if not isinstance(decision, Proceed):
                 return await self._settle(claim, decision, outcome, calls)
+        return await self._record(claim, Step.RECORD, calls)
+
+    async def _deliver_sale(self, claim: Claim) -> Delivered:
+        """Make the one call of a sale, unless it may count a second time."""
+        now = self._clock()
+        if (move := unrepeatable(claim.entry, now)) is not None:
+            end = _settlement(move, [], now)
+            settled = await self._outbox.settle(claim, end, now)
+            _tell(claim.entry.lead, end, kept=settled)
+            return Delivered()
+        return await self._record(claim, Step.SALE, [])
+
+    async def _record(self, claim: Claim, step: Step, calls: list[Call]) -> Delivered:
+        """Make the call that counts; write down before that it may."""
+        lead = claim.entry.lead
         if not await self._outbox.begin_recording(
-            claim, calls, self._clock(), self._terms.lease_ms
+            claim, [call.attempt for call in calls], self._clock(), self._terms.lease_ms
         ):
             log.warning("lead.lease_lost", lead=lead.id)
             return Delivered()
         calls = []
-        outcome = await self._call(lead, Step.RECORD, calls)
-        decision = self._decide(claim.entry, Step.RECORD, outcome)
+        outcome = await self._call(lead, step, calls)
+        decision = self._decide(claim.entry, step, outcome)
         return await self._settle(claim, decision, outcome, calls)
 
-    async def _call(self, lead: Lead, step: Step, calls: list[Attempt]) -> Outcome:
-        body = jsontext.encode(lead_body(lead, step))
+    async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
+        sale = step is Step.SALE
+        body = jsontext.encode(sale_body(lead) if sale else lead_body(lead, step))
         at = self._clock()
         signature = signing.sign_call(self._secrets, lead.id, body, at)
         started = time.perf_counter()
-        reply = await self._dub.track_lead(body, signature)
+        track = self._dub.track_sale if sale else self._dub.track_lead
+        reply = await track(body, signature)
         took = time.perf_counter() - started
         now = self._clock()
         outcome = interpret(reply, step, now)
@@ -137,16 +172,16 @@ class Delivery:
         if outcome.meaning is Meaning.THROTTLED:
             until = outcome.retry_at or now
             await self._outbox.throttled(self._terms.pace.plan, now, until)
-        calls.append(
-            Attempt(
-                at=at,
-                step=step,
-                duration_ms=round(took * 1000),
-                outcome=outcome.reason,
-                http_status=outcome.http_status,
-                code=outcome.code,
-            )
+        attempt = Attempt(
+            at=at,
+            step=step,
+            duration_ms=round(took * 1000),
+            outcome=outcome.reason,
+            http_status=outcome.http_status,
+            code=outcome.code,
         )
+        awaited = lead.mode is Mode.WAIT and now - lead.created_at < AWAITED_MS
+        calls.append(Call(attempt, kept(reply) if awaited else None))
         return outcome
 
     def _decide(
@@ -167,36 +202,39 @@ class Delivery:
         claim: Claim,
         decision: Park | Move | Proceed,
         outcome: Outcome,
-        calls: list[Attempt],
+        calls: list[Call],
     ) -> Delivered:
         now = self._clock()
         end = _settlement(decision, calls, now)
-        kept = await self._outbox.settle(claim, end, now)
-        _tell(claim.entry.lead, end, kept=kept)
+        settled = await self._outbox.settle(claim, end, now)
+        _tell(claim.entry.lead, end, kept=settled)
         return Delivered(outcome.meaning, outcome.reason)
 
 
 def _settlement(
-    decision: Park | Move | Proceed, calls: list[Attempt], now: int
+    decision: Park | Move | Proceed, calls: list[Call], now: int
 ) -> Settlement:
+    attempts = [call.attempt for call in calls]
+    answer = calls[-1].answer if calls else None
     if isinstance(decision, Proceed):
         raise TypeError("a recording call never proceeds to another step")
     if isinstance(decision, Park):
         return Settlement(
             Status.PARKED,
-            calls,
+            attempts,
             last_error=decision.reason,
             in_doubt=decision.in_doubt,
         )
     return Settlement(
         decision.status,
-        calls,
+        attempts,
         due_at=decision.due_at,
         last_error=decision.reason,
         delivered_at=now if decision.status is Status.DELIVERED else None,
         in_doubt=decision.in_doubt,
         notes=(decision.note,) if decision.note else (),
         since=decision.since,
+        answer=answer,
     )
 
 

@@ -102,7 +102,7 @@ class Settlement:
 
     ``due_at`` is set for WAITING and QUEUED only. ``attempts`` are the calls
     made since the last write. ``in_doubt`` None leaves it as it was written.
-    ``since`` begins a new round of attempts then.
+    ``since`` begins a new round of attempts then. ``answer`` is for who waits.
     """
 
     status: Status
@@ -113,6 +113,7 @@ class Settlement:
     in_doubt: bool | None = None
     notes: Sequence[str] = ()
     since: int | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,10 @@ class Outbox(Protocol):
         """
 
     async def requeue(self, lead_id: str, now: int) -> bool:
-        """Send a RETRYABLE entry again, at once. False if it is not one."""
+        """Send a RETRYABLE entry again, at once. False if it is not one.
+
+        A sale is not in doubt then: who sends it again knows that it did not count.
+        """
 
     async def get(self, lead_id: str) -> Entry | None:
         """One entry, or None."""

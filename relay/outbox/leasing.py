@@ -99,7 +99,7 @@ def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
     """Give what a settlement writes over what the lead has made and noted so far.
 
     In this order: status, due_at, attempts, notes, last_error, delivered_at,
-    in_doubt, round_at; None in the last three leaves what is there. Raises
+    in_doubt, round_at, answer; None in the last four leaves what is there. Raises
     IllegalMoveError for a state in which no delivery ends.
     """
     require_end(end.status)
@@ -111,6 +111,7 @@ def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
     return (
         *(end.status.value, due_at, made + len(end.attempts), notes),
         *(readable(end.last_error), end.delivered_at, end.in_doubt, end.since),
+        readable(end.answer),
     )
 
 

@@ -104,13 +104,14 @@ _SETTLE: Final = """
         notes = e.notes, last_error = e.last_error,
         delivered_at = coalesce(e.delivered_at, l.delivered_at),
         in_doubt = coalesce(e.in_doubt, l.in_doubt),
-        round_at = coalesce(e.round_at, l.round_at)
+        round_at = coalesce(e.round_at, l.round_at),
+        answer = coalesce(e.answer, l.answer)
     FROM unnest(
         $1::text[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::bigint[],
-        $7::boolean[], $8::bigint[], $9::bigint[]
+        $7::boolean[], $8::bigint[], $9::text[], $10::bigint[]
     ) AS e (
         status, due_at, attempts, notes, last_error, delivered_at,
-        in_doubt, round_at, seq
+        in_doubt, round_at, answer, seq
     )
     WHERE l.seq = e.seq
 """

@@ -37,7 +37,8 @@ _SET_GATE: Final = """
 
 _REQUEUE: Final = sql(
     """
-    UPDATE leads SET status = 'queued', due_at = $1, round_at = $1
+    UPDATE leads SET status = 'queued', due_at = $1, round_at = $1,
+        in_doubt = in_doubt AND sale IS NULL
     WHERE id = $2 AND status IN {resendable}
     """
 )

@@ -15,7 +15,7 @@ ENTRY_COLUMNS: Final = (
     *("id", "source", "customer", "event", "click_id", "mode"),
     *("person", "notes", "origin", "created_at"),
     *("status", "attempts", "last_error", "due_at", "delivered_at", "in_doubt"),
-    "round_at",
+    *("round_at", "sale", "answer"),
 )
 """What :func:`relay.outbox.rows.entry_of` reads, in this order."""
 
@@ -23,7 +23,7 @@ OFFER_COLUMNS: Final = (
     *("id", "source", "customer", "event", "click_id", "mode"),
     *("person", "notes", "origin", "created_at"),
     *("status", "last_error", "due_at", "round_at"),
-    *("dedupe_key", "idempotency_key", "body_hash"),
+    *("dedupe_key", "idempotency_key", "body_hash", "sale"),
 )
 """What :func:`relay.outbox.rows.row_of` writes, in this order."""
 

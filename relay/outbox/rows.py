@@ -8,10 +8,11 @@ is kept, lone surrogates as escapes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from relay.core import jsontext
-from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
+from relay.core.leads import Attempt, Entry, Lead, Mode, Sale, Status, Step
 from relay.outbox.contract import Offer, UnstorableError
 
 Row = tuple[Any, ...]
@@ -58,6 +59,7 @@ def row_of(offer: Offer) -> Row:
         offer.dedupe_key,
         key,
         offer.body_hash,
+        None if lead.sale is None else _encode(asdict(lead.sale)),
     )
 
 
@@ -74,6 +76,7 @@ def entry_of(row: Sequence[Any]) -> Entry:
         notes=tuple(jsontext.decode(row[7])),
         origin=jsontext.decode(row[8]),
         created_at=row[9],
+        sale=None if row[17] is None else Sale(**jsontext.decode(row[17])),
     )
     return Entry(
         lead,
@@ -84,6 +87,7 @@ def entry_of(row: Sequence[Any]) -> Entry:
         delivered_at=row[14],
         in_doubt=bool(row[15]),
         since=row[16],
+        answer=row[18],
     )
 
 

@@ -87,7 +87,8 @@ _SETTLE: Final = """
     UPDATE leads SET
         status = ?, due_at = ?, token = NULL, attempts = ?, notes = ?,
         last_error = ?, delivered_at = coalesce(?, delivered_at),
-        in_doubt = coalesce(?, in_doubt), round_at = coalesce(?, round_at)
+        in_doubt = coalesce(?, in_doubt), round_at = coalesce(?, round_at),
+        answer = coalesce(?, answer)
     WHERE seq = ?
 """
 
@@ -295,7 +296,8 @@ def requeue(connection: sqlite3.Connection, lead_id: str, now: int) -> bool:
     changed = connection.execute(
         sql(
             """
-            UPDATE leads SET status = 'queued', due_at = ?1, round_at = ?1
+            UPDATE leads SET status = 'queued', due_at = ?1, round_at = ?1,
+                in_doubt = in_doubt AND sale IS NULL
             WHERE id = ?2 AND status IN {resendable}
             """
         ),

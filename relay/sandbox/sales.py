@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from relay.core import errors
-from relay.core.dubapi import MAX_EVENT_NAME, MAX_METADATA
-from relay.core.ecmascript import js_trim, metadata_length
+from relay.core.fields import InvalidFieldError
+from relay.core.sales import sale_fields, validate_sale
 from relay.sandbox.dub import NOTHING, Around, Dub, customer_json
 from relay.sandbox.model import (
     Click,
@@ -20,17 +19,6 @@ from relay.sandbox.model import (
     RecordedLead,
     RecordedSale,
     RefusalError,
-)
-
-PROCESSORS: Final = (
-    "stripe",
-    "shopify",
-    "polar",
-    "paddle",
-    "apple",
-    "revenuecat",
-    "dub",
-    "custom",
 )
 
 _DIRECT_LEAD: Final = "Direct sale tracking lead event"
@@ -140,80 +128,19 @@ def _require_lead(dub: Dub, sale: dict[str, Any]) -> None:
 
 def _checked(body: object) -> dict[str, Any]:
     """Check a sale's fields; defaults filled in."""
-    if not isinstance(body, dict):
-        raise _bad("invalid_type", "", "Invalid input: expected object")
-    external_id = _external_id(body)
-    if not external_id:
-        raise RefusalError(errors.BAD_REQUEST, errors.EXTERNAL_ID_REQUIRED)
-    processor = body.get("paymentProcessor", "custom")
-    if processor not in PROCESSORS:
-        options = "|".join(f'"{name}"' for name in PROCESSORS)
-        text = f"Invalid option: expected one of {options}"
-        raise _bad("invalid_value", "paymentProcessor", text)
+    try:
+        fields = validate_sale(body)
+    except InvalidFieldError as error:
+        raise RefusalError(error.issue.error_code, error.issue.text) from None
+    assert fields.sale is not None  # noqa: S101 - what validate_sale promises
     return {
-        "customerExternalId": external_id,
-        "amount": _amount(body),
-        "eventName": _text(body, "eventName") or "Purchase",
-        "currency": (_text(body, "currency") or "usd").lower(),
-        "paymentProcessor": processor,
-        "metadata": _metadata(body),
-        **{
-            key: _text(body, key)
-            for key in (
-                "invoiceId",
-                "leadEventName",
-                "clickId",
-                "customerName",
-                "customerEmail",
-                "customerAvatar",
-            )
-        },
+        **sale_fields(fields.sale),
+        "leadEventName": fields.sale.lead_event_name,
+        "customerExternalId": fields.customer_external_id,
+        "eventName": fields.event_name,
+        "metadata": fields.metadata,
+        "clickId": fields.click_id,
+        "customerName": fields.customer_name,
+        "customerEmail": fields.customer_email,
+        "customerAvatar": fields.customer_avatar,
     }
-
-
-def _external_id(body: dict[str, Any]) -> str | None:
-    """Read the id or its two older names, untrimmed, as the route does."""
-    for key in ("customerExternalId", "externalId", "customerId"):
-        value = body.get(key)
-        if value is not None and not isinstance(value, str):
-            raise _bad("invalid_type", key, "Invalid input: expected string")
-        if value:
-            return str(value)
-    return None
-
-
-def _amount(body: dict[str, Any]) -> int:
-    amount = body.get("amount")
-    if isinstance(amount, bool) or not isinstance(amount, int):
-        raise _bad("invalid_type", "amount", "Invalid input: expected number")
-    if amount < 0:
-        raise _bad("too_small", "amount", "Too small: expected number to be >=0")
-    return amount
-
-
-def _text(body: dict[str, Any], key: str) -> str | None:
-    value = body.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise _bad("invalid_type", key, "Invalid input: expected string")
-    if len(value) > MAX_EVENT_NAME:
-        text = f"Too big: expected string to have <={MAX_EVENT_NAME} characters"
-        raise _bad("too_big", key, text)
-    return js_trim(value)
-
-
-def _metadata(body: dict[str, Any]) -> dict[str, Any] | None:
-    value = body.get("metadata")
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise _bad("invalid_type", "metadata", "Invalid input: expected record")
-    if metadata_length(value) > MAX_METADATA:
-        text = "Metadata must be less than 10,000 characters when stringified"
-        raise _bad("custom", "metadata", text)
-    return value
-
-
-def _bad(code: str, field: str, text: str) -> RefusalError:
-    return RefusalError(errors.UNPROCESSABLE, f"{code}: {field}: {text}")

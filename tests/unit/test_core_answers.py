@@ -25,7 +25,7 @@ from relay.core.errors import CODES, error_body
 from relay.core.leads import Step
 
 NOW = 1_750_000_000_000
-BOTH_STEPS = pytest.mark.parametrize("step", list(Step))
+BOTH_STEPS = pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 
 # A loaded machine must not fail a test of values.
 untimed = settings(deadline=None)
@@ -289,7 +289,7 @@ def test_every_answer_means_something(reply: Answer, step: Step) -> None:
     assert "{" not in outcome.reason
     assert outcome.http_status == reply.status
     if outcome.may_have_counted:
-        assert step is Step.RECORD
+        assert step is not Step.PROVE
         assert outcome.meaning is Meaning.AGAIN
     if outcome.meaning in (Meaning.TAKEN, Meaning.NO_LINK):
         assert reply.status == 200

@@ -1,0 +1,204 @@
+"""``POST track/lead`` and ``track/sale``: Dub's own API, made durable.
+
+The same schema, errors and order of checks as Dub's server routes, so that its
+SDKs work with another server URL. What Dub says in 200s the relay says once the
+lead is committed; only ``mode: "wait"`` waits for Dub's own answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from aiohttp import web
+
+from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer
+from relay.capture.intake import Capture, Intake
+from relay.capture.trusted import Trusted
+from relay.capture.visitors import VisitorRate
+from relay.capture.waiting import Waiting
+from relay.core import errors, jsontext
+from relay.core.dubapi import InvalidFieldError, LeadFields, keepable, validate
+from relay.core.leads import Mode
+from relay.core.sales import sale_fields, validate_sale
+from relay.outbox.contract import OutboxUnavailableError, Receipt, Taken
+
+SOURCE: Final = "api"
+
+BEARER: Final = "Bearer "
+"""Dub takes it letter by letter, case included."""
+
+KEY_PREFIX: Final = "dub_"
+"""What a workspace's key begins with."""
+
+STRANGER_RATE: Final = 60
+"""Calls a minute that one address may make with a wrong key: enough for whoever
+tries one out, and guessing leads nowhere. It takes nothing from right ones."""
+
+_IDEMPOTENCY_KEY: Final = re.compile(r"[!-~]{1,255}")
+
+Check = Callable[[object], LeadFields]
+Monotonic = Callable[[], float]
+
+
+class TrackApi:
+    """Dub's two server routes. ``keys`` are the bearer tokens that are right.
+
+    ``rate`` is how many calls a minute one address may make.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        waiting: Waiting,
+        trusted: Trusted,
+        *,
+        keys: Sequence[str],
+        rate: int,
+        clock: Monotonic = time.monotonic,
+    ) -> None:
+        self._intake = intake
+        self._waiting = waiting
+        self._trusted = trusted
+        self._keys = [_digest(key) for key in keys]
+        self._rate = VisitorRate(rate)
+        self._strangers = VisitorRate(STRANGER_RATE)
+        self._clock = clock
+
+    async def lead(self, request: web.Request) -> web.StreamResponse:
+        """``POST track/lead``."""
+        started = self._clock()
+        fields, receipt = await self._take(request, "lead", validate)
+        if fields.mode is Mode.WAIT:
+            within = started + self._waiting.within - self._clock()
+            return await self._waiting.answer(receipt, lead_body(fields), within)
+        return answer(with_receipt(lead_body(fields), receipt))
+
+    async def sale(self, request: web.Request) -> web.StreamResponse:
+        """``POST track/sale``."""
+        fields, receipt = await self._take(request, "sale", validate_sale)
+        return answer(with_receipt(_sale_body(fields), receipt))
+
+    async def _take(
+        self, request: web.Request, kind: str, check: Check
+    ) -> tuple[LeadFields, Receipt]:
+        """Go through Dub's checks in Dub's order, then commit."""
+        self._admit(request)
+        body = await request.read()
+        key = _idempotency_key(request.headers)
+        fields = _checked(body, check)
+        capture = Capture(
+            source=SOURCE,
+            click_id=fields.click_id or "",
+            fields=fields,
+            origin={"click": "clickId" if fields.click_id else "customer"},
+            # One key may stand for a sign-up and for its first payment.
+            idempotency_key=None if key is None else f"{kind}:{key}",
+            body_hash=None if key is None else hashlib.sha256(body).digest(),
+        )
+        return fields, await self._commit(capture)
+
+    def _admit(self, request: web.Request) -> None:
+        """Check the key, then the rate; raise RefusedError."""
+        refusal = self._judge(request.headers.get("Authorization"))
+        rate = self._rate if refusal is None else self._strangers
+        wait = rate.take(self._trusted.address(request), self._clock())
+        if wait:
+            self._intake.count(SOURCE, "throttled")
+            raise RefusedError(
+                429, errors.TOO_MANY_REQUESTS, {"Retry-After": str(math.ceil(wait))}
+            )
+        if refusal is not None:
+            self._intake.count(SOURCE, "unauthorized")
+            raise refusal
+
+    def _judge(self, header: str | None) -> RefusedError | None:
+        """Say what is wrong with the caller's key, in Dub's words; None: nothing."""
+        if header is None:
+            return RefusedError(401, errors.MISSING_HEADER)
+        if not header.startswith(BEARER):
+            return RefusedError(400, errors.MISCONFIGURED_HEADER)
+        given = header.removeprefix(BEARER)
+        if self._is_key(given):
+            return None
+        if not given.startswith(KEY_PREFIX):
+            return RefusedError(404, errors.WORKSPACE_ID_NOT_FOUND)
+        return RefusedError(401, errors.INVALID_KEY)
+
+    def _is_key(self, given: str) -> bool:
+        """Compare with every key, in a time that tells nothing of any of them."""
+        digest = _digest(given)
+        # Added up: any() would stop at the first that fits.
+        return sum(hmac.compare_digest(digest, key) for key in self._keys) > 0
+
+    async def _commit(self, capture: Capture) -> Receipt:
+        try:
+            receipt = await self._intake.take(capture)
+        except OutboxUnavailableError:
+            raise RefusedError(
+                503,
+                "The relay could not store this; nothing was taken. Send it again.",
+                {"Retry-After": RETRY_AFTER_S},
+            ) from None
+        if receipt.taken is Taken.CONFLICT:
+            raise RefusedError(
+                409, "This Idempotency-Key was used before with another body."
+            )
+        return receipt
+
+
+def with_receipt(body: Mapping[str, Any], receipt: Receipt) -> dict[str, Any]:
+    """Add what the relay has to say to an answer in Dub's shape."""
+    status = "duplicate" if receipt.taken is Taken.DUPLICATE else receipt.status.value
+    return {**body, "relay": {"id": receipt.lead_id, "status": status}}
+
+
+def lead_body(fields: LeadFields) -> dict[str, Any]:
+    """Give the answer to a lead that is committed; Dub has not named a link yet."""
+    return {
+        "click": {"id": fields.click_id or ""},
+        "link": None,
+        "customer": {
+            "name": fields.customer_name,
+            "email": fields.customer_email,
+            "avatar": fields.customer_avatar,
+            "externalId": fields.customer_external_id,
+        },
+    }
+
+
+def _sale_body(fields: LeadFields) -> dict[str, Any]:
+    """Give the answer to a sale that is committed; only Dub knows the customer."""
+    assert fields.sale is not None  # noqa: S101 - what validate_sale promises
+    sale = {**sale_fields(fields.sale), "metadata": fields.metadata}
+    return {"eventName": fields.event_name, "customer": None, "sale": sale}
+
+
+def _checked(body: bytes, check: Check) -> LeadFields:
+    try:
+        document = jsontext.decode(body)
+    except ValueError:
+        raise RefusedError(400, errors.INVALID_JSON) from None
+    try:
+        return keepable(check(document))
+    except InvalidFieldError as error:
+        raise RefusedError(error.issue.status, error.issue.text) from None
+
+
+def _idempotency_key(headers: Mapping[str, str]) -> str | None:
+    key = headers.get("Idempotency-Key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise RefusedError(
+            400, "Idempotency-Key must be 1 to 255 visible ASCII characters."
+        )
+    return key
+
+
+def _digest(key: str) -> bytes:
+    """Make keys equally long, so that not even a length can be measured."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,167 @@
+"""Dub's ``POST /track/sale``: its check, the call's body and what counts once.
+
+A sale is a :class:`~relay.core.leads.Lead` with a :class:`~relay.core.leads.Sale`:
+it waits in its customer's line behind the leads that it belongs to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from relay.core.dubapi import (
+    CUSTOMER_ID_NAMES,
+    PERSON_NAMES,
+    LeadFields,
+    keepable,
+    person_of,
+)
+from relay.core.ecmascript import MAX_SAFE_INTEGER, as_double
+from relay.core.errors import BAD_REQUEST, EXTERNAL_ID_REQUIRED
+from relay.core.fields import (
+    MAX_EVENT_NAME,
+    MISSING,
+    Body,
+    FieldIssue,
+    InvalidFieldError,
+    limited,
+    read_email,
+    read_metadata,
+    read_name,
+    read_text,
+    refused,
+    wrong_type,
+)
+from relay.core.leads import Lead, Sale
+
+PROCESSORS: Final = (
+    *("stripe", "shopify", "polar", "paddle", "apple", "revenuecat", "dub"),
+    "custom",
+)
+
+DEFAULT_EVENT: Final = "Purchase"
+
+OPTIONAL_NAMES: Final = (*PERSON_NAMES, "metadata")
+"""Fields that are left out of a sale rather than lose it."""
+
+
+def validate_sale(body: object) -> LeadFields:
+    """Check a parsed JSON body as Dub's server route does; ``sale`` is set.
+
+    As :func:`relay.core.dubapi.validate`; unlike there, ids are not trimmed.
+    """
+    if not isinstance(body, Mapping):
+        raise wrong_type("", "object", body)
+    ids = [read_text(body, name) for name in CUSTOMER_ID_NAMES]
+    amount = _amount(body)
+    currency = _given(body, "currency", "usd").lower()
+    event_name = _given(body, "eventName", DEFAULT_EVENT)
+    sale = Sale(
+        amount=amount,
+        currency=currency,
+        payment_processor=_processor(body),
+        invoice_id=read_text(body, "invoiceId"),
+        lead_event_name=read_text(body, "leadEventName"),
+    )
+    fields = LeadFields(
+        event_name=limited("eventName", event_name, MAX_EVENT_NAME),
+        metadata=read_metadata(body),
+        click_id=read_text(body, "clickId"),
+        customer_external_id=next(filter(None, ids), ""),
+        customer_name=read_name(body),
+        customer_email=read_email(body),
+        customer_avatar=read_text(body, "customerAvatar"),
+        sale=sale,
+    )
+    if not fields.customer_external_id:
+        name = CUSTOMER_ID_NAMES[0]
+        raise InvalidFieldError(
+            FieldIssue(name, "custom", EXTERNAL_ID_REQUIRED, BAD_REQUEST)
+        )
+    return fields
+
+
+def sanitise_sale(body: Mapping[str, object]) -> tuple[LeadFields, tuple[str, ...]]:
+    """Keep what can be kept of a sale; give the fields and a note for each left out.
+
+    As :func:`relay.core.dubapi.sanitise`: for ways in that cannot tell anybody
+    of a bad name, address or metadata. Raises InvalidFieldError for the rest.
+    """
+    notes: list[str] = []
+    person = person_of(body, notes)
+    written = {name: it for name, it in body.items() if name not in OPTIONAL_NAMES}
+    fields = keepable(validate_sale(written))
+    return replace(fields, **person), tuple(notes)
+
+
+def sale_key(sale: Sale) -> str:
+    """Say which of a customer's sales count once: those of one invoice."""
+    return f"sale:{sale.invoice_id or ''}"
+
+
+def sale_body(lead: Lead) -> dict[str, object]:
+    """Give the JSON body of the call that records a sale.
+
+    Raises ValueError for a lead that is none.
+    """
+    if lead.sale is None:
+        raise ValueError("not a sale")
+    body: dict[str, object | None] = {
+        "customerExternalId": lead.customer_external_id,
+        **sale_fields(lead.sale),
+        "eventName": lead.event_name,
+        "metadata": None if lead.metadata is None else dict(lead.metadata),
+        "leadEventName": lead.sale.lead_event_name,
+        "clickId": lead.click_id or None,
+        "customerName": lead.customer_name,
+        "customerEmail": lead.customer_email,
+        "customerAvatar": lead.customer_avatar,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def sale_fields(sale: Sale) -> dict[str, object | None]:
+    """Give what a sale has and a lead has not, by Dub's names, for people too."""
+    return {
+        "amount": sale.amount,
+        "currency": sale.currency,
+        "paymentProcessor": sale.payment_processor,
+        "invoiceId": sale.invoice_id,
+    }
+
+
+def _amount(body: Body) -> int:
+    """Read a whole number from 0; JavaScript takes 30.0 for 30."""
+    value = body.get("amount", MISSING)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong_type("amount", "number", value)
+    double = as_double(value)
+    if not math.isfinite(double):
+        raise wrong_type("amount", "number", value)
+    if not double.is_integer():
+        raise wrong_type("amount", "int", value)
+    if double > MAX_SAFE_INTEGER:
+        message = f"Too big: expected int to be <={MAX_SAFE_INTEGER}"
+        raise refused("amount", "too_big", message)
+    if double < 0:
+        raise refused("amount", "too_small", "Too small: expected number to be >=0")
+    return int(double)
+
+
+def _given(body: Body, name: str, default: str) -> str:
+    """Read a text that has a default; null is an error."""
+    value = body.get(name, default)
+    if not isinstance(value, str):
+        raise wrong_type(name, "string", value)
+    return value
+
+
+def _processor(body: Body) -> str:
+    value = body.get("paymentProcessor", "custom")
+    if isinstance(value, str) and value in PROCESSORS:
+        return value
+    options = "|".join(f'"{name}"' for name in PROCESSORS)
+    message = f"Invalid option: expected one of {options}"
+    raise refused("paymentProcessor", "invalid_value", message)

@@ -19,7 +19,8 @@ from relay.capture.spill import Spill
 from relay.clock import Clock
 from relay.core import signing
 from relay.core.dubapi import InvalidFieldError, sanitise
-from relay.core.providers.model import Ignored, PayloadError, Provider, Signup
+from relay.core.providers.model import Ignored, PayloadError, Provider, Sale, Signup
+from relay.core.sales import sanitise_sale
 from relay.core.tickets import Found, Opener
 from relay.logs import get_logger
 from relay.outbox.contract import Offer, OutboxUnavailableError, Taken
@@ -89,7 +90,7 @@ class ProviderHook:
             return self._ignored(event.reason)
         told = await self._lead(event)
         if event.sale is not None:
-            told["sale"] = self._sale(event)
+            told["sale"] = await self._sale(event, event.sale)
         return told
 
     def _read(self, body: bytes, message_id: str) -> Signup | Ignored:
@@ -151,10 +152,21 @@ class ProviderHook:
         self._count("missed")
         return {"id": None, "status": "missed", "reason": "neither database nor disk"}
 
-    def _sale(self, signup: Signup) -> dict[str, Any]:
-        """SEAM: hand the sale to the outbox once that takes sales."""
-        log.warning("sale.ignored", source=self._provider.name, kind=signup.kind)
-        return {"status": "ignored", "reason": "This relay takes no sales yet."}
+    async def _sale(self, signup: Signup, sale: Sale) -> dict[str, Any]:
+        """Commit a sale; in its customer's line it waits behind the lead, if any."""
+        try:
+            fields, notes = sanitise_sale({**signup.person, **sale.body})
+        except InvalidFieldError as error:
+            raise RefusedError(422, error.issue.text) from None
+        capture = Capture(
+            source=self._provider.name,
+            click_id="",
+            fields=fields,
+            notes=notes,
+            origin={"click": "customer", "event": signup.kind},
+            idempotency_key=f"sale:{signup.event_id}",
+        )
+        return await self._commit(self._parts.intake.offer(capture))
 
     def _ignored(self, reason: str) -> dict[str, Any]:
         self._count("ignored")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from socket import gethostname
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from relay import metrics as prometheus
 from relay.alerts import causes
@@ -23,16 +24,22 @@ from relay.capture.dubhook import DubHook
 from relay.capture.hooks import SignupHook
 from relay.capture.intake import Intake
 from relay.capture.landing import Landing
+from relay.capture.own_pages import OwnPages
 from relay.capture.passthrough import PATHS, Passthrough
+from relay.capture.providers import Parts, ProviderHook
 from relay.capture.proxied import ProxiedSignups
 from relay.capture.proxy import Proxy
+from relay.capture.refusals import RefusalRate
 from relay.capture.script import Snippet
 from relay.capture.shortcut import SHORTCUTS, Shortcuts
 from relay.capture.spill import Spill, spill_path
+from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
 from relay.capture.waiting import Waiting
 from relay.clock import now_ms, roll
+from relay.core.providers import PROVIDERS
 from relay.core.retry import Policy
+from relay.core.tickets import Opener
 from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms, lease_ms
 from relay.delivery.worker import Worker
@@ -80,6 +87,16 @@ class Relay:
             attribution=settings.attribution,
             clock=now_ms,
             metrics=self.metrics,
+        )
+        self.trusted = Trusted(
+            settings.trusted_proxies,
+            # Whoever may open the socket is the server in front, on this machine.
+            settings.listen.unix is not None,
+        )
+        self.opener = Opener(
+            settings.secret,
+            life_s=round(settings.hooks_ticket_life),
+            required=settings.hooks_require_ticket,
         )
         self._methods: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -140,9 +157,11 @@ class Relay:
         if self.tracing is not None:
             app.middlewares.append(self.tracing.middleware())
         prefix = self.settings.prefix
-        hook = SignupHook(self.intake, self.settings.hook_secret, now_ms)
-        app[SHORTCUTS] = self._shortcuts(hook)
-        for method, path, handler in [*self._endpoints(hook), *self._for_pages(app)]:
+        signup = SignupHook(self.intake, self.settings.hook_secret, now_ms, self.opener)
+        rate = RefusalRate(self.settings.hooks_refusals, self.trusted)
+        app[SHORTCUTS] = self._shortcuts(signup, rate)
+        endpoints = [*self._endpoints(signup, rate), *self._for_pages(app)]
+        for method, path, handler in endpoints:
             told = self._timed(path, speaking_json(handler))
             for each in (method, "HEAD") if method == "GET" else (method,):
                 app.router.add_route(each, f"{prefix}/{path}", told)
@@ -170,7 +189,7 @@ class Relay:
         for method, path, handler in dashboard.endpoints():
             app.router.add_route(method, f"{self.settings.prefix}/{path}", handler)
 
-    def _shortcuts(self, hook: SignupHook) -> Shortcuts:
+    def _shortcuts(self, signup: SignupHook, rate: RefusalRate) -> Shortcuts:
         """Give what is answered without a request object, by its path.
 
         Nothing where middlewares must see every request.
@@ -179,14 +198,19 @@ class Relay:
             return {}
         observe = self.metrics.capture.labels("hooks/signup").observe
 
-        async def timed(headers: Mapping[str, str], body: bytes) -> web.Response:
+        async def respond(
+            message: RawRequestMessage, peer: str | None, body: bytes
+        ) -> web.Response:
             started = perf_counter()
             try:
-                return await hook.respond(headers, body)
+                return await signup.respond(message.headers, body)
+            except RefusedError as refused:
+                rate.count(refused.status, message.raw_headers, peer)
+                raise
             finally:
                 observe(perf_counter() - started)
 
-        return {f"{self.settings.prefix}/hooks/signup": timed}
+        return {f"{self.settings.prefix}/hooks/signup": respond}
 
     def _timed(self, path: str, handler: Handler) -> Handler:
         """Measure the ways in by which a sign-up comes."""
@@ -203,12 +227,10 @@ class Relay:
 
         return timed
 
-    def _endpoints(self, hook: SignupHook) -> list[Endpoint]:
+    def _endpoints(self, signup: SignupHook, rate: RefusalRate) -> list[Endpoint]:
         api = self._track_api()
-        dub_hook = DubHook(self.outbox, self.settings.dub_webhook_secret, now_ms)
         return [
-            ("POST", "hooks/signup", hook.handle),
-            ("POST", "hooks/dub", dub_hook.handle),
+            *(("POST", path, each) for path, each in self._hooks(signup, rate)),
             ("POST", "track/lead", api.lead),
             ("POST", "track/sale", api.sale),
             ("GET", "livez", self._livez),
@@ -216,12 +238,34 @@ class Relay:
             ("GET", "metrics", self._metrics),
         ]
 
+    def _hooks(
+        self, signup: SignupHook, rate: RefusalRate
+    ) -> list[tuple[str, Handler]]:
+        settings = self.settings
+        dub = DubHook(self.outbox, settings.dub_webhook_secret, now_ms)
+        parts = Parts(
+            self.intake, self.spill, self.opener, settings.hooks_event, now_ms
+        )
+        return [
+            ("hooks/signup", rate.guard(signup.handle)),
+            ("hooks/dub", rate.guard(dub.handle)),
+            *(
+                (
+                    f"hooks/{row.name}",
+                    rate.guard(
+                        ProviderHook(row, settings.provider_keys(row), parts).handle
+                    ),
+                )
+                for row in PROVIDERS
+            ),
+        ]
+
     def _track_api(self) -> TrackApi:
         settings = self.settings
         return TrackApi(
             self.intake,
             Waiting(self.outbox, now_ms),
-            Trusted(settings.trusted_proxies, settings.listen.unix is not None),
+            self.trusted,
             keys=(settings.dub_api_key, *settings.api_token),
             rate=settings.api_rate,
         )
@@ -230,14 +274,20 @@ class Relay:
         """Give the endpoints that the site's pages and their script call."""
         settings = self.settings
         snippet = Snippet.of(settings)
-        trusted = Trusted(settings.trusted_proxies, settings.listen.unix is not None)
-        cookie = CookieEndpoint(self.landing, trusted)
-        dub = Passthrough(settings.dub_api_url, trusted, rate=settings.visitor_rate)
+        cookie = CookieEndpoint(self.landing, self.trusted)
+        ticket = TicketEndpoint(
+            self.landing, OwnPages(self.trusted), self.opener, now_ms
+        )
+        dub = Passthrough(
+            settings.dub_api_url, self.trusted, rate=settings.visitor_rate
+        )
         app.cleanup_ctx.append(dub.running)
         return [
             *(("GET", name, snippet.handle) for name in snippet.names),
             ("POST", "cookie", cookie.keep),
             ("DELETE", "cookie", cookie.forget),
+            ("GET", "ticket", ticket.issue),
+            ("POST", "ticket", ticket.issue),
             *(("POST", path, partial(dub.handle, path)) for path in PATHS),
             *(("OPTIONS", path, dub.preflight) for path in PATHS),
         ]

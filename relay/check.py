@@ -24,6 +24,7 @@ from relay.cli_base import sqlite_file
 from relay.clock import now_ms
 from relay.core.answers import Answer, Meaning, NoAnswer, interpret
 from relay.core.leads import Step
+from relay.core.providers import PROVIDERS
 from relay.core.signing import sign_call
 from relay.delivery.client import DubClient
 from relay.outbox.contract import Outbox, OutboxError
@@ -85,7 +86,7 @@ async def run_checks(settings: Settings, outbox: Outbox) -> list[Finding]:
     reached, key, clock = dub
     cookie = check_cookie(settings)
     found = [check_settings(settings), stored, site, reached, key, cookie, clock]
-    return [*found, check_snippet(settings)]
+    return [*found, check_hooks(settings), check_snippet(settings)]
 
 
 def check_settings(settings: Settings) -> Finding:
@@ -230,6 +231,19 @@ def check_cookie(settings: Settings) -> Finding:
     if _is_address(bare) or "." not in bare:
         return fail("cookie", f"browsers refuse a cookie for {domain}: leave it unset")
     return ok("cookie", f"set for {domain} and every host below it")
+
+
+def check_hooks(settings: Settings) -> Finding:
+    """Say which hooks are on, by the secrets that are set."""
+    secrets = {
+        "signup": settings.hook_secret,
+        "dub": settings.dub_webhook_secret,
+        **{row.name: settings.provider_keys(row) for row in PROVIDERS},
+    }
+    paths = [f"{settings.prefix}/hooks/{name}" for name in secrets if secrets[name]]
+    on = ", ".join(paths) or "none"
+    off = ", ".join(name for name, keys in secrets.items() if not keys)
+    return ok("hooks", f"on: {on}" + (f"; off: {off}" if off else ""))
 
 
 def check_snippet(settings: Settings) -> Finding:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from relay.core.cookies import Attribution
+from relay.core.providers.model import Provider
 from relay.core.rules import RuleError, SignupRule, compile_rules
 from relay.settings_sources import (
     RULES_KEY,
@@ -63,6 +64,17 @@ class Settings:
     dub_webhook_secret: str | None = None
     dub_timeout: float
     hook_secret: tuple[bytes, ...] = ()
+    hooks_event: str
+    hooks_require_ticket: bool
+    hooks_ticket_life: float
+    hooks_refusals: int
+    clerk_secret: tuple[bytes, ...] = ()
+    supabase_secret: tuple[bytes, ...] = ()
+    auth0_secret: tuple[bytes, ...] = ()
+    workos_secret: tuple[bytes, ...] = ()
+    stytch_secret: tuple[bytes, ...] = ()
+    firebase_secret: tuple[bytes, ...] = ()
+    stripe_secret: tuple[bytes, ...] = ()
     api_token: tuple[str, ...] = ()
     admin_password: str | None = None
     admin_listen: Listen | None = None
@@ -117,6 +129,11 @@ class Settings:
     def dashboard(self) -> bool:
         """Tell whether there is a dashboard: whether anybody can sign in."""
         return self.admin_password is not None or self.admin_identity_header is not None
+
+    def provider_keys(self, provider: Provider) -> tuple[bytes, ...]:
+        """Give the keys of a provider's hook, none where it is off."""
+        keys: tuple[bytes, ...] = getattr(self, provider.setting)
+        return keys
 
     def describe(self) -> list[Described]:
         """List every setting with its value, masked, and where it came from."""

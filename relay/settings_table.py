@@ -11,6 +11,7 @@ from typing import Final
 from relay import settings_values as values
 from relay.core import signing
 from relay.settings_alerts import ALERT_SETTINGS
+from relay.settings_hooks import HOOK_SETTINGS
 from relay.settings_proxy import PROXY_SETTINGS
 from relay.settings_row import MASK, Setting
 
@@ -197,6 +198,7 @@ SETTINGS: Final = (
             " list: the first signs, all verify."
         ),
     ),
+    *HOOK_SETTINGS,
     Setting(
         name="api_token",
         env="RELAY_API_TOKEN",

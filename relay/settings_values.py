@@ -67,6 +67,13 @@ def secret_text(raw: object) -> str:
     return raw
 
 
+def event_name(raw: object) -> str:
+    """Take the name of an event at Dub."""
+    if not 1 <= len(value := text(raw)) <= 255:
+        raise BadValueError("must have 1 to 255 characters")
+    return value
+
+
 def token(raw: object) -> str:
     """Take a bearer token: visible ASCII, all that a header may carry."""
     value = secret_text(raw)

@@ -24,6 +24,7 @@ STEP_WORDS: Final = {
 CLICK_ORIGINS: Final = {
     "cookie": "the dub_id cookie",
     "clickId": "the caller, as clickId",
+    "ticket": "a ticket that the relay signed for the visitor's browser",
     "customer": "nobody: Dub is asked for this customer's earlier click",
     "query": "?dub_id= of the landing page",
     "companion": "the relay's signed companion cookie; dub_id itself was lost",

@@ -13,6 +13,7 @@ from relay.capture.intake import Capture, Intake
 from relay.clock import Clock
 from relay.core import cookies, signing
 from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
+from relay.core.tickets import Opener
 from relay.outbox.contract import OutboxUnavailableError, Taken
 
 SOURCE: Final = "hook"
@@ -26,10 +27,17 @@ FORGERY_HELP: Final = (
 class SignupHook:
     """Checks the signature first, then the body, then commits the lead."""
 
-    def __init__(self, intake: Intake, keys: tuple[bytes, ...], clock: Clock) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        keys: tuple[bytes, ...],
+        clock: Clock,
+        opener: Opener,
+    ) -> None:
         self._intake = intake
         self._keys = keys
         self._clock = clock
+        self._opener = opener
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer as the table of ``POST hooks/signup`` in the docs says."""
@@ -41,7 +49,7 @@ class SignupHook:
             raise RefusedError(404, "hooks/signup is off: set RELAY_HOOK_SECRET.")
         message_id = self._verify(headers, body)
         fields, notes, document = _read(body)
-        click_id, told_by = _click(fields, document)
+        click_id, told_by = self._click(fields, document)
         if click_id is None:
             self._intake.unattributed(SOURCE)
             return answer({"id": None, "status": "unattributed"}, 202)
@@ -65,6 +73,19 @@ class SignupHook:
             self._refuse("stale", 401, str(error))
         except signing.BadSignatureError:
             self._refuse("forged", 401, FORGERY_HELP)
+
+    def _click(
+        self, fields: LeadFields, document: Mapping[str, Any]
+    ) -> tuple[str | None, str]:
+        """Choose the click id; clickId beats cookie, "" means the customer's own."""
+        given = fields.click_id
+        if given is None:
+            return cookies.click_id([document.get("cookie") or ""]), "cookie"
+        if given == "" or cookies.is_click_id(given):
+            return given, "clickId" if given else "customer"
+        # The site's server may pass on what its page was given.
+        found = self._opener.find((given,), (), self._clock())
+        return found.click_id, found.told_by
 
     def _refuse(self, result: str, status: int, message: str) -> NoReturn:
         self._intake.count(SOURCE, result)
@@ -101,12 +122,3 @@ def _read(body: bytes) -> tuple[LeadFields, tuple[str, ...], Mapping[str, Any]]:
     except InvalidFieldError as error:
         raise RefusedError(422, error.issue.text) from None
     return fields, notes, document
-
-
-def _click(fields: LeadFields, document: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Choose the click id; clickId beats cookie, "" means the customer's own."""
-    if fields.click_id is not None:
-        usable = fields.click_id == "" or cookies.is_click_id(fields.click_id)
-        told_by = "clickId" if fields.click_id else "customer"
-        return (fields.click_id if usable else None), told_by
-    return cookies.click_id([document.get("cookie") or ""]), "cookie"

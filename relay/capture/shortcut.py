@@ -18,8 +18,9 @@ from aiohttp.http import SERVER_SOFTWARE, HttpVersion11, RawRequestMessage
 from relay.capture.answers import told
 from relay.capture.flights import Visitor
 
-Endpoint = Callable[[Mapping[str, str], bytes], Awaitable[web.Response]]
-"""Answers a request by its headers and its body; may raise RefusedError."""
+Endpoint = Callable[[RawRequestMessage, str | None, bytes], Awaitable[web.Response]]
+"""Answers a request by its head, who is at the other end of the connection, and its
+body; may raise RefusedError."""
 
 Shortcuts = Mapping[str, Endpoint]
 """Endpoints by their path."""
@@ -78,7 +79,7 @@ class Errand:
         """Give the whole answer, head and body, as aiohttp would write it."""
         message = self._message
         try:
-            response = await self._endpoint(message.headers, body)
+            response = await self._endpoint(message, self._visitor.peer, body)
         except Exception as error:  # noqa: BLE001 - the border: told, logged, answered
             response = told(error, message.path)
         return _written(response, close=message.should_close)

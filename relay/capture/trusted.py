@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from relay.core.headers import Network, client, visitor_scheme_host
+from relay.core.headers import Headers, Network, client, visitor_scheme_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,11 @@ class Trusted:
 
     def address(self, request: web.BaseRequest) -> str:
         """Give the visitor's address, "unknown" if there is none."""
-        return client(
-            request.raw_headers,
-            request.remote or None,
-            self.networks,
-            unix_trusted=self.unix,
-        )
+        return self.address_of(request.raw_headers, request.remote)
+
+    def address_of(self, headers: Headers, peer: str | None) -> str:
+        """Do the same by a request's headers and its connection's other end."""
+        return client(headers, peer or None, self.networks, unix_trusted=self.unix)
 
     def scheme_host(self, request: web.BaseRequest) -> tuple[str, str]:
         """Give scheme and host as they stand in the visitor's address bar."""

@@ -107,6 +107,7 @@ async def test_when_all_is_well_every_line_is_ok() -> None:
         "key": "ok",
         "clock": "ok",
         "cookie": "ok",
+        "hooks": "ok",
         "snippet": "ok",
     }
 
@@ -126,6 +127,7 @@ async def test_dub_that_is_not_there_is_said_clearly_and_all_else_is_checked() -
         "key": "note",
         "clock": "note",
         "cookie": "ok",
+        "hooks": "ok",
         "snippet": "ok",
     }
 

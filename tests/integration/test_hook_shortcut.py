@@ -7,12 +7,13 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from harness import HOOK_SECRET, RELAY_SECRET
 
 from relay.app import Relay
@@ -97,11 +98,11 @@ class Counting:
         self.begun = asyncio.Event()
 
     def __call__(
-        self, headers: Mapping[str, str], body: bytes
+        self, message: RawRequestMessage, peer: str | None, body: bytes
     ) -> Awaitable[web.Response]:
         self.asked += 1
         self.begun.set()
-        return self._endpoint(headers, body)
+        return self._endpoint(message, peer, body)
 
 
 @asynccontextmanager

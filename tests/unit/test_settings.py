@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import settings_values as values
+from relay.core.providers import PROVIDERS
 from relay.core.rules import compile_rules
 from relay.logs import LEVELS
 from relay.settings import ConfigError, Listen, Settings, load
@@ -210,6 +211,7 @@ def test_every_secret_may_be_a_file_and_nothing_else_may() -> None:
         "RELAY_DATA_KEY_FILE",
         "RELAY_ALERTS_URL_FILE",
         "RELAY_ALERTS_SECRET_FILE",
+        *(f"{provider.env}_FILE" for provider in PROVIDERS),
     }
 
 
@@ -501,6 +503,7 @@ CANARIES = {
     "RELAY_HOOK_SECRET": "whsec_CANARYCANARYCANARYCANARYCANARYCANARY",
     "RELAY_ALERTS_URL": "https://ops.example.com/CANARY?token=CANARY",
     "RELAY_ALERTS_SECRET": "whsec_CANARYCANARYCANARYCANARYCANARYCANARY",
+    **{row.env: "whsec_CANARYCANARYCANARYCANARYCANARYCANARY" for row in PROVIDERS},
 }
 
 

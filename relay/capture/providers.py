@@ -1,0 +1,176 @@
+"""``POST hooks/<provider>``: a provider's own event becomes a lead.
+
+The same for every row of :data:`relay.core.providers.PROVIDERS`: the signature
+first, then the payload, then the commit. Only then is the provider answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer, read_json
+from relay.capture.intake import Capture, Intake
+from relay.capture.spill import Spill
+from relay.clock import Clock
+from relay.core import signing
+from relay.core.dubapi import InvalidFieldError, sanitise
+from relay.core.providers.model import Ignored, PayloadError, Provider, Sale, Signup
+from relay.core.sales import sanitise_sale
+from relay.core.tickets import Found, Opener
+from relay.logs import get_logger
+from relay.outbox.contract import Offer, OutboxUnavailableError, Taken
+
+log = get_logger()
+
+PATIENCE_S: Final = 2.0
+"""How long a sign-up that waits for us may wait for the database; then its lead
+goes to the spill file. Supabase gives a hook five seconds."""
+
+STATUS: Final = {"queued": 202, "unattributed": 202}
+"""What is answered with; anything else with 200."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all providers' hooks share."""
+
+    intake: Intake
+    spill: Spill
+    opener: Opener
+    event: str
+    clock: Clock
+
+
+class ProviderHook:
+    """One provider's endpoint."""
+
+    def __init__(self, provider: Provider, keys: Sequence[bytes], parts: Parts) -> None:
+        self._provider = provider
+        self._keys = keys
+        self._parts = parts
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer as ``hooks/signup`` does; with 200 what is no sign-up."""
+        name = self._provider.name
+        if not self._keys:
+            raise RefusedError(404, f"hooks/{name} is off: set {self._provider.env}.")
+        body = await request.read()
+        message_id = self._verify(request.headers, body)
+        try:
+            told = await self._take(body, message_id)
+        except RefusedError as refused:
+            if not self._provider.blocking:
+                raise
+            # Genuine, and a person's sign-up waits for the answer.
+            log.error("hook.unusable", source=name, reason=refused.message)
+            told = self._ignored(refused.message)
+        return answer(told, STATUS.get(told["status"], 200))
+
+    def _verify(self, headers: Mapping[str, str], body: bytes) -> str:
+        now = self._parts.clock()
+        try:
+            return self._provider.verify(self._keys, headers, body, now)
+        except signing.SignatureMismatchError:
+            self._count("forged")
+            problem = f"The signature does not fit {self._provider.env}."
+        except signing.BadSignatureError as error:
+            stale = isinstance(error, signing.StaleTimestampError)
+            self._count("stale" if stale else "unsigned")
+            problem = str(error)
+        raise RefusedError(401, problem)
+
+    async def _take(self, body: bytes, message_id: str) -> dict[str, Any]:
+        event = self._read(body, message_id)
+        if isinstance(event, Ignored):
+            return self._ignored(event.reason)
+        told = await self._lead(event)
+        if event.sale is not None:
+            told["sale"] = await self._sale(event, event.sale)
+        return told
+
+    def _read(self, body: bytes, message_id: str) -> Signup | Ignored:
+        document = read_json(body)
+        if not isinstance(document, dict):
+            raise RefusedError(422, "The body must be a JSON object.")
+        try:
+            return self._provider.read(document, message_id)
+        except PayloadError as error:
+            raise RefusedError(422, str(error)) from None
+
+    async def _lead(self, signup: Signup) -> dict[str, Any]:
+        if not signup.lead:
+            return self._ignored("This purchase is of a customer known before.")
+        opener, now = self._parts.opener, self._parts.clock()
+        found = opener.find(signup.trusted, signup.writable, now, signup.at)
+        if found.click_id is None:
+            self._parts.intake.unattributed(self._provider.name)
+            return {"id": None, "status": "unattributed", "reason": found.told_by}
+        return await self._commit(self._offer(signup, found, found.click_id))
+
+    def _offer(self, signup: Signup, found: Found, click_id: str) -> Offer:
+        try:
+            fields, notes = sanitise({**signup.person, "eventName": self._parts.event})
+        except InvalidFieldError as error:
+            raise RefusedError(422, error.issue.text) from None
+        capture = Capture(
+            source=self._provider.name,
+            click_id=click_id,
+            fields=fields,
+            notes=notes,
+            origin={"click": found.told_by, "event": signup.kind},
+            # No hash of the body: repeats differ in it (Stripe counts in it how
+            # many deliveries are pending).
+            idempotency_key=signup.event_id,
+        )
+        return self._parts.intake.offer(capture)
+
+    async def _commit(self, offer: Offer) -> dict[str, Any]:
+        patience = PATIENCE_S if self._provider.blocking else None
+        try:
+            async with asyncio.timeout(patience):
+                receipt = await self._parts.intake.commit(offer)
+        except (OutboxUnavailableError, TimeoutError):
+            return await self._uncommitted(offer)
+        new = receipt.taken is Taken.NEW
+        return {"id": receipt.lead_id, "status": "queued" if new else "duplicate"}
+
+    async def _uncommitted(self, offer: Offer) -> dict[str, Any]:
+        """Spill what nobody will send again; have the rest sent again."""
+        if not self._provider.blocking:
+            raise RefusedError(
+                503,
+                "The lead could not be stored; nothing was taken. Send it again.",
+                {"Retry-After": RETRY_AFTER_S},
+            ) from None
+        if await self._parts.spill.keep(offer, None):
+            return {"id": offer.lead.id, "status": "queued"}
+        self._count("missed")
+        return {"id": None, "status": "missed", "reason": "neither database nor disk"}
+
+    async def _sale(self, signup: Signup, sale: Sale) -> dict[str, Any]:
+        """Commit a sale; in its customer's line it waits behind the lead, if any."""
+        try:
+            fields, notes = sanitise_sale({**signup.person, **sale.body})
+        except InvalidFieldError as error:
+            raise RefusedError(422, error.issue.text) from None
+        capture = Capture(
+            source=self._provider.name,
+            click_id="",
+            fields=fields,
+            notes=notes,
+            origin={"click": "customer", "event": signup.kind},
+            idempotency_key=f"sale:{signup.event_id}",
+        )
+        return await self._commit(self._parts.intake.offer(capture))
+
+    def _ignored(self, reason: str) -> dict[str, Any]:
+        self._count("ignored")
+        return {"status": "ignored", "reason": reason}
+
+    def _count(self, result: str) -> None:
+        self._parts.intake.count(self._provider.name, result)

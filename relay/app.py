@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from relay import metrics as prometheus
+from relay import openapi
 from relay.capture.answers import Handler, RefusedError, answer, speaking_json
 from relay.capture.connection import Limits
 from relay.capture.cookie import CookieEndpoint
@@ -139,6 +140,7 @@ class Relay:
             ("GET", "livez", self._livez),
             ("GET", "readyz", self._readyz),
             ("GET", "metrics", self._metrics),
+            ("GET", openapi.PATH, openapi.OpenApi(self.settings.prefix).handle),
         ]
 
     def _for_pages(self, app: web.Application) -> list[Endpoint]:

@@ -184,6 +184,8 @@ def _external_id(body: dict[str, Any]) -> str | None:
 
 def _amount(body: dict[str, Any]) -> int:
     amount = body.get("amount")
+    if isinstance(amount, float) and amount.is_integer():
+        amount = int(amount)  # JavaScript knows no difference
     if isinstance(amount, bool) or not isinstance(amount, int):
         raise _bad("invalid_type", "amount", "Invalid input: expected number")
     if amount < 0:

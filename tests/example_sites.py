@@ -169,8 +169,10 @@ class Line:
             request = head + await reader.readexactly(length)
             self.carried.append(request)
             sent.write(request)
-            answer = await there.read()
-            sent.close()
+            try:
+                answer = await there.read()
+            finally:
+                sent.close()
             if state == "pass":
                 writer.write(answer)
                 await writer.drain()

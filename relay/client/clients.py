@@ -78,7 +78,7 @@ class _Base:
         return self._process
 
     def _wake_if_waiting(self) -> bool:
-        waiting = self._spool.first() is not None
+        waiting = not self._spool.is_empty()
         if waiting:
             self._here().sender.wake()
         return waiting

@@ -82,7 +82,7 @@ class Sender:
         """Whether still nothing waits; who appends after that starts a new thread."""
         with self._lock:
             try:
-                done = self._spool.first() is None
+                done = self._spool.is_empty()
             except SpoolError:
                 return False
             if done:
@@ -94,14 +94,14 @@ class Sender:
         try:
             with self._spool.sending() as mine:
                 if not mine:
-                    return self._spool.first() is None
-                while (message := self._spool.first()) is not None:
+                    return self._spool.is_empty()
+                for entry in self._spool.entries():
                     if self._stopping.is_set():
                         return False
-                    result = self._calls.send(message, patience)
-                    self._spool.remove(message)
-                    _tell(message.id, result.status, result.reason)
-                return True
+                    result = self._calls.send(entry.message, patience)
+                    self._spool.erase(entry)
+                    _tell(entry.message.id, result.status, result.reason)
+                return self._spool.is_empty()
         except NotTakenError as error:
             tell = log.error if error.mistake else log.warning
             tell("dub-relay: the spool waits: %s", error.reason)

@@ -1,53 +1,46 @@
 """The local file of messages that the relay has not taken yet.
 
-An SQLite file, because that is a durable, ordered, bounded append for several
-processes, and taking away from the front, without a line of our own. It is
-opened for each use: a connection must not pass a fork, and this is the way of
-bad days only.
+One message a line, appended with one fsync; what was sent is overwritten with
+blanks in its place, and the file is cut to nothing once all of it is. Any
+number of processes may append; one at a time sends. For POSIX systems, as the
+relay is.
 
-It holds personal data (what the hook's body holds): only its owner can read
-it, and what is taken out is overwritten.
+The file holds personal data (what the hook's body holds), so only its owner
+can read it.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from relay.client.message import Message
 
-if TYPE_CHECKING:
-    import sqlite3
+log = logging.getLogger("relay.client")
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """More than a hundred thousand registrations."""
 
-_PAGE: Final = 4096
-
-_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
-"""A link that somebody laid in a shared folder must not lead elsewhere."""
-
-BUSY_S: Final = 1.0
-"""How long another process may keep the file; each append is one write to disk."""
-
-_OPENING: Final = f"""
-PRAGMA page_size = {_PAGE};
-PRAGMA max_page_count = {MAX_BYTES // _PAGE};
-PRAGMA synchronous = EXTRA;
-PRAGMA secure_delete = ON;
-CREATE TABLE IF NOT EXISTS spool (
-  place INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, body BLOB NOT NULL
-);
-"""
-# synchronous EXTRA: an append is on the disk when it returns, also where the
-# power goes. AUTOINCREMENT: the place of what was taken out is never used again.
-
 
 class SpoolError(Exception):
     """The file cannot be read or written; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message and where in the file it stands: an offset and a length in bytes."""
+
+    message: Message
+    place: int
+    length: int
 
 
 class Spool:
@@ -58,66 +51,122 @@ class Spool:
         self.path = path.absolute()
 
     def append(self, message: Message) -> None:
-        """Write a message down, once for its id; raise SpoolError."""
-        with self._open() as connection, connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO spool (id, body) VALUES (?, ?)",
-                (message.id, message.body),
-            )
+        """Bring a message to the disk; raise SpoolError."""
+        entry = {"id": message.id, "body": message.body.decode()}
+        line = json.dumps(entry).encode() + b"\n"
+        with self._open() as file, _locked(file):
+            size = os.fstat(file).st_size
+            if size + len(line) > MAX_BYTES:
+                raise OSError(errno.EFBIG, "the spool is full")
+            if size and os.pread(file, 1, size - 1) != b"\n":
+                line = b"\n" + line  # after one that a crash cut off
+            if os.pwrite(file, line, size) != len(line):
+                os.ftruncate(file, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file)
+            if size == 0:
+                self._sync_name()
 
-    def first(self) -> Message | None:
-        """Give the oldest message; raise SpoolError."""
-        if not self.path.exists():
-            return None
-        with self._open() as connection:
-            query = "SELECT id, body FROM spool ORDER BY place LIMIT 1"
-            row = connection.execute(query).fetchone()
-        return None if row is None else Message(row[0], row[1])
+    def is_empty(self) -> bool:
+        """Whether nothing waits; raise SpoolError."""
+        try:
+            return self.path.stat().st_size == 0
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise SpoolError(f"{self.path}: {error.strerror}") from None
 
-    def remove(self, message: Message) -> None:
-        """Take a message out; raise SpoolError."""
-        with self._open() as connection, connection:
-            connection.execute("DELETE FROM spool WHERE id = ?", (message.id,))
+    def entries(self) -> Iterator[Entry]:
+        """Give what waits, the oldest first, and what comes meanwhile.
+
+        At the end the file is emptied. Raises SpoolError.
+        """
+        with self._open() as file:
+            place = 0
+            with open(file, "rb", closefd=False) as reader:
+                while (line := reader.readline()).endswith(b"\n"):
+                    if message := _read(line):
+                        yield Entry(message, place, len(line))
+                    place += len(line)
+            with _locked(file):
+                # With the lock held, a line without its end is none to come.
+                rest = os.pread(file, MAX_BYTES, place)
+                if b"\n" not in rest:
+                    os.ftruncate(file, 0)
+
+    def erase(self, entry: Entry) -> None:
+        """Overwrite a message; raise SpoolError.
+
+        Not synced: where that is lost with the power, it is sent again, which
+        its webhook-id makes harmless.
+        """
+        with self._open() as file:
+            os.pwrite(file, b" " * (entry.length - 1), entry.place)
 
     def check_writable(self) -> None:
         """Raise SpoolError if nothing could be written down when it matters."""
-        with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.rollback()
+        with self._open():
+            pass
 
     @contextmanager
     def sending(self) -> Iterator[bool]:
-        """Be the one process that sends what is here; False if another is.
-
-        The lock is SQLite's on a second file: it works wherever the first does,
-        and ends with the process that holds it.
-        """
-        import sqlite3  # noqa: PLC0415 - see _open
-
-        with self._open(".lock", busy=0.0) as connection:
+        """Be the one process that sends what is here; False if another is."""
+        with self._open(".lock") as file:
             try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                yield False
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                mine = False
             else:
-                yield True
-                connection.rollback()
+                mine = True
+            try:
+                yield mine
+            finally:
+                _unlock(file)
 
     @contextmanager
-    def _open(
-        self, suffix: str = "", busy: float = BUSY_S
-    ) -> Iterator[sqlite3.Connection]:
-        import sqlite3  # noqa: PLC0415 - most processes never spool anything
-
+    def _open(self, suffix: str = "") -> Iterator[int]:
         path = f"{self.path}{suffix}"
+        # A link that somebody laid in a shared folder must not lead elsewhere.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            # SQLite's own files beside it take over its mode.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o600))
-            with closing(sqlite3.connect(path, timeout=busy)) as connection:
-                if not suffix:
-                    connection.executescript(_OPENING)
-                yield connection
+            file = os.open(path, flags, 0o600)
+            try:
+                yield file
+            finally:
+                os.close(file)
         except OSError as error:
             raise SpoolError(f"{path}: {error.strerror or error}") from None
-        except sqlite3.Error as error:
-            raise SpoolError(f"{path}: {error}") from None
+
+    def _sync_name(self) -> None:
+        """Bring the file's own name to the disk, too."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _locked(file: int) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        _unlock(file)
+
+
+def _unlock(file: int) -> None:
+    # To close it would not do: a process that was forked meanwhile has it, too.
+    fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _read(line: bytes) -> Message | None:
+    """Read a line; None for what was sent, and for what a crash cut off."""
+    if not line.strip():
+        return None
+    try:
+        entry = json.loads(line)
+        return Message(str(entry["id"]), str(entry["body"]).encode())
+    except (ValueError, TypeError, KeyError):
+        log.error("dub-relay: %d bytes in the spool are no message", len(line))
+        return None

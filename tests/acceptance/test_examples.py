@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +30,7 @@ def cookie_with(click: str) -> str:
 def spooled(folder: Path) -> int:
     """How many messages wait in a site's spool."""
     path = folder / "dub-relay.spool"
-    if not path.exists():
-        return 0
-    connection = sqlite3.connect(path)
-    try:
-        return int(connection.execute("SELECT count(*) FROM spool").fetchone()[0])
-    finally:
-        connection.close()
+    return path.read_bytes().count(b'"id"') if path.exists() else 0
 
 
 async def emptied(folder: Path) -> None:

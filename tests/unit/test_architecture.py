@@ -163,8 +163,8 @@ def shortcuts(module: Module) -> list[str]:
 
 
 def drivers_outside_the_outbox(module: Module) -> list[str]:
-    """Only the outbox knows which database it stands on; the client's is a file."""
-    if any(is_within(module.name, it) for it in ("relay.outbox", "relay.client.spool")):
+    """Only the outbox knows which database it stands on."""
+    if is_within(module.name, "relay.outbox"):
         return []
     return any_within(module.imports, DRIVERS)
 

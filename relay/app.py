@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
 from relay import metrics as prometheus
+from relay import openapi
 from relay.alerts import causes
 from relay.alerts import watch as alerts
 from relay.alerts.watch import Watch
@@ -236,6 +237,7 @@ class Relay:
             ("GET", "livez", self._livez),
             ("GET", "readyz", self._readyz),
             ("GET", "metrics", self._metrics),
+            ("GET", openapi.PATH, openapi.OpenApi(self.settings.prefix).handle),
         ]
 
     def _hooks(

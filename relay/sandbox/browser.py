@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from relay.core import errors
 from relay.sandbox.api import Api
@@ -78,7 +78,7 @@ class BrowserApi:
 
     def _is_ours(self, domain: str, call: Incoming) -> bool:
         """Tell whether a domain, or an address on it, is this sandbox's."""
-        host = urlsplit(domain if "//" in domain else f"//{domain}").netloc
+        host = _parts(domain if "//" in domain else f"//{domain}").netloc
         return host in (self._dub.domain, call.headers.get("Host"))
 
     def _visit(self, call: Incoming) -> Any:
@@ -94,7 +94,7 @@ class BrowserApi:
 
     def _site_link(self, url: str) -> Link:
         """Give the link that stands for a page of the site."""
-        key = f"visit:{urlsplit(url).path or '/'}"
+        key = f"visit:{_parts(url).path or '/'}"
         link = Link(id=f"link_{key}", key=key, path=key, url=url)
         return self._dub.links.setdefault(key, link)
 
@@ -105,7 +105,7 @@ class BrowserApi:
             raise RefusalError(errors.UNPROCESSABLE, text)
         if not deep_link:
             return self._recent(call)
-        link = self._dub.link_at(urlsplit(deep_link).path.lstrip("/"))
+        link = self._dub.link_at(_parts(deep_link).path.lstrip("/"))
         if link is None or link.gone:
             raise RefusalError("not_found", f"Deep link not found: {deep_link}")
         return self._opened(link, self.visit(link, self.visitor(call)))
@@ -121,6 +121,14 @@ class BrowserApi:
         domain = self._dub.domain
         shown = {"id": link.id, "domain": domain, "key": link.key, "url": link.url}
         return {"clickId": click_id, "link": shown}
+
+
+def _parts(address: str) -> SplitResult:
+    """Split an address; one that is none has no parts."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _open_to_all(work: Any, call: Incoming) -> Reply:

@@ -1,0 +1,29 @@
+"""For Python sites: tell the relay of a registration, in one line that never breaks it.
+
+    from relay.client import Client
+
+    relay = Client("https://www.example.com/_dub", secret="whsec_…")
+    relay.signup(request, customer_external_id=str(user.id), customer_email=user.email)
+
+:class:`Client` serves Django, Flask and all synchronous code,
+:class:`AsyncClient` (``await relay.signup(…)``) FastAPI, Starlette and aiohttp.
+The request may be any of theirs. No error reaches the caller: the
+:class:`Result` says what happened.
+"""
+
+from __future__ import annotations
+
+from relay.client.clients import AsyncClient, Client
+from relay.client.message import Signup
+from relay.client.requests import click_of, cookie_headers
+from relay.client.results import Result, Status
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Result",
+    "Signup",
+    "Status",
+    "click_of",
+    "cookie_headers",
+]

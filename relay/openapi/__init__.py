@@ -1,0 +1,62 @@
+"""The OpenAPI 3.1 document of the relay's own endpoints, and its endpoint.
+
+Each module here describes a group of endpoints in its ``PATHS``; a new one is
+listed in ``GROUPS`` and ``SECURITY``. A test compares the document with the
+routes of the application, and another calls them all as the document says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+from aiohttp import web
+
+import relay
+from relay.capture.fixed import FixedAnswer
+from relay.core import jsontext
+from relay.core.coding import matches
+from relay.openapi import hooks, pages, watching
+from relay.openapi.parts import SCHEMAS
+
+PATH: Final = "openapi.json"
+
+GROUPS: Final = (hooks.PATHS, pages.PATHS, watching.PATHS)
+"""All that is described, in the order in which it is shown."""
+
+SECURITY: Final = {**hooks.SECURITY, **pages.PUBLISHABLE_KEY}
+"""The schemes that operations name."""
+
+
+def document(prefix: str) -> dict[str, Any]:
+    """Give the document of a relay with this prefix."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "dub-relay",
+            "version": relay.__version__,
+            "description": "A self-hosted attribution relay for Dub.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": prefix or "/"}],
+        "paths": {path: item for group in GROUPS for path, item in group.items()},
+        "components": {"schemas": SCHEMAS, "securitySchemes": SECURITY},
+    }
+
+
+class OpenApi:
+    """Serves the document, written once when the relay starts."""
+
+    def __init__(self, prefix: str) -> None:
+        body = jsontext.encode(document(prefix))
+        self._etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        kept = {"ETag": self._etag, "Cache-Control": "no-cache"}
+        told = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        self._whole = FixedAnswer(200, kept | told, body)
+        self._unchanged = FixedAnswer(304, kept)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer GET and HEAD."""
+        asked = request.headers.getall("If-None-Match", [])
+        known = matches(asked, self._etag)
+        return (self._unchanged if known else self._whole).to(request)

@@ -1,0 +1,139 @@
+"""``hooks/…``: what servers tell the relay, signed."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from relay.core.dubapi import MAX_CUSTOMER_ID, MAX_EVENT_NAME, MAX_QUANTITY
+from relay.core.leads import Mode
+from relay.openapi.parts import Json, Paths, error, header, operation, response
+
+TAG: Final = "hooks"
+
+SECURITY: Final[Json] = {
+    "standardWebhooks": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "webhook-signature",
+        "description": (
+            "Standard Webhooks: `v1,` and base64 of HMAC-SHA256 over "
+            "`id.timestamp.body`; several with spaces between."
+        ),
+    },
+    "dubSignature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Dub-Signature",
+        "description": "Dub's: lower-case hex of HMAC-SHA256 over the body.",
+    },
+}
+
+STANDARD_WEBHOOKS: Final = (
+    header(
+        "webhook-id",
+        "The message's own id; the same one again is taken once.",
+        {"type": "string", "pattern": "^[!-\\-/-~]{1,256}$"},
+    ),
+    header(
+        "webhook-timestamp",
+        "When it was signed, in Unix seconds; 300 s off at most.",
+        {"type": "string", "pattern": "^[0-9]{1,15}$"},
+    ),
+)
+
+COMMITTING: Final = (400, 401, 404, 413, 422, 503)
+"""The errors of every hook that commits a lead."""
+
+
+def _text(most: int) -> Json:
+    # With one character that is no white space, and no NUL, which no database takes.
+    pattern = "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"
+    return {"type": "string", "minLength": 1, "maxLength": most, "pattern": pattern}
+
+
+LEFT_OUT: Final[Json] = {
+    "description": "Left out and noted on the lead if Dub would not take it."
+}
+
+SIGNUP: Final[Json] = {
+    "type": "object",
+    "required": ["eventName", "customerExternalId"],
+    "properties": {
+        "clickId": {
+            "type": ["string", "null"],
+            "pattern": "^[^\\u0000]*$",
+            "description": 'Beats `cookie`. `""`: this customer\'s earlier click.',
+        },
+        "cookie": {
+            "type": ["string", "null"],
+            "description": "The raw Cookie header of the registration's request.",
+        },
+        "eventName": _text(MAX_EVENT_NAME),
+        "customerExternalId": _text(MAX_CUSTOMER_ID),
+        "customerName": LEFT_OUT,
+        "customerEmail": LEFT_OUT,
+        "customerAvatar": LEFT_OUT,
+        "mode": {"type": "string", "enum": [mode.value for mode in Mode]},
+        "eventQuantity": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": MAX_QUANTITY,
+        },
+        "metadata": LEFT_OUT,
+    },
+}
+
+
+def receipt(*words: str, lead: Any = "string") -> Json:
+    """Describe what a hook answers: the lead's id and what became of it."""
+    return {
+        "type": "object",
+        "required": ["id", "status"],
+        "properties": {
+            "id": {"type": lead, "pattern": "^lead_"},
+            "status": {"type": "string", "enum": list(words)},
+        },
+    }
+
+
+PATHS: Final[Paths] = {
+    "/hooks/signup": {
+        "post": operation(
+            TAG,
+            "A registration, told by the site's server",
+            {
+                "200": response("Taken before.", receipt("duplicate")),
+                "202": response(
+                    "Committed to disk, or no click led to it (`id` is null).",
+                    receipt("queued", "unattributed", lead=["string", "null"]),
+                ),
+                "409": error(409, "This webhook-id came before with another body."),
+            },
+            errors=COMMITTING,
+            body=SIGNUP,
+            parameters=STANDARD_WEBHOOKS,
+            security="standardWebhooks",
+        )
+    },
+    "/hooks/dub": {
+        "post": operation(
+            TAG,
+            "Dub's own webhooks: `lead.created` confirms a lead",
+            {
+                "200": response(
+                    "Taken note of.",
+                    {
+                        "type": "object",
+                        "required": ["status"],
+                        "properties": {
+                            "status": {"enum": ["confirmed", "unknown", "ignored"]}
+                        },
+                    },
+                )
+            },
+            errors=COMMITTING,
+            body={"type": "object"},
+            security="dubSignature",
+        )
+    },
+}

@@ -1,0 +1,151 @@
+"""What the site's pages and their script call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from relay.capture.passthrough import KEYED_PATHS, OPEN_PATHS
+from relay.capture.script import EXTRAS, NAMES
+from relay.openapi.parts import Json, Paths, header, operation, text
+
+TAG: Final = "pages"
+
+JAVASCRIPT: Final = "text/javascript"
+
+_SCRIPT: Final = {
+    "200": text("The script.", JAVASCRIPT),
+    "304": {"description": "Unchanged (If-None-Match)."},
+}
+
+ORIGIN: Final = header(
+    "Origin", "Of the very origin that is asked.", {"type": "string", "format": "uri"}
+)
+
+COOKIE: Final[Json] = {
+    "type": "object",
+    "properties": {
+        "dub_id": {
+            "type": ["string", "null"],
+            "pattern": "^[A-Za-z0-9_-]{8,64}$",
+            "description": "Absent: restore what was lost. null: forget it.",
+        }
+    },
+}
+
+_WRITTEN: Final = {"204": {"description": "Done; Set-Cookie has the cookies."}}
+
+PUBLISHABLE_KEY: Final[Json] = {
+    "publishableKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "Dub's publishable key (`dub_pk_…`).",
+    }
+}
+
+_TEXT: Final[Json] = {"type": "string", "minLength": 1}
+
+
+def _needs(*names: str) -> Json:
+    return {"required": list(names), "properties": dict.fromkeys(names, _TEXT)}
+
+
+CALLS: Final[Mapping[str, Json]] = {
+    "track/click": {"type": "object", **_needs("domain", "key")},
+    "track/visit": {"type": "object", **_needs("domain", "url")},
+    "track/open": {
+        "type": "object",
+        "anyOf": [_needs("deepLink"), _needs("dubDomain")],
+    },
+    "track/lead/client": {
+        "type": "object",
+        **_needs("clickId", "eventName", "customerExternalId"),
+    },
+    "track/sale/client": {
+        "type": "object",
+        "required": ["customerExternalId", "amount"],
+        "properties": {
+            "customerExternalId": _TEXT,
+            "amount": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "In cents.",
+            },
+        },
+    },
+}
+"""What Dub needs at least; the rest is its documentation's."""
+
+DUBS_OWN: Final = {
+    "description": "Dub's own answer, of the same status.",
+    "content": {"application/json": {"schema": {}}},
+}
+
+
+def _scripts() -> Iterator[tuple[str, Json]]:
+    for name in (*NAMES, EXTRAS):
+        yield f"/{name}", {"get": operation(TAG, "The snippet", _SCRIPT)}
+    by_hash = operation(
+        TAG,
+        "The snippet under an address that never changes",
+        _SCRIPT,
+        errors=(404,),
+        parameters=(
+            {
+                "name": "variant",
+                "in": "path",
+                "required": True,
+                "schema": {"enum": [name.removesuffix(".js") for name in NAMES]},
+            },
+            {
+                "name": "hash",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+            },
+        ),
+    )
+    yield "/{variant}.{hash}.js", {"get": by_hash}
+
+
+def _passed_on() -> Iterator[tuple[str, Json]]:
+    for path in (*OPEN_PATHS, *KEYED_PATHS):
+        yield (
+            f"/{path}",
+            {
+                "post": operation(
+                    TAG,
+                    f"A browser's call of Dub's `{path}`, passed on",
+                    {"2XX": DUBS_OWN, "4XX": DUBS_OWN},
+                    errors=(400, 408, 413, 429, 502, 504),
+                    body=CALLS[path],
+                    security="publishableKey" if path in KEYED_PATHS else None,
+                ),
+                "options": operation(
+                    TAG, "Its preflight", {"204": {"description": "As Dub answers."}}
+                ),
+            },
+        )
+
+
+PATHS: Final[Paths] = {
+    **dict(_scripts()),
+    **dict(_passed_on()),
+    "/cookie": {
+        "post": operation(
+            TAG,
+            "The click cookie, written by the site's own server",
+            _WRITTEN,
+            errors=(400, 403, 408, 413, 415, 422),
+            body=COOKIE,
+            parameters=(ORIGIN,),
+        ),
+        "delete": operation(
+            TAG,
+            "The click cookie and its companion, removed",
+            _WRITTEN,
+            errors=(403,),
+            parameters=(ORIGIN,),
+        ),
+    },
+}

@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 import schemathesis
+from harness import API_KEY
 
 from relay.core import signing
 from relay.sandbox.app import PUBLISHABLE_KEY
@@ -49,6 +50,12 @@ class PublishableKey(requests.auth.AuthBase):
         return request
 
 
+class ApiKey(requests.auth.AuthBase):
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {API_KEY}"
+        return request
+
+
 class DubSignature(requests.auth.AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         key = os.environ["DUB_WEBHOOK_SECRET"].encode()
@@ -61,6 +68,7 @@ for signer, path in (
     (StandardWebhooks(), "/hooks/signup$"),
     (DubSignature(), "/hooks/dub$"),
     (PublishableKey(), "/client$"),
+    (ApiKey(), "/track/(lead|sale)$"),
 ):
     auth: Any = schemathesis.auth  # its types do not know the method
     auth.set_from_requests(signer).apply_to(path_regex=path)

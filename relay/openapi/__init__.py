@@ -16,15 +16,15 @@ import relay
 from relay.capture.fixed import FixedAnswer
 from relay.core import jsontext
 from relay.core.coding import matches
-from relay.openapi import hooks, pages, watching
+from relay.openapi import api, hooks, pages, watching
 from relay.openapi.parts import SCHEMAS
 
 PATH: Final = "openapi.json"
 
-GROUPS: Final = (hooks.PATHS, pages.PATHS, watching.PATHS)
+GROUPS: Final = (hooks.PATHS, api.PATHS, pages.PATHS, watching.PATHS)
 """All that is described, in the order in which it is shown."""
 
-SECURITY: Final = {**hooks.SECURITY, **pages.PUBLISHABLE_KEY}
+SECURITY: Final = {**hooks.SECURITY, **api.SECURITY, **pages.PUBLISHABLE_KEY}
 """The schemes that operations name."""
 
 

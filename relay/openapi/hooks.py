@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from relay.core.dubapi import MAX_CUSTOMER_ID, MAX_EVENT_NAME, MAX_QUANTITY
 from relay.core.leads import Mode
+from relay.core.providers import PROVIDERS
+from relay.core.providers.model import Provider
 from relay.openapi.parts import Json, Paths, error, header, operation, response
 
 TAG: Final = "hooks"
@@ -41,11 +43,12 @@ STANDARD_WEBHOOKS: Final = (
     ),
 )
 
-COMMITTING: Final = (400, 401, 404, 413, 422, 503)
+COMMITTING: Final = (400, 401, 404, 413, 422, 429, 503)
 """The errors of every hook that commits a lead."""
 
 
-def _text(most: int) -> Json:
+def some_text(most: int) -> Json:
+    """Describe a text of so many characters that is not blank."""
     # With one character that is no white space, and no NUL, which no database takes.
     pattern = "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"
     return {"type": "string", "minLength": 1, "maxLength": most, "pattern": pattern}
@@ -68,8 +71,8 @@ SIGNUP: Final[Json] = {
             "type": ["string", "null"],
             "description": "The raw Cookie header of the registration's request.",
         },
-        "eventName": _text(MAX_EVENT_NAME),
-        "customerExternalId": _text(MAX_CUSTOMER_ID),
+        "eventName": some_text(MAX_EVENT_NAME),
+        "customerExternalId": some_text(MAX_CUSTOMER_ID),
         "customerName": LEFT_OUT,
         "customerEmail": LEFT_OUT,
         "customerAvatar": LEFT_OUT,
@@ -96,7 +99,26 @@ def receipt(*words: str, lead: Any = "string") -> Json:
     }
 
 
+def _provider(row: Provider) -> Json:
+    """Describe a provider's hook; its signature is the provider's own."""
+    words = ("queued", "duplicate", "unattributed", "spilled", "ignored")
+    told = receipt(*words, lead=["string", "null"])
+    return operation(
+        TAG,
+        f"{row.title}'s own event of a new user",
+        {
+            "200": response("Taken before, or nothing for the relay.", told),
+            "202": response("Committed, or no click led to it.", told),
+            "409": error(409, "This event came before with another body."),
+        },
+        errors=COMMITTING,
+        body={"type": "object"},
+        more=f"Signed as {row.title} signs; on where `{row.env}` is set.",
+    )
+
+
 PATHS: Final[Paths] = {
+    **{f"/hooks/{row.name}": {"post": _provider(row)} for row in PROVIDERS},
     "/hooks/signup": {
         "post": operation(
             TAG,

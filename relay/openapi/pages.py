@@ -7,7 +7,7 @@ from typing import Final
 
 from relay.capture.passthrough import KEYED_PATHS, OPEN_PATHS
 from relay.capture.script import EXTRAS, NAMES
-from relay.openapi.parts import Json, Paths, header, operation, text
+from relay.openapi.parts import Json, Paths, header, operation, response, text
 
 TAG: Final = "pages"
 
@@ -82,6 +82,24 @@ DUBS_OWN: Final = {
 }
 
 
+_TICKET: Final[Json] = {
+    "type": "object",
+    "required": ["ticket"],
+    "properties": {
+        "ticket": {"type": ["string", "null"]},
+        "expiresIn": {"type": "number", "description": "Seconds."},
+    },
+}
+
+_ISSUED: Final = operation(
+    TAG,
+    "The visitor's click, signed for a page of the site",
+    {"200": response("The ticket; null where no click is known.", _TICKET)},
+    errors=(403,),
+    parameters=(ORIGIN,),
+)
+
+
 def _scripts() -> Iterator[tuple[str, Json]]:
     for name in (*NAMES, EXTRAS):
         yield f"/{name}", {"get": operation(TAG, "The snippet", _SCRIPT)}
@@ -131,6 +149,7 @@ def _passed_on() -> Iterator[tuple[str, Json]]:
 PATHS: Final[Paths] = {
     **dict(_scripts()),
     **dict(_passed_on()),
+    "/ticket": {"get": _ISSUED, "post": _ISSUED},
     "/cookie": {
         "post": operation(
             TAG,

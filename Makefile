@@ -42,7 +42,7 @@ snippet: ## build static/snippet/dist from src anew (needs node and npm)
 		node build.mjs ../../static/snippet/dist
 
 bench: $(READY) ## measure speed (needs wrk)
-	@set -e; for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	@set -e; for file in bench/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 clean: ## remove what was made here
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

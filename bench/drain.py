@@ -57,7 +57,7 @@ def measure(in_flight: int, seconds: float) -> tuple[float, float]:
 
 
 def stand_in(port: int, delay_ms: float) -> Server:
-    script = Path(__file__).with_name("dub_api.py")
+    script = Path(__file__).with_name("_dub_api.py")
     command = [sys.executable, str(script), str(port), str(delay_ms)]
     return Server(command, {}, port, "/counts", core=LOAD_CORE)
 

@@ -4,7 +4,7 @@ It keeps nothing but counts, so that it is never what a bench is waiting for.
 ``GET /counts`` tells how many calls came and how many leads were recorded;
 ``PUT /failing`` with "1" or "0" turns a fault on and off: 500 to every call.
 
-    python bench/dub_api.py PORT DELAY_MS
+    python bench/_dub_api.py PORT DELAY_MS
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ async def test_leads_go_once_whatever_the_clock_did(
     for customer in customers[MOST_EARLIER:]:
         await sign_up(session, relay, click, customer, clock)
 
-    leads = await relay.settled(len(customers), within=60)
+    leads = await relay.settled(len(customers), within=120)
     assert {lead["status"] for lead in leads} == {"delivered"}
     recorded = [lead["customerExternalId"] for lead in await dub.state("leads")]
     assert sorted(recorded) == sorted(customers)

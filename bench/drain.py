@@ -19,10 +19,10 @@ import urllib.request
 from pathlib import Path
 
 from claim import build, customers
-from ingest import LOAD_CORE, Server
+from ingest import LOAD_CORE, Server, free_port
 
 DELAY_MS = 100
-API_PORT, RELAY_PORT = 18350, 18351
+API_PORT, RELAY_PORT = free_port(), free_port()
 WARM_UP_S = 3
 """Connections are opened, the collector has settled."""
 

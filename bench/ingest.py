@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -126,13 +127,13 @@ def databases(options: argparse.Namespace) -> Iterator[Callable[[Path], str]]:
 
 
 def bare(_folder: Path, options: argparse.Namespace) -> Figures:
-    port = 18310
+    port = free_port()
     with Server([sys.executable, "-c", BARE.format(port=port)], {}, port, "/") as it:
         return wrk(options, it, "/")
 
 
 def hook(folder: Path, options: argparse.Namespace) -> Figures:
-    port = 18311
+    port = free_port()
     data = folder / uuid.uuid4().hex
     data.mkdir()
     env = {
@@ -185,6 +186,14 @@ def write_bodies(path: Path, count: int) -> None:
             )
 
 
+def free_port() -> int:
+    """Ask the system for a port that nobody uses."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port: int = asked.getsockname()[1]
+        return port
+
+
 class Server:
     """A server process on its own core, up when it answers, ended by SIGTERM."""
 
@@ -206,7 +215,8 @@ class Server:
             self.command, env=self.env, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
+        # A server that ended must not be taken for another one at its port.
+        while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 urllib.request.urlopen(self.probe, timeout=1).read()
             except OSError:

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import aiohttp
 from drain import counts, stand_in
-from ingest import LOAD_CORE, SECRET, Server
+from ingest import LOAD_CORE, SECRET, Server, free_port
 
-SITE_PORT, RELAY_PORT, API_PORT = 18360, 18361, 18362
+SITE_PORT, RELAY_PORT, API_PORT = (free_port() for _ in range(3))
 WAYS = ("alone", "sdk", "hook", "proxy")
 COOKIE = {"Cookie": "dub_id=hQWlM0a9Zk3xY7bT"}
 

@@ -20,10 +20,10 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from ingest import BARE, Server, wrk
+from ingest import BARE, Server, free_port, wrk
 
 ACCEPTED = "gzip, deflate, br, zstd"
-BARE_PORT, RELAY_PORT = 18330, 18331
+BARE_PORT, RELAY_PORT = free_port(), free_port()
 SCRIPT = "/_dub/script.js"
 
 LUA = """

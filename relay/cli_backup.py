@@ -134,9 +134,12 @@ async def _take_in(
 
     from relay.capture.intake import Intake  # noqa: PLC0415 - as in make_outbox
     from relay.metrics import Metrics  # noqa: PLC0415 - as above
+    from relay.outbox.sealing import Seal  # noqa: PLC0415 - as above
 
     logs.configure("error")
-    outbox = open_outbox(f"sqlite:///{part}")
+    # What is encrypted stays so, in the spilled lines and in the copy.
+    seal = Seal(settings.data_key)
+    outbox = open_outbox(f"sqlite:///{part}", seal)
     await outbox.open()
     try:
         intake = Intake(
@@ -145,7 +148,8 @@ async def _take_in(
             clock=now_ms,
             metrics=Metrics(),
         )
-        taken = await Spill(part.with_name("unused"), intake.store).take_copies(spilled)
+        spill = Spill(part.with_name("unused"), intake.store, seal)
+        taken = await spill.take_copies(spilled)
         if taken < len(spilled):
             raise FailedError("what is spilled could not be put into the copy")
         return replace(made, leads=await outbox.counts())

@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from relay.capture.spill import Spill
 from relay.clock import now_ms
 from relay.core.leads import Lead
 from relay.outbox import open_outbox
-from relay.outbox.contract import Offer, Outbox
+from relay.outbox.contract import Offer, Outbox, Query
+from relay.outbox.sealing import Seal
 
 LEASE = 60_000
 
@@ -308,3 +310,29 @@ async def test_what_root_restores_belongs_to_the_relays_user(
 
     found = (tmp_path / "relay.db").stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65532, 65532, 0o600)
+
+
+async def test_what_is_spilled_stays_encrypted_in_the_backup(tmp_path: Path) -> None:
+    key = "a-long-key-for-tests-only-0123456789"
+    relay = RelayProcess(tmp_path, {"RELAY_DATA_KEY": key})
+    outbox = open_outbox(f"sqlite:///{tmp_path}/relay.db", Seal((key,)))
+    await outbox.open()
+    await outbox.close()
+
+    async def refuse(_: Offer, __: str | None) -> object:
+        raise AssertionError
+
+    told = offer(7)
+    person = replace(told.lead, customer_email="CANARY@example.com")
+    spill = Spill(tmp_path / "relay.db.spill", refuse, Seal((key,)))
+    await spill.keep(replace(told, lead=person), None)
+
+    code, out, _ = await relay.run("backup", "copy.db", "--json")
+
+    assert (code, json.loads(out)["total"]) == (0, 1)
+    assert b"CANARY" not in (tmp_path / "copy.db").read_bytes()
+    copy = open_outbox(f"sqlite:///{tmp_path}/copy.db", Seal((key,)))
+    await copy.open()
+    [kept] = await copy.list(Query())
+    await copy.close()
+    assert kept.lead.customer_email == "CANARY@example.com"

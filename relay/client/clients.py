@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from dataclasses import dataclass
@@ -165,6 +164,8 @@ class AsyncClient(_Base):
         Takes half a second at most, and one write to the disk where the relay
         did not answer in it. Raises nothing but TypeError for a wrong keyword.
         """
+        from asyncio import wrap_future  # noqa: PLC0415 - half of what all loads
+
         message = self._prepare(request, fields)
         if isinstance(message, Result):
             return message
@@ -172,9 +173,10 @@ class AsyncClient(_Base):
             handing = in_thread(self._hand_over, message)
         except RuntimeError:
             return self._write_down(message, "no thread can be started")
-        return await asyncio.wrap_future(handing)
+        return await wrap_future(handing)
 
     async def flush(self, limit: float = FLUSH_S) -> bool:
         """Send what waits, for ``limit`` seconds; True if nothing waits any more."""
-        flushing = in_thread(self._here().sender.flush, limit)
-        return await asyncio.wrap_future(flushing)
+        from asyncio import wrap_future  # noqa: PLC0415 - as above
+
+        return await wrap_future(in_thread(self._here().sender.flush, limit))

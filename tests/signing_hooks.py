@@ -37,10 +37,12 @@ class StandardWebhooks(requests.auth.AuthBase):
         try:
             signing.sign_webhook(keys, str(given["webhook-id"]), now, body)
             right = re.fullmatch("[0-9]{1,15}", str(given["webhook-timestamp"]))
+            _ = given["webhook-signature"]  # left out on purpose, it stays away
         except (KeyError, ValueError):
             right = None
         signed = signing.sign_webhook(keys, f"msg_{secrets.token_hex(8)}", now, body)
-        given.update(signed if right else {"webhook-signature": "v1,AAAA"})
+        if right:
+            given.update(signed)
         return request
 
 

@@ -55,7 +55,7 @@ SALE: Final[Json] = {
     "required": ["customerExternalId", "amount"],
     "properties": {
         "customerExternalId": some_text(MAX_CUSTOMER_ID),
-        "amount": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+        "amount": {"type": "integer", "minimum": 0},
     },
     "description": "What must be there; the rest is as Dub documents it.",
 }

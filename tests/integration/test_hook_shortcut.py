@@ -67,7 +67,7 @@ SHORT = {
     "no customer": lambda: [hook(b'{"eventName": "Go"}')],
     "closing": lambda: [hook(more="Connection: close\r\n")],
     "unsigned": lambda: [hook().replace(b"webhook-id", b"webhook-di")],
-    "compressed": lambda: [hook(more="Content-Encoding: gzip\r\n")],
+    "empty": lambda: [hook(b"")],
     "two ids": lambda: [hook(more="webhook-id: m2\r\n")],
 }
 
@@ -78,7 +78,7 @@ GENERAL = {
     "escaped": lambda: [hook(path="/_dub/hooks/%73ignup")],
     "other method": lambda: [hook(method="PUT")],
     "other path": lambda: [hook(path="/_dub/hooks/other")],
-    "empty": lambda: [hook(b"")],
+    "compressed": lambda: [hook(more="Content-Encoding: gzip\r\n")],
     "expecting": lambda: [hook(more="Expect: 100-continue\r\n")],
     "upgrading": lambda: [hook(more="Connection: Upgrade\r\nUpgrade: h2c\r\n")],
     "long": lambda: [hook(GOOD + b" " * 100_000)],

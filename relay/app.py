@@ -19,7 +19,6 @@ from relay.alerts import watch as alerts
 from relay.alerts.watch import Watch
 from relay.capture.answers import Handler, RefusedError, answer, speaking_json
 from relay.capture.api import TrackApi
-from relay.capture.connection import Limits
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.dubhook import DubHook
 from relay.capture.hooks import SignupHook
@@ -28,8 +27,9 @@ from relay.capture.landing import Landing
 from relay.capture.own_pages import OwnPages
 from relay.capture.passthrough import PATHS, Passthrough
 from relay.capture.providers import Parts, ProviderHook
-from relay.capture.proxied import ProxiedSignups
-from relay.capture.proxy import Proxy
+from relay.capture.proxying.connection import Limits
+from relay.capture.proxying.proxied import ProxiedSignups
+from relay.capture.proxying.proxy import Proxy
 from relay.capture.refusals import RefusalRate
 from relay.capture.script import Snippet
 from relay.capture.shortcut import SHORTCUTS, Shortcuts

@@ -12,9 +12,9 @@ from typing import Final
 from aiohttp import web
 
 from relay.app import Relay
-from relay.capture.front import FrontRunner
-from relay.capture.front_limits import FrontLimits
-from relay.capture.proxy import EXPRESS
+from relay.capture.proxying.front_limits import FrontLimits
+from relay.capture.proxying.front_server import FrontRunner
+from relay.capture.proxying.proxy import EXPRESS
 from relay.capture.shortcut import SHORTCUTS
 from relay.logs import get_logger
 from relay.settings import Listen, Settings

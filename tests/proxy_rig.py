@@ -9,11 +9,11 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.capture.connection import Limits
-from relay.capture.front import FrontRunner
 from relay.capture.landing import Landing
-from relay.capture.proxy import EXPRESS, Proxy
-from relay.capture.signup import Held
+from relay.capture.proxying.connection import Limits
+from relay.capture.proxying.front_server import FrontRunner
+from relay.capture.proxying.proxy import EXPRESS, Proxy
+from relay.capture.proxying.signup import Held
 from relay.core.cookies import Attribution
 from relay.core.rules import Draft, compile_rules
 from relay.metrics import Metrics

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Final
 from urllib.parse import parse_qsl
 
-from relay.capture.guard import every
+from relay.capture.proxying.guard import every
 from relay.clock import Clock
 from relay.core import cookies
 from relay.core.cookies import Companion

@@ -13,8 +13,8 @@ from typing import Final
 from aiohttp import web
 
 from relay.capture.answers import RefusedError
-from relay.capture.guard import every
 from relay.capture.landing import Visit
+from relay.capture.proxying.guard import every
 from relay.capture.trusted import Trusted
 from relay.core.headers import is_host
 from relay.logs import get_logger

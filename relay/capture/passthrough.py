@@ -21,7 +21,7 @@ from yarl import URL
 
 from relay.capture.answers import RefusedError
 from relay.capture.bodies import read_small
-from relay.capture.signup import Tasks
+from relay.capture.proxying.signup import Tasks
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
 from relay.core.answers import Answer

@@ -20,7 +20,7 @@ from typing import Final
 from aiohttp import web
 
 from relay.capture.answers import RefusedError
-from relay.capture.guard import every
+from relay.capture.proxying.guard import every
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
 from relay.clock import Clock

@@ -17,7 +17,7 @@ from aiohttp.http import RawRequestMessage
 from harness import HOOK_SECRET, RELAY_SECRET
 
 from relay.app import Relay
-from relay.capture.front import FrontRunner
+from relay.capture.proxying.front_server import FrontRunner
 from relay.capture.shortcut import SHORTCUTS, Endpoint
 from relay.core import signing
 from relay.settings import load

@@ -48,10 +48,10 @@ CLIENT_PARTS = frozenset(
 
 CALLERS = (
     "relay.delivery.client",  # the only code that delivers to Dub
-    "relay.capture.connection",  # the proxy's connections to the site,
-    "relay.capture.site_protocol",  # their protocol,
-    "relay.capture.tunnel",  # its WebSockets,
-    "relay.capture.upstream",  # and its calls
+    "relay.capture.proxying.connection",  # the proxy's connections to the site,
+    "relay.capture.proxying.site_protocol",  # their protocol,
+    "relay.capture.proxying.tunnel",  # its WebSockets,
+    "relay.capture.proxying.upstream",  # and its calls
     "relay.capture.passthrough",  # passes browsers' calls on to Dub
     "relay.alerts.client",  # the operator's webhook
     "relay.check",  # `check` tries whether upstream answers

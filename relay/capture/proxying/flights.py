@@ -9,11 +9,11 @@ from typing import Protocol
 
 from aiohttp import StreamReader
 
-from relay.capture.balance import Sites
-from relay.capture.connection import Connection
-from relay.capture.exchange import chunk
-from relay.capture.settling import Settled, close_answer
-from relay.capture.upstream import Upstream
+from relay.capture.proxying.balance import Sites
+from relay.capture.proxying.connection import Connection
+from relay.capture.proxying.exchange import chunk
+from relay.capture.proxying.settling import Settled, close_answer
+from relay.capture.proxying.upstream import Upstream
 from relay.core.headers import Headers
 from relay.core.onward import Returned, ordinary_answer
 

@@ -21,8 +21,13 @@ from aiohttp.client_exceptions import (
 )
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 
-from relay.capture.exchange import Body, RequestBodyError, UpstreamError, read_visitor
-from relay.capture.site_protocol import SiteProtocol
+from relay.capture.proxying.exchange import (
+    Body,
+    RequestBodyError,
+    UpstreamError,
+    read_visitor,
+)
+from relay.capture.proxying.site_protocol import SiteProtocol
 from relay.core.documents import MAX_BODY
 from relay.core.headers import Headers
 

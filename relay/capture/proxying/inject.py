@@ -16,8 +16,8 @@ from typing import Final, Protocol
 
 import brotli  # type: ignore[import-untyped]  # ships no types
 
-from relay.capture.exchange import UpstreamError
-from relay.capture.guard import every
+from relay.capture.proxying.exchange import UpstreamError
+from relay.capture.proxying.guard import every
 from relay.core.headers import Headers, Line
 
 LOOKED_AT: Final = 2**18

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from relay.capture.connection import (
+from relay.capture.proxying.connection import (
     Connection,
     GoneError,
     Limits,
     UpstreamAnswer,
 )
-from relay.capture.exchange import Body, UpstreamError
-from relay.capture.site_protocol import SiteProtocol
+from relay.capture.proxying.exchange import Body, UpstreamError
+from relay.capture.proxying.site_protocol import SiteProtocol
 from relay.core.headers import Headers
 
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})

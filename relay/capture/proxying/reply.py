@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
-from relay.capture.exchange import chunk
+from relay.capture.proxying.exchange import chunk
 from relay.core.headers import Headers
 
 _PAGE: Final = (

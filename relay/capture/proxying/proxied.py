@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from relay.capture.intake import Capture, Intake
-from relay.capture.signup import Held
+from relay.capture.proxying.signup import Held
 from relay.capture.spill import Spill
 from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
 from relay.core.leads import Status

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from aiohttp import StreamReader
 
-from relay.capture.connection import UpstreamAnswer
-from relay.capture.exchange import Body, UpstreamError, read_visitor
-from relay.capture.guard import Framing, every
+from relay.capture.proxying.connection import UpstreamAnswer
+from relay.capture.proxying.exchange import Body, UpstreamError, read_visitor
+from relay.capture.proxying.guard import Framing, every
 from relay.core.documents import MAX_BODY, Copy
 from relay.core.rules import SignupRule
 

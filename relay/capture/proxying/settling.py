@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from relay.capture.connection import UpstreamAnswer
-from relay.capture.copies import CopiedAnswer, copied_answer
-from relay.capture.exchange import RequestBodyError, UpstreamError
-from relay.capture.signup import Signup
+from relay.capture.proxying.connection import UpstreamAnswer
+from relay.capture.proxying.copies import CopiedAnswer, copied_answer
+from relay.capture.proxying.exchange import RequestBodyError, UpstreamError
+from relay.capture.proxying.signup import Signup
 
 
 class Settled(NamedTuple):

@@ -15,10 +15,10 @@ from typing import Final, Protocol
 
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
-from relay.capture.balance import Sites
-from relay.capture.flights import Flight, PlainFlight, SignupFlight, Visitor
 from relay.capture.landing import PARAMETER, Visit
-from relay.capture.settling import Settled
+from relay.capture.proxying.balance import Sites
+from relay.capture.proxying.flights import Flight, PlainFlight, SignupFlight, Visitor
+from relay.capture.proxying.settling import Settled
 from relay.core import cookies
 from relay.core.onward import Forwarding, Onward, ordinary_request
 from relay.core.rules import SignupRule, match

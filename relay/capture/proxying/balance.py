@@ -13,9 +13,9 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from relay.capture.connection import Connection, Limits, UpstreamAnswer
-from relay.capture.exchange import Body, UpstreamError
-from relay.capture.upstream import Upstream
+from relay.capture.proxying.connection import Connection, Limits, UpstreamAnswer
+from relay.capture.proxying.exchange import Body, UpstreamError
+from relay.capture.proxying.upstream import Upstream
 from relay.logs import get_logger
 
 log = get_logger()

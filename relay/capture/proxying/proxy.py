@@ -13,14 +13,15 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.capture.balance import Sites
-from relay.capture.connection import Limits, UpstreamAnswer
-from relay.capture.copies import CopiedAnswer, copied_request
-from relay.capture.exchange import Body, RequestBodyError, UpstreamError
-from relay.capture.express import Express
-from relay.capture.flights import Begun, Sent, Settling
-from relay.capture.front import Front
-from relay.capture.guard import (
+from relay.capture.landing import Landing, Visit, with_cookies
+from relay.capture.proxying.balance import Sites
+from relay.capture.proxying.connection import Limits, UpstreamAnswer
+from relay.capture.proxying.copies import CopiedAnswer, copied_request
+from relay.capture.proxying.exchange import Body, RequestBodyError, UpstreamError
+from relay.capture.proxying.express import Express
+from relay.capture.proxying.flights import Begun, Sent, Settling
+from relay.capture.proxying.front import Front
+from relay.capture.proxying.guard import (
     Framing,
     Refusal,
     every,
@@ -29,13 +30,12 @@ from relay.capture.guard import (
     refuse,
     wants_websocket,
 )
-from relay.capture.inject import Page, is_html, is_page, page_headers
-from relay.capture.landing import Landing, Visit, with_cookies
-from relay.capture.reply import Reply, own_answer
-from relay.capture.settling import Settled, close_answer, settle
-from relay.capture.signup import Signup, Signups, Store, Tasks
-from relay.capture.tunnel import Tunnels
-from relay.capture.upstream import write_head
+from relay.capture.proxying.inject import Page, is_html, is_page, page_headers
+from relay.capture.proxying.reply import Reply, own_answer
+from relay.capture.proxying.settling import Settled, close_answer, settle
+from relay.capture.proxying.signup import Signup, Signups, Store, Tasks
+from relay.capture.proxying.tunnel import Tunnels
+from relay.capture.proxying.upstream import write_head
 from relay.core.headers import (
     Headers,
     Network,

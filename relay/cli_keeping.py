@@ -8,9 +8,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -24,16 +23,17 @@ from relay.cli_base import (
 )
 from relay.cli_leads import filters
 from relay.clock import now_ms
-from relay.core.leads import Entry, Lead, Status
+from relay.core.leads import Entry, Status
 from relay.outbox.contract import Outbox, Query
-from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
+from relay.outbox.keeping import ON_THE_WAY, Forgotten, Wanted
 from relay.settings import ConfigError, Settings
 from relay.views import EXPORT_COLUMNS, export_json
 
+if TYPE_CHECKING:
+    from relay.erasing import Erased
+
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet run a cell (OWASP, "CSV Injection")."""
-
-ON_THE_WAY: Final = frozenset({Status.QUEUED, Status.SENDING, Status.WAITING})
 
 REKEY_BATCH: Final = 500
 """Leads written anew in one transaction: some milliseconds, in which others wait."""
@@ -165,16 +165,6 @@ def forget(
     _say_erased(erased)
 
 
-@dataclass(frozen=True, slots=True)
-class _Erased:
-    """What was erased, and from where."""
-
-    forgotten: Forgotten
-    spilled: int
-    unreadable: int
-    scrubbed: Scrubbed
-
-
 async def _found(outbox: Outbox, wanted: Wanted) -> list[Entry]:
     if wanted.lead_id is not None:
         entry = await outbox.get(wanted.lead_id)
@@ -202,45 +192,30 @@ def _confirm(found: list[Entry], *, yes: bool) -> None:
     raise FailedError(f"{lost}: wait until they are delivered, or give --yes")
 
 
-def _forget(settings: Settings, wanted: Wanted) -> _Erased:
+def _forget(settings: Settings, wanted: Wanted) -> Erased:
     # Here, so that the other commands do not wait for it.
-    from relay.capture import spill  # noqa: PLC0415
+    from relay.erasing import erase  # noqa: PLC0415
     from relay.outbox.sealing import Seal  # noqa: PLC0415
 
-    def is_wanted(lead: Lead) -> bool:
-        if wanted.lead_id is not None:
-            return lead.id == wanted.lead_id
-        return lead.customer_external_id == wanted.customer
-
-    # The file first: what a relay takes in meanwhile is then in the database.
-    path = spill.spill_path(settings.database)
+    seal = Seal(settings.data_key)
     try:
-        purged = spill.forget(path, is_wanted, Seal(settings.data_key))
+        return run_with_outbox(
+            settings,
+            lambda outbox: erase(outbox, settings.database, seal, wanted, now_ms()),
+        )
     except OSError as error:
-        raise FailedError(f"spill file {path}: {error.strerror}") from error
-
-    async def erase(outbox: Outbox) -> tuple[Forgotten, Scrubbed]:
-        forgotten = await outbox.forget(wanted, now_ms())
-        return forgotten, await outbox.scrub(forgotten)
-
-    forgotten, scrubbed = run_with_outbox(settings, erase)
-    return _Erased(forgotten, purged.leads, purged.unreadable, scrubbed)
+        raise FailedError(f"spill file: {error.strerror}") from error
 
 
-def _say_erased(erased: _Erased) -> None:
+def _say_erased(erased: Erased) -> None:
     counts = erased.forgotten.leads
     click.echo(f"Erased {_leads(sum(counts.values()))}{_by_status(counts)}.")
     if erased.forgotten.before:
         click.echo(f"{_leads(erased.forgotten.before)} had been erased before.")
     if erased.spilled:
         click.echo(f"Erased {_leads(erased.spilled)} from the spill file.")
-    if erased.unreadable:
-        raise FailedError(
-            f"{erased.unreadable} lines of the spill file cannot be read, and may hold"
-            " this customer: is every key in RELAY_DATA_KEY?"
-        )
-    if not erased.scrubbed.clean:
-        raise FailedError(f"not out of the database's files: {erased.scrubbed.reason}")
+    if erased.problem is not None:
+        raise FailedError(erased.problem)
 
 
 @click.command()

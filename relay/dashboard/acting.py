@@ -14,8 +14,10 @@ from relay.core.leads import RETRYABLE, Entry, Status
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.dashboard.watch import Watch
+from relay.erasing import Erased
 from relay.logs import get_logger
 from relay.outbox.contract import Act, Outbox, Query
+from relay.outbox.keeping import ON_THE_WAY, pseudonym
 
 log = get_logger()
 
@@ -30,7 +32,8 @@ SHOWN: Final = 200
 class Plan:
     """What is about to be done, as the person who confirms it reads it.
 
-    ``run`` does it and gives a line on how it ended.
+    ``subject`` is what the audit log calls it. ``run`` does it and gives a line on
+    how it ended.
     """
 
     question: str
@@ -43,15 +46,22 @@ class Acting:
     """Asks first, then does it and writes it down."""
 
     def __init__(
-        self, outbox: Outbox, watch: Watch, pages: Pages, clock: Clock
+        self,
+        outbox: Outbox,
+        watch: Watch,
+        pages: Pages,
+        clock: Clock,
+        erase: Callable[[str], Awaitable[Erased]],
     ) -> None:
         self._outbox = outbox
+        self._erase = erase
         self._watch = watch
         self._pages = pages
         self._clock = clock
         self._plans: Mapping[str, Callable[[str], Awaitable[Plan]]] = {
             "retry": self._retry_one,
             "retry-like": self._retry_like,
+            "forget": self._forget,
             "pause": self._pause,
             "resume": self._resume,
         }
@@ -65,7 +75,7 @@ class Acting:
         plan = await self._plans[name](subject)
         if not form.get("sure"):
             return self._pages.answer(
-                "confirm.html", session, plan=plan, do=name, done=None
+                "confirm.html", session, plan=plan, do=name, subject=subject, done=None
             )
         done = await plan.run()
         act = Act(self._clock(), session.actor, name, plan.subject, done)
@@ -125,6 +135,27 @@ class Acting:
         left = len(entries) - sent
         moved = f"; {left} had moved on meanwhile" if left else ""
         return f"{sent} sent again{moved}."
+
+    async def _forget(self, customer: str) -> Plan:
+        """Plan to erase one customer; the audit log keeps a hash of the id alone."""
+        found = await self._outbox.list(Query(customer=customer))
+        fresh = [entry for entry in found if entry.erased_at is None]
+        if not fresh:
+            raise RefusedError(404, "There is no data of this customer to erase.")
+        losing = sum(entry.status in ON_THE_WAY for entry in fresh)
+        lost = f" {losing} of them would never get to Dub." if losing else ""
+
+        async def run() -> str:
+            erased = await self._erase(customer)
+            number = sum(erased.forgotten.leads.values())
+            return f"{number} erased. {erased.problem or ''}".rstrip()
+
+        many = "1 lead" if len(fresh) == 1 else f"{len(fresh)} leads"
+        question = (
+            f"Erase the personal data of {customer} in {many}, everywhere and for"
+            f" good?{lost}"
+        )
+        return Plan(question, "Erase it", pseudonym(customer), run)
 
     async def _pause(self, _: str) -> Plan:
         async def run() -> str:

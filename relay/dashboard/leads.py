@@ -96,7 +96,8 @@ class LeadPages:
             person=dict(_person(entry, masked=masked)),
             masked=masked,
             moments=list(moments(entry, attempts, gate, self._clock())),
-            retryable=entry.status in RETRYABLE,
+            retryable=entry.status in RETRYABLE and entry.erased_at is None,
+            erasable=entry.erased_at is None,
         )
 
 

@@ -17,7 +17,10 @@ from relay.dashboard.overview import OverviewPages
 from relay.dashboard.pages import HEADERS, Pages
 from relay.dashboard.tools import ToolPages
 from relay.dashboard.watch import Watch
+from relay.erasing import Erased, erase
 from relay.outbox.contract import Outbox
+from relay.outbox.keeping import Wanted
+from relay.outbox.sealing import Seal
 from relay.resources import static_dir
 from relay.settings import Settings
 
@@ -66,7 +69,13 @@ class Dashboard:
         watch = Watch(outbox, clock)
         self._overview = OverviewPages(outbox, watch, self._pages, clock, stopping)
         self._leads = LeadPages(outbox, self._pages, clock)
-        self._acting = Acting(outbox, watch, self._pages, clock)
+        seal = Seal(settings.data_key)
+
+        def erase_customer(customer: str) -> Awaitable[Erased]:
+            wanted = Wanted(customer=customer)
+            return erase(outbox, settings.database, seal, wanted, clock())
+
+        self._acting = Acting(outbox, watch, self._pages, clock, erase_customer)
         self._tools = ToolPages(settings, self._pages)
 
     def endpoints(self) -> list[tuple[str, str, Answer]]:

@@ -18,6 +18,9 @@ from relay.outbox.rows import Row, encode_notes
 ERASED: Final = "erased:"
 """Begins what stands in the place of a name."""
 
+ON_THE_WAY: Final = frozenset({Status.QUEUED, Status.SENDING, Status.WAITING})
+"""States from which a lead would get to Dub by itself; erased, it does not."""
+
 FORGOTTEN: Final = "the customer's data was erased on request before Dub had the lead"
 
 

@@ -234,6 +234,23 @@ async def test_a_pause_holds_leads_back_until_it_ends(
     assert log.index("resume") < log.index("pause<")
 
 
+async def test_a_customer_is_forgotten_and_the_audit_log_keeps_no_name(
+    relay: RelayProcess, admin: Person
+) -> None:
+    assert "Paused." in await admin.act("pause")
+    named = {"customerExternalId": "grace@navy.example", "customerName": "Grace"}
+    _, answer = await post_hook(admin.session, relay.url, SIGN_UP | named)
+
+    assert "1 erased." in await admin.act("forget", "grace@navy.example")
+
+    _, page = await admin.get(f"/leads/{answer['id']}")
+    assert "erased" in page
+    assert "grace" not in page.lower()
+    _, log = await admin.get("/audit")
+    assert "forget" in log
+    assert "grace" not in log.lower()
+
+
 async def test_a_search_that_finds_nothing_says_what_to_do(admin: Person) -> None:
     _, page = await admin.get("/leads?customer=nobody")
     assert "No lead fits" in page

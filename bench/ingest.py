@@ -225,12 +225,14 @@ class Server:
         utime, stime = fields.split()[11:13]
         return (int(utime) + int(stime)) / os.sysconf("SC_CLK_TCK") * 1e6
 
-    def check_counters(self) -> None:
+    def check_counters(self, source: str = "hook") -> None:
         """Refuse figures of a run in which a request made no new lead."""
         text = urllib.request.urlopen(self.url + "/_dub/metrics").read().decode()
         counted = dict(
             re.findall(
-                r'dub_relay_captured_total\{result="(\w+)",source="hook"\} (\S+)', text
+                r'dub_relay_captured_total\{result="(\w+)",source="'
+                rf'{source}"\}} (\S+)',
+                text,
             )
         )
         if set(counted) != {"new"}:

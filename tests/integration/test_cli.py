@@ -38,7 +38,16 @@ COMMANDS = [
 ]
 
 PUBLIC_KEYS = [
-    *("id", "status", "source", "clickId", "eventName", "customerExternalId", "mode"),
+    *(
+        "id",
+        "kind",
+        "status",
+        "source",
+        "clickId",
+        "eventName",
+        "customerExternalId",
+        "mode",
+    ),
     *("createdAt", "attempts", "lastError", "nextAttemptAt", "deliveredAt", "notes"),
 ]
 
@@ -326,6 +335,7 @@ def test_a_listing_has_the_public_keys_newest_first(run: Run, ledger: None) -> N
     assert [row["id"] for row in ran.json] == [name(n) for n in reversed(range(6))]
     assert ran.json[5] == {
         "id": name(DELIVERED),
+        "kind": "lead",
         "status": "delivered",
         "source": "hook",
         "clickId": "click00000000",

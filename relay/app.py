@@ -32,8 +32,7 @@ from relay.capture.proxied import ProxiedSignups
 from relay.capture.proxy import Proxy
 from relay.capture.refusals import RefusalRate
 from relay.capture.script import Snippet
-from relay.capture.shortcut import SHORTCUTS, Shortcuts
-from relay.capture.shortcut import Endpoint as Shortcut
+from relay.capture.shortcut import SHORTCUTS, Shortcuts, measured
 from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
@@ -212,23 +211,11 @@ class Relay:
                 raise
 
         return {
-            f"{self.settings.prefix}/{path}": self._measured(path, each)
+            f"{self.settings.prefix}/{path}": measured(
+                each, self.metrics.capture.labels(path).observe
+            )
             for path, each in (("hooks/signup", respond), ("track/lead", api.respond))
         }
-
-    def _measured(self, path: str, endpoint: Shortcut) -> Shortcut:
-        observe = self.metrics.capture.labels(path).observe
-
-        async def measured(
-            message: RawRequestMessage, peer: str | None, body: bytes
-        ) -> web.Response:
-            started = perf_counter()
-            try:
-                return await endpoint(message, peer, body)
-            finally:
-                observe(perf_counter() - started)
-
-        return measured
 
     def _timed(self, path: str, handler: Handler) -> Handler:
         """Measure the ways in by which a sign-up comes."""

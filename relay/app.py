@@ -32,7 +32,7 @@ from relay.capture.proxying.proxied import ProxiedSignups
 from relay.capture.proxying.proxy import Proxy
 from relay.capture.refusals import RefusalRate
 from relay.capture.script import Snippet
-from relay.capture.shortcut import SHORTCUTS, Shortcuts
+from relay.capture.shortcut import SHORTCUTS, Shortcuts, measured
 from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
@@ -160,8 +160,9 @@ class Relay:
         prefix = self.settings.prefix
         signup = SignupHook(self.intake, self.settings.hook_secret, now_ms, self.opener)
         rate = RefusalRate(self.settings.hooks_refusals, self.trusted)
-        app[SHORTCUTS] = self._shortcuts(signup, rate)
-        endpoints = [*self._endpoints(signup, rate), *self._for_pages(app)]
+        api = self._track_api()
+        app[SHORTCUTS] = self._shortcuts(signup, rate, api)
+        endpoints = [*self._endpoints(signup, rate, api), *self._for_pages(app)]
         for method, path, handler in endpoints:
             told = self._timed(path, speaking_json(handler))
             for each in (method, "HEAD") if method == "GET" else (method,):
@@ -190,28 +191,31 @@ class Relay:
         for method, path, handler in dashboard.endpoints():
             app.router.add_route(method, f"{self.settings.prefix}/{path}", handler)
 
-    def _shortcuts(self, signup: SignupHook, rate: RefusalRate) -> Shortcuts:
+    def _shortcuts(
+        self, signup: SignupHook, rate: RefusalRate, api: TrackApi
+    ) -> Shortcuts:
         """Give what is answered without a request object, by its path.
 
         Nothing where middlewares must see every request.
         """
         if self.tracing is not None:
             return {}
-        observe = self.metrics.capture.labels("hooks/signup").observe
 
         async def respond(
             message: RawRequestMessage, peer: str | None, body: bytes
         ) -> web.Response:
-            started = perf_counter()
             try:
                 return await signup.respond(message.headers, body)
             except RefusedError as refused:
                 rate.count(refused.status, message.raw_headers, peer)
                 raise
-            finally:
-                observe(perf_counter() - started)
 
-        return {f"{self.settings.prefix}/hooks/signup": respond}
+        return {
+            f"{self.settings.prefix}/{path}": measured(
+                each, self.metrics.capture.labels(path).observe
+            )
+            for path, each in (("hooks/signup", respond), ("track/lead", api.respond))
+        }
 
     def _timed(self, path: str, handler: Handler) -> Handler:
         """Measure the ways in by which a sign-up comes."""
@@ -228,8 +232,9 @@ class Relay:
 
         return timed
 
-    def _endpoints(self, signup: SignupHook, rate: RefusalRate) -> list[Endpoint]:
-        api = self._track_api()
+    def _endpoints(
+        self, signup: SignupHook, rate: RefusalRate, api: TrackApi
+    ) -> list[Endpoint]:
         return [
             *(("POST", path, each) for path, each in self._hooks(signup, rate)),
             ("POST", "track/lead", api.lead),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer
 from relay.capture.intake import Capture, Intake
@@ -24,6 +25,7 @@ from relay.capture.visitors import VisitorRate
 from relay.capture.waiting import Waiting
 from relay.core import errors, jsontext
 from relay.core.dubapi import InvalidFieldError, LeadFields, keepable, validate
+from relay.core.headers import Headers
 from relay.core.leads import Mode
 from relay.core.sales import sale_fields, validate_sale
 from relay.outbox.contract import OutboxUnavailableError, Receipt, Taken
@@ -72,8 +74,19 @@ class TrackApi:
 
     async def lead(self, request: web.Request) -> web.StreamResponse:
         """``POST track/lead``."""
+        self._admit(request.headers, request.raw_headers, request.remote)
+        return await self._lead(request.headers, await request.read())
+
+    async def respond(
+        self, message: RawRequestMessage, peer: str | None, body: bytes
+    ) -> web.Response:
+        """Do the same by what was sent; raise RefusedError."""
+        self._admit(message.headers, message.raw_headers, peer)
+        return await self._lead(message.headers, body)
+
+    async def _lead(self, headers: Mapping[str, str], body: bytes) -> web.Response:
         started = self._clock()
-        fields, receipt = await self._take(request, "lead", validate)
+        fields, receipt = await self._take(headers, body, "lead", validate)
         if fields.mode is Mode.WAIT:
             within = started + self._waiting.within - self._clock()
             return await self._waiting.answer(receipt, lead_body(fields), within)
@@ -81,16 +94,17 @@ class TrackApi:
 
     async def sale(self, request: web.Request) -> web.StreamResponse:
         """``POST track/sale``."""
-        fields, receipt = await self._take(request, "sale", validate_sale)
+        self._admit(request.headers, request.raw_headers, request.remote)
+        body = await request.read()
+        taken = await self._take(request.headers, body, "sale", validate_sale)
+        fields, receipt = taken
         return answer(with_receipt(_sale_body(fields), receipt))
 
     async def _take(
-        self, request: web.Request, kind: str, check: Check
+        self, headers: Mapping[str, str], body: bytes, kind: str, check: Check
     ) -> tuple[LeadFields, Receipt]:
         """Go through Dub's checks in Dub's order, then commit."""
-        self._admit(request)
-        body = await request.read()
-        key = _idempotency_key(request.headers)
+        key = _idempotency_key(headers)
         fields = _checked(body, check)
         capture = Capture(
             source=SOURCE,
@@ -103,11 +117,13 @@ class TrackApi:
         )
         return fields, await self._commit(capture)
 
-    def _admit(self, request: web.Request) -> None:
+    def _admit(
+        self, headers: Mapping[str, str], raw: Headers, peer: str | None
+    ) -> None:
         """Check the key, then the rate; raise RefusedError."""
-        refusal = self._judge(request.headers.get("Authorization"))
+        refusal = self._judge(headers.get("Authorization"))
         rate = self._rate if refusal is None else self._strangers
-        wait = rate.take(self._trusted.address(request), self._clock())
+        wait = rate.take(self._trusted.address_of(raw, peer), self._clock())
         if wait:
             self._intake.count(SOURCE, "throttled")
             raise RefusedError(

@@ -44,7 +44,7 @@ class Waiting:
 
     async def answer(
         self, receipt: Receipt, instead: Mapping[str, Any], within: float
-    ) -> web.StreamResponse:
+    ) -> web.Response:
         """Give Dub's answer to a lead, or say that it is kept and will be sent.
 
         ``instead`` is what a repeat gets whose lead has no answer to tell.
@@ -91,7 +91,7 @@ class Waiting:
         return entry.status is Status.SENDING
 
 
-def _told(entry: Entry | None) -> web.StreamResponse | None:
+def _told(entry: Entry | None) -> web.Response | None:
     """Write Dub's final answer as Dub wrote it; None if there is none.
 
     An error that may pass is not final: the lead is still on its way.

@@ -181,6 +181,7 @@ async def test_an_event_of_another_kind_is_ignored_and_no_click_is_told(
         status, told = await post(session, relay, sender, sender.event("u_1", None))
         if sender.name == "stripe":
             assert (status, told["status"]) == (200, "ignored")
+            assert told["sale"]["status"] == "queued"
             continue
         assert status == 202, sender.name
         assert told["status"] == "unattributed"
@@ -188,7 +189,7 @@ async def test_an_event_of_another_kind_is_ignored_and_no_click_is_told(
     update = {"type": "user.updated", "data": {"id": "u_1"}}
     status, told = await post(session, relay, BY_NAME["clerk"], update)
     assert (status, told["status"]) == (200, "ignored")
-    assert await relay.leads() == []
+    assert [lead["source"] for lead in await relay.leads()] == ["stripe"]
 
 
 async def test_without_a_secret_a_hook_answers_404_with_what_to_set(

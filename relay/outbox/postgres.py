@@ -42,7 +42,7 @@ from relay.outbox.postgres_reading import Readers
 from relay.outbox.postgres_schema import migrate, require_schema
 from relay.outbox.postgres_session import TIMEOUT_S, Connection, Session
 from relay.outbox.postgres_writer import Work, Writer
-from relay.outbox.rows import Row, entry_of, row_of
+from relay.outbox.rows import Row, entry_of, row_of, sealed_end
 from relay.outbox.sealing import PLAIN, Seal
 from relay.outbox.walking import rekeyed, scanned
 
@@ -172,8 +172,9 @@ class PostgresOutbox:
 
     async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
         """Write how a delivery ended. False when the lease was lost meanwhile."""
+        stored = sealed_end(end, claim.entry.lead.id, self._seal)
         return await self._writer.submit(
-            postgres_delivery.settle, (lease_of(claim), end, now)
+            postgres_delivery.settle, (lease_of(claim), stored, now)
         )
 
     async def budget(self) -> Budget:

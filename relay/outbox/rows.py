@@ -8,12 +8,12 @@ is kept, lone surrogates as escapes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from relay.core import jsontext
 from relay.core.leads import Attempt, Entry, Lead, Mode, Sale, Status, Step
-from relay.outbox.contract import Offer, UnstorableError
+from relay.outbox.contract import Offer, Settlement, UnstorableError
 from relay.outbox.sealing import PLAIN, Seal, SealedError
 
 Row = tuple[Any, ...]
@@ -69,9 +69,10 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> Entry:
 
     One whose personal data cannot be decrypted comes without it, and says so.
     """
-    person, sealed = "{}", None
+    person, answer, sealed = "{}", None, None
     try:
         person = seal.open(row[6], row[0])
+        answer = None if row[19] is None else seal.open(row[19], row[0])
     except SealedError as error:
         sealed = str(error)
     lead = Lead(
@@ -98,8 +99,15 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> Entry:
         since=row[16],
         erased_at=row[17],
         sealed=sealed,
-        answer=row[19],
+        answer=answer,
     )
+
+
+def sealed_end(end: Settlement, lead_id: str, seal: Seal) -> Settlement:
+    """Give an end as it is stored: Dub's answer tells who the customer is."""
+    if end.answer is None:
+        return end
+    return replace(end, answer=seal.close(end.answer, lead_id))
 
 
 def attempt_row(lead_seq: int, number: int, attempt: Attempt) -> Row:

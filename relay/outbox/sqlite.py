@@ -41,7 +41,7 @@ from relay.outbox.contract import (
 )
 from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
 from relay.outbox.leasing import Leased, final_offer, lease_of
-from relay.outbox.rows import Row, entry_of, row_of
+from relay.outbox.rows import Row, entry_of, row_of, sealed_end
 from relay.outbox.sealing import PLAIN, Seal
 from relay.outbox.sqlite_file import (
     BUSY_MS,
@@ -180,8 +180,9 @@ class SqliteOutbox:
 
     async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
         """Write how a delivery ended. False when the lease was lost meanwhile."""
+        stored = sealed_end(end, claim.entry.lead.id, self._seal)
         return await self._writer.submit(
-            sqlite_delivery.settle, (lease_of(claim), end, now)
+            sqlite_delivery.settle, (lease_of(claim), stored, now)
         )
 
     async def budget(self) -> Budget:

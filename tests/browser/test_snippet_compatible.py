@@ -102,6 +102,7 @@ async def test_a_partners_parameter_is_tracked_and_its_answer_stored(
     }
     assert site.calls[-1].headers["Content-Type"] == "application/json"
     await clicked(visitor, TRACKED)
+    await settled(visitor)
     (partner,) = [
         each
         for each in await cookies_of(visitor.context, "dub_partner_data")

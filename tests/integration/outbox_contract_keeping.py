@@ -276,6 +276,21 @@ class KeepingContract:
         assert read.sealed is not None
         assert "RELAY_DATA_KEY" in read.sealed
 
+    async def test_dubs_answer_is_encrypted_and_erased_with_the_rest(
+        self, outbox: Outbox, sealed: Callable[..., Awaitable[Outbox]]
+    ) -> None:
+        store = await sealed("first-key-of-them-all")
+        await store.put(zoe_of(1))
+        claim = await claim_one(store, NOW + 1)
+        end = Settlement(Status.DELIVERED, answer='[200, {"name": "Zoë"}]')
+        await store.settle(claim, end, NOW)
+        lead_id = claim.entry.lead.id
+
+        assert (await entry(store, lead_id)).answer == end.answer
+        assert (await entry(outbox, lead_id)).answer is None
+        await store.forget(Wanted(customer="zoe1"), NOW)
+        assert (await entry(store, lead_id)).answer is None
+
     async def test_keys_are_rotated_without_a_stop(
         self, outbox: Outbox, sealed: Callable[..., Awaitable[Outbox]]
     ) -> None:

@@ -61,7 +61,7 @@ class Settings:
     data_key: tuple[str, ...] = ()
     dub_api_key: str = ""
     dub_api_url: str
-    dub_webhook_secret: str | None = None
+    dub_webhook_secret: tuple[str, ...] = ()
     dub_timeout: float
     hook_secret: tuple[bytes, ...] = ()
     hooks_event: str

@@ -170,11 +170,14 @@ SETTINGS: Final = (
         name="dub_webhook_secret",
         env="DUB_WEBHOOK_SECRET",
         toml="dub.webhook_secret",
-        parse=values.token,
+        parse=values.secrets_by(signing.parse_secrets),
         unset="hooks/dub answers 404",
         example="dub_webhook_secret",
         secret=True,
-        help="Turns on hooks/dub, where Dub's webhooks confirm leads.",
+        help=(
+            "Turns on hooks/dub, where Dub's webhooks confirm leads. A comma-separated"
+            " list while it is changed: all verify."
+        ),
     ),
     Setting(
         name="dub_timeout",

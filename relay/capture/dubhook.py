@@ -7,7 +7,7 @@ whose answer was lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,24 +45,24 @@ class _Recorded:
 
 
 class DubHook:
-    """Takes Dub's webhooks, verified by the secret that Dub showed once.
+    """Takes Dub's webhooks, verified by the secrets that Dub showed once.
 
     Dub signs no time, so a webhook can be replayed; it only ever confirms what
     it confirmed before.
     """
 
-    def __init__(self, outbox: Outbox, secret: str | None, clock: Clock) -> None:
+    def __init__(self, outbox: Outbox, secrets: Sequence[str], clock: Clock) -> None:
         self._outbox = outbox
-        self._secret = secret
+        self._secrets = secrets
         self._clock = clock
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Confirm the lead that a ``lead.created`` names; take note of the rest."""
-        if self._secret is None:
+        if not self._secrets:
             raise RefusedError(404, "hooks/dub is off: set DUB_WEBHOOK_SECRET.")
         body = await request.read()
         signature = request.headers.get("Dub-Signature", "")
-        if not signing.verify_dub_webhook(self._secret, signature, body):
+        if not signing.verify_dub_webhook(self._secrets, signature, body):
             raise RefusedError(401, "Dub-Signature does not fit DUB_WEBHOOK_SECRET.")
         recorded = _read(read_json(body))
         if recorded is None:

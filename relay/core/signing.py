@@ -188,14 +188,15 @@ def _any_equal(expected: Iterable[bytes], candidates: Sequence[bytes]) -> bool:
     return found
 
 
-def verify_dub_webhook(secret: str, signature: str, body: bytes) -> bool:
+def verify_dub_webhook(secrets: Sequence[str], signature: str, body: bytes) -> bool:
     """Whether Dub signed this webhook body (its ``Dub-Signature`` header).
 
     Lower-case hex HMAC-SHA256; the key is the whole secret, ``whsec_`` included.
     Dub signs no time and no id: the caller guards against replays.
     """
-    expected = hmac.new(secret.encode(), body, "sha256").hexdigest()
-    return hmac.compare_digest(expected.encode(), signature.encode("ascii", "replace"))
+    given = [signature.encode("ascii", "replace")]
+    expected = (hmac.new(each.encode(), body, "sha256").hexdigest() for each in secrets)
+    return _any_equal((each.encode() for each in expected), given)
 
 
 def sign_call(secrets: Sequence[str], lead_id: str, body: bytes, now: int) -> str:

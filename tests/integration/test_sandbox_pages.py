@@ -208,7 +208,7 @@ async def test_a_lead_is_announced_with_dubs_signature_after_the_answer(
 
         signature, content = await asyncio.wait_for(received.get(), 5)
 
-    assert verify_dub_webhook("whs", signature, content)
+    assert verify_dub_webhook(("whs",), signature, content)
     envelope = json.loads(content)
     assert envelope["event"] == "lead.created"
     assert envelope["data"]["customer"]["externalId"] == "u_1"

@@ -245,14 +245,16 @@ class TestDubWebhook:
     def test_it_is_hex_hmac_keyed_with_the_whole_secret(self) -> None:
         signature = hmac.new(self.SECRET.encode(), BODY, hashlib.sha256).hexdigest()
 
-        assert signing.verify_dub_webhook(self.SECRET, signature, BODY)
-        assert not signing.verify_dub_webhook(self.SECRET, signature, BODY + b" ")
-        assert not signing.verify_dub_webhook(self.SECRET[6:], signature, BODY)
-        assert not signing.verify_dub_webhook(self.SECRET, signature.upper(), BODY)
+        assert signing.verify_dub_webhook((self.SECRET,), signature, BODY)
+        assert not signing.verify_dub_webhook((self.SECRET,), signature, BODY + b" ")
+        assert not signing.verify_dub_webhook((self.SECRET[6:],), signature, BODY)
+        assert not signing.verify_dub_webhook((self.SECRET,), signature.upper(), BODY)
+        assert signing.verify_dub_webhook(("another", self.SECRET), signature, BODY)
+        assert not signing.verify_dub_webhook((), signature, BODY)
 
     @given(any_text, st.binary())
     def test_garbage_is_no_signature(self, signature: str, body: bytes) -> None:
-        assert not signing.verify_dub_webhook(self.SECRET, signature, body)
+        assert not signing.verify_dub_webhook((self.SECRET,), signature, body)
 
 
 class TestCalls:

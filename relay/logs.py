@@ -26,7 +26,7 @@ class Logger:
     """Writes events at or above its level.
 
     Not a library's: the common ones bring 5 MiB and wrap each call several times
-    (docs/decisions/0010-own-log-lines.md).
+    (docs/decisions/0005-own-log-lines.md).
     """
 
     def __init__(self) -> None:

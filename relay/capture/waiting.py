@@ -2,7 +2,7 @@
 
 Whoever delivers the lead may be another process, so the outbox is asked again and
 again, each time after a tenth of what was waited so far: a quick answer is told
-quickly, and a slow one costs few questions (docs/decisions/0070).
+quickly, and a slow one costs few questions (docs/decisions/0011).
 """
 
 from __future__ import annotations

@@ -28,6 +28,9 @@ KEEP_MS: Final = 8 * 86_400_000
 """A week, and a day to compare its beginning with."""
 
 LEADS: Final = "leads."
+BEFORE: Final = "before."
+"""Leads by state as they stood when the minute was first looked at."""
+
 CAPTURED: Final = "captured."
 CALLS: Final = "calls."
 LANDINGS: Final = "landings"
@@ -69,6 +72,7 @@ class Sampler:
         self._minute = 0
         # What had been counted when the minute began, and when last looked at.
         self._began = self._before = metrics.totals()
+        self._stood: Mapping[Status, int] = {}
 
     async def run(self) -> None:
         """Sample for ever. Trouble with the database is waited out."""
@@ -83,13 +87,13 @@ class Sampler:
         """Write what the current minute has brought so far."""
         now = self._clock()
         minute = now - now % MINUTE_MS
-        totals = self._metrics.totals()
+        totals, counts = self._metrics.totals(), await self._outbox.counts()
         if minute != self._minute:
-            self._minute, self._began = minute, self._before
+            self._minute, self._began, self._stood = minute, self._before, counts
         self._before = totals
         grown = ((name, n - self._began.get(name, 0.0)) for name, n in totals.items())
         seen = {name: value for name, value in grown if value}
-        counts = await self._outbox.counts()
+        seen |= {f"{BEFORE}{status}": float(n) for status, n in self._stood.items()}
         seen |= {f"{LEADS}{status}": float(n) for status, n in counts.items()}
         oldest = await self._outbox.oldest_open()
         seen[OLDEST] = (now - oldest) / 1000 if oldest is not None else 0.0
@@ -118,11 +122,11 @@ def funnel(samples: Sequence[Sample], counts: Mapping[Status, int]) -> Seen:
 def _grown(
     samples: Sequence[Sample], counts: Mapping[Status, int], states: Collection[Status]
 ) -> int:
-    """How many leads have come into these states since the first sample."""
+    """How many leads have come into these states since the first sample began."""
     if not samples:
         return 0
     first = samples[0].seen
-    before = sum(first.get(f"{LEADS}{status}", 0.0) for status in states)
+    before = sum(first.get(f"{BEFORE}{status}", 0.0) for status in states)
     return max(0, sum(counts.get(s, 0) for s in states) - round(before))
 
 

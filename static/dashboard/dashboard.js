@@ -33,7 +33,11 @@
           height: 150,
           cursor: { y: false },
           legend: { live: true },
-          scales: { y: { range: (_, low, high) => [0, Math.max(high, 1)] } },
+          // The window that was asked for, also while little of it is known.
+          scales: {
+            x: { range: () => [Date.now() / 1000 - hours * 3600, Date.now() / 1000] },
+            y: { range: (_, low, high) => [0, Math.max(high, 1)] },
+          },
           axes: [{ ...axis, values: clock }, { ...axis, size: 46 }],
           series: [
             { value: '{YYYY}-{MM}-{DD} {HH}:{mm}' },

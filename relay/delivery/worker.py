@@ -42,6 +42,10 @@ DOWN_AFTER: Final = 5
 """Failures in a row, of whichever leads, after which Dub is taken for down. One
 lead that Dub chokes on must not stop the others; five cost no more than a burst."""
 
+LOOK_BACK: Final = 500
+"""Newest leads that are asked whether the clock was set back: others may have come,
+by the new clock, before the first look."""
+
 PARK_BATCH: Final = 500
 """Leads parked or unparked in one transaction, so that none holds the writer long."""
 
@@ -118,9 +122,9 @@ class Worker:
     async def _look_back(self) -> None:
         """See whether the clock was set back since the last lead came."""
         with contextlib.suppress(OutboxUnavailableError):  # the first turn tells it
-            newest = await self._outbox.list(Query(limit=1))
-            if newest and newest[0].lead.created_at > self._clock() + SET_BACK_MS:
-                self._stepped = True
+            newest = await self._outbox.list(Query(limit=LOOK_BACK))
+            latest = max((entry.lead.created_at for entry in newest), default=0)
+            self._stepped |= latest > self._clock() + SET_BACK_MS
 
     async def _look_at_the_clock(self) -> None:
         """Let no lead wait for the size of the step by which the clock went back."""

@@ -149,7 +149,6 @@ class Relay:
             self.settings.dub_api_url,
             self.settings.dub_api_key,
             timeout=self.settings.dub_timeout,
-            in_flight=self.settings.in_flight,
         )
 
     def application(self) -> web.Application:
@@ -382,7 +381,7 @@ def _terms(settings: Settings) -> Terms:
             for_ms=round(settings.retry_for * 1000),
         ),
         in_flight=settings.in_flight,
-        lease_ms=lease_ms(settings.dub_timeout),
+        lease_ms=lease_ms(settings.dub_timeout, two_step=settings.two_step),
         rate=settings.rate,
         two_step=settings.two_step,
     )

@@ -172,7 +172,7 @@ async def check_dub(settings: Settings) -> tuple[Finding, Finding, Finding]:
     """Ask Dub once: is it there, does it take the key, are our clocks alike."""
     timeout = min(settings.dub_timeout, TIMEOUT_S)
     async with DubClient(
-        settings.dub_api_url, settings.dub_api_key, timeout=timeout, in_flight=1
+        settings.dub_api_url, settings.dub_api_key, timeout=timeout
     ) as dub:
         signature = sign_call(settings.secret, "check", PROBE, now_ms())
         reply = await dub.track_lead(PROBE, signature)

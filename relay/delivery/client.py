@@ -25,14 +25,13 @@ class DubClient:
     ``timeout`` is the limit in seconds for a whole call, answer included.
     """
 
-    def __init__(
-        self, api_url: str, api_key: str, *, timeout: float, in_flight: int
-    ) -> None:
+    def __init__(self, api_url: str, api_key: str, *, timeout: float) -> None:
         self._lead_url = URL(api_url.rstrip("/") + "/track/lead")
         self._customers_url = URL(api_url.rstrip("/") + "/customers")
         self._sale_url = URL(api_url.rstrip("/") + "/track/sale")
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=in_flight),
+            # How many calls there are at once is decided where they are made.
+            connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=timeout, connect=CONNECT_TIMEOUT_S),
             headers={

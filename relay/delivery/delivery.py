@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -48,12 +49,15 @@ AWAITED_MS: Final = 10_000
 """How long after its capture a caller may wait for the answer to a lead."""
 
 
-def lease_ms(timeout_s: float) -> int:
-    """How long a claimed lead belongs to its worker, in ms: two calls' time.
+def lease_ms(timeout_s: float, *, two_step: bool = True) -> int:
+    """How long a claimed lead belongs to its worker, in ms.
 
-    Not longer than that: what a worker that died had claimed waits so long.
+    It is renewed before the recording call. So it lasts for a place to become free
+    and for one call; without the proving call, also for the look-up. Not longer than
+    that: what a worker that died had claimed waits so long.
     """
-    return round((2 * timeout_s + SETTLE_S) * 1000)
+    calls = 2 if two_step else 3
+    return round((calls * timeout_s + SETTLE_S) * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,8 @@ class Delivery:
         self._clock = clock
         self._roll = roll
         self._metrics = metrics
+        # Leads are taken ahead of calls: they wait for their commits meanwhile.
+        self._places = asyncio.Semaphore(terms.in_flight)
 
     async def deliver(self, claim: Claim) -> Delivered:
         """Make the calls and write how they ended; the claim must be leased."""
@@ -250,12 +256,13 @@ class Delivery:
     async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
         sale = step is Step.SALE
         body = jsontext.encode(sale_body(lead) if sale else lead_body(lead, step))
-        at = self._clock()
-        signature = signing.sign_call(self._secrets, lead.id, body, at)
-        started = time.perf_counter()
         track = self._dub.track_sale if sale else self._dub.track_lead
-        reply = await track(body, signature)
-        took = time.perf_counter() - started
+        async with self._places:
+            at = self._clock()
+            signature = signing.sign_call(self._secrets, lead.id, body, at)
+            started = time.perf_counter()
+            reply = await track(body, signature)
+            took = time.perf_counter() - started
         now = self._clock()
         outcome = interpret(reply, step, now)
         self._metrics.calls.labels(step.value, outcome.meaning.value).observe(took)

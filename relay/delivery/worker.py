@@ -49,13 +49,21 @@ by the new clock, before the first look."""
 PARK_BATCH: Final = 500
 """Leads parked or unparked in one transaction, so that none holds the writer long."""
 
+AHEAD: Final = 4
+"""One lead in so many more than calls is taken ahead: while some leads wait for a
+commit, these see to it that no place for a call stands empty."""
+
+BATCH: Final = 8
+"""A claim waits until one in so many of all calls is over, so that a backlog is not
+claimed lead by lead. It is less than what is taken ahead, so no place stands empty."""
+
 SET_BACK_MS: Final = 1_000
 """A clock that goes back by more was set; NTP's own corrections are smaller. What a
 smaller step delays is not worth looking for."""
 
 
 class Worker:
-    """Delivers what is due, at most ``terms.in_flight`` at once.
+    """Delivers what is due, with some more leads than ``terms.in_flight`` at once.
 
     Run it as one task with :meth:`run`; end it with :meth:`stop`, which returns
     when every claim is settled or given back.
@@ -75,6 +83,8 @@ class Worker:
         self._clock = clock
         self._set_back = SetBack(clock)
         self._stepped = False
+        self._most = terms.in_flight + -(-terms.in_flight // AHEAD)
+        self._batch = max(1, terms.in_flight // BATCH)
         self._wake = asyncio.Event()
         self.stopping = False
         self._failures_in_a_row = 0
@@ -95,7 +105,7 @@ class Worker:
                 await self._nap(TROUBLE_NAP_S)
             else:
                 if not busy:
-                    await self._nap(await self._until_due())
+                    await self._nap(POLL_S if self._full else await self._until_due())
 
     async def stop(self) -> None:
         """Stop claiming, let the calls under way end, give the others back."""
@@ -140,10 +150,17 @@ class Worker:
         self._stepped = False
         await self._probe_soon()
 
+    @property
+    def _free(self) -> int:
+        return self._most - len(self._running)
+
+    @property
+    def _full(self) -> bool:
+        return self._free < self._batch
+
     async def _turn(self) -> bool:
         """Claim once. True when there may be more to claim straight away."""
-        free = self._terms.in_flight - len(self._running)
-        if free <= 0:
+        if self._full:
             return False
         gate = await self._outbox.gate()
         now = self._clock()
@@ -151,6 +168,7 @@ class Worker:
             return False
         if gate.closed:
             return await self._turn_closed(gate, now)
+        free = self._free
         claims = await self._outbox.claim(
             free, now, self._terms.lease_ms, self._terms.pace
         )

@@ -65,7 +65,7 @@ async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
 
 @pytest.fixture
 async def client(dub: SandboxDub) -> AsyncIterator[DubClient]:
-    async with DubClient(dub.url, API_KEY, timeout=5, in_flight=4) as client:
+    async with DubClient(dub.url, API_KEY, timeout=5) as client:
         yield client
 
 

@@ -49,9 +49,9 @@ by the new clock, before the first look."""
 PARK_BATCH: Final = 500
 """Leads parked or unparked in one transaction, so that none holds the writer long."""
 
-AHEAD: Final = 4
-"""One lead in so many more than calls is taken ahead: while some leads wait for a
-commit, these see to it that no place for a call stands empty."""
+AHEAD: Final = 2
+"""One lead for so many calls is taken on top: while others wait for their commits,
+these see to it that no place for a call stands empty."""
 
 BATCH: Final = 8
 """A claim waits until one in so many of all calls is over, so that a backlog is not

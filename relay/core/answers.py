@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from relay.core import jsontext
 from relay.core.leads import Step
 
 MAX_WAIT_MS: Final = 3_600_000
@@ -378,7 +379,7 @@ def _error(answer: Answer) -> _Error:
 def _parse(body: bytes) -> object:
     """Read JSON; None for what is none, and for what nests too deep to read."""
     try:
-        parsed: object = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
+        parsed: object = jsontext.decode(body)
+    except ValueError:
         return None
     return parsed

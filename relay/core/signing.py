@@ -19,6 +19,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from itsdangerous import BadData, SignatureExpired, TimestampSigner
@@ -237,12 +238,14 @@ class _ClockedSigner(TimestampSigner):
         return self._clock_s
 
 
+@lru_cache(maxsize=8)
 def _serializer(
-    secrets: Sequence[str], purpose: str, clock_s: int
+    secrets: tuple[str, ...], purpose: str, clock_s: int
 ) -> URLSafeTimedSerializer:
+    # Kept for the other calls of the same second: to make one costs as much as to sign.
     return URLSafeTimedSerializer(
         # itsdangerous lists keys oldest to newest and signs with the last.
-        secrets[::-1],
+        list(reversed(secrets)),
         salt=purpose,
         signer=_ClockedSigner,
         # Its default is SHA-1.
@@ -256,7 +259,7 @@ def sign_json(value: object, secrets: Sequence[str], purpose: str, now: int) -> 
     ``purpose`` is the salt: what was signed for one purpose is worth nothing for
     another. The first secret signs.
     """
-    return _serializer(secrets, purpose, now // 1000).dumps(value)
+    return _serializer(tuple(secrets), purpose, now // 1000).dumps(value)
 
 
 def verify_json(
@@ -277,7 +280,7 @@ def verify_json(
         raise SignatureMismatchError("not a value that was signed here")
     # itsdangerous refuses any age below zero; reading a clock that is skew_s
     # ahead, with as much more age allowed, moves both ends as wanted.
-    serializer = _serializer(secrets, purpose, now // 1000 + skew_s)
+    serializer = _serializer(tuple(secrets), purpose, now // 1000 + skew_s)
     try:
         return serializer.loads(text, max_age=max_age_s + skew_s)
     except SignatureExpired as error:

@@ -338,7 +338,7 @@ class TestSignedJson:
 
     def test_a_payload_that_is_no_json_is_refused_although_signed(self) -> None:
         # Another program with the same secret and purpose could have made it.
-        serializer = signing._serializer(["s"], "p", NOW // 1000)
+        serializer = signing._serializer(("s",), "p", NOW // 1000)
         value = serializer.make_signer("p").sign(base64.b64encode(b"{"))
 
         with pytest.raises(SignatureMismatchError):

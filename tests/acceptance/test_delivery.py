@@ -274,6 +274,35 @@ async def test_a_stop_gives_hanging_calls_back_and_the_next_start_delivers(
     assert len(await dub.state("leads")) == 1
 
 
+async def test_leads_are_taken_ahead_but_no_more_calls_made_than_may_be(
+    dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    async def made() -> int:
+        async with session.get(f"{dub.url}/sandbox/faults") as answer:
+            [hanging] = (await answer.json())["faults"]
+        return 100 - int(hanging["count"])
+
+    await dub.fault(hang=60, count=100)
+    environment = {"DUB_API_URL": dub.url, "RELAY_IN_FLIGHT": "4"}
+    relay = await RelayProcess(tmp_path, environment).start()
+    for number in range(8):
+        lead = body(await dub.click(), f"u_{number}")
+        await post_hook(session, relay.url, lead, f"msg_{number}")
+
+    await until(
+        relay, lambda found: [one["status"] for one in found].count("sending") == 6
+    )
+
+    deadline = time.monotonic() + 30
+    while await made() < 4:
+        assert time.monotonic() < deadline
+
+    assert await relay.stop() == 0
+    # What was claimed ahead has made no call on its way back either.
+    assert await made() == 4
+    assert {lead["status"] for lead in await relay.leads()} == {"waiting", "queued"}
+
+
 async def test_killed_in_the_middle_of_a_load_every_acknowledged_lead_arrives_once(
     dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:

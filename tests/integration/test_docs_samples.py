@@ -1,0 +1,282 @@
+"""Every sample of the documentation is run, or at least read by what it is for.
+
+A block that no handler knows fails here, and says what to do. Shell samples run as
+they stand, page by page, in a shell that knows harmless programs alone
+(tests/sample_shell.py); the others are checked one by one by what reads their language.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Final
+
+import aiohttp
+import click
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from dub import Dub
+from harness import API_KEY, HOOK_SECRET, RelayProcess, SandboxDub, post_hook
+from postgres_server import PostgresServer, binaries
+from sample_checks import CHECKS, Case
+from sample_programs import MISSING
+from sample_shell import Shell, filled_in
+from samples import TOP, Sample, samples, spans
+
+from relay.cli import cli
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+HOOKS = "tests/acceptance/test_hook_samples.py"
+SNIPPET = "tests/browser/test_snippet_docs.py"
+CLIENT = "tests/integration/test_client_docs.py"
+RULES = "tests/integration/test_check_try.py"
+HERE = "tests/integration/test_docs_samples.py"
+
+CLAIMED: Final = {
+    ("README.md", "python", "relay.signup("): (
+        f"{CLIENT}::test_the_one_line_is_one_that_works"
+    ),
+    ("docs/hooks.md", "js", ""): f"{HOOKS}::test_every_script_is_javascript",
+    ("docs/hooks.md", "sql", "tell_dub_relay"): (
+        f"{HOOKS}::test_supabases_trigger_signs_and_never_stops_a_sign_up"
+    ),
+    ("docs/python.md", "python", "import Client"): (
+        f"{CLIENT}::test_the_sample_of_the_docs_tells_the_relay"
+    ),
+    ("docs/signup-rules.md", "json", '"request"'): (
+        f"{RULES}::test_the_saved_sign_up_of_the_docs_is_one"
+    ),
+    ("docs/snippet.md", "js", "trackLead"): (
+        f"{SNIPPET}::test_the_samples_run_under_the_policy_of_the_page"
+    ),
+    ("docs/api.md", "python", "Dub("): (
+        f"{HERE}::test_the_sample_of_dubs_sdk_brings_a_lead"
+    ),
+}
+"""What another test runs already: page, language, and words of the block ("": all
+blocks of that language on the page, since that test runs them all)."""
+
+SHELL: Final = ("sh", "bash", "console")
+ALL: Final = samples()
+
+
+def claims(sample: Sample) -> list[str]:
+    """Name the tests that say they run it."""
+    return [
+        test
+        for (page, language, words), test in CLAIMED.items()
+        if (page, language) == (sample.page, sample.language) and words in sample.text
+    ]
+
+
+FREE: Final = [it for it in ALL if it.language not in SHELL and not claims(it)]
+PAGES: Final = sorted({it.page for it in ALL if it.language in SHELL})
+
+CUSTOMER = "u_1"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What samples talk to: a relay that runs, its Dub, and a site."""
+
+    dub: SandboxDub
+    relay: RelayProcess
+    site: str
+    placeholders: Mapping[str, str]
+    backup: Path
+
+    @property
+    def address(self) -> str:
+        return self.relay.url.removeprefix("http://")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    folder = tmp_path_factory.mktemp("scene")
+    dub = await SandboxDub.start()
+    runner = web.AppRunner(_site(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site = "http://127.0.0.1:{1}".format(*runner.addresses[0])
+    relay = RelayProcess(folder, {"DUB_API_URL": dub.url, "RELAY_UPSTREAM": site})
+    await relay.start()
+    try:
+        rejected = await _lived(relay, dub)
+        backup = folder / "backup.db"
+        assert (await relay.run("backup", str(backup)))[0] == 0
+        found = _placeholders(relay.url, dub.url, site, rejected)
+        yield Scene(dub, relay, site, found, backup)
+    finally:
+        await relay.stop()
+        await runner.cleanup()
+        await dub.close()
+
+
+def _site() -> web.Application:
+    """The site of whoever reads the docs: it takes all, and answers 200."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"id": CUSTOMER})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app
+
+
+async def _lived(relay: RelayProcess, dub: SandboxDub) -> str:
+    """Let one lead be delivered and one be rejected; the id of the latter."""
+    lead = {"eventName": "Sign Up", "customerExternalId": CUSTOMER}
+    async with aiohttp.ClientSession() as session:
+        body = lead | {"clickId": await dub.click()}
+        assert (await post_hook(session, relay.url, body))[0] == 202
+        async with session.post(
+            f"{relay.url}/_dub/track/lead",
+            json=lead | {"clickId": "", "customerExternalId": "u_2"},
+            headers={"Authorization": f"Bearer {API_KEY}"},
+        ) as answer:
+            assert answer.status == 200, await answer.text()
+    found = {it["status"]: it["id"] for it in await relay.settled(2)}
+    assert set(found) == {"delivered", "rejected"}
+    return str(found["rejected"])
+
+
+def _placeholders(relay: str, dub: str, site: str, lead: str) -> dict[str, str]:
+    """What samples leave open, as regular expressions, and what is put there."""
+    here = r"(?:localhost|127\.0\.0\.1)"
+    return {
+        r"\blead_(?:\w*…|ID\b)": lead,
+        r"\bdub_…": API_KEY,
+        r"\bwhsec_…": HOOK_SECRET,
+        r"\bCUSTOMER_ID\b": CUSTOMER,
+        r"https://(?:www\.|relay\.)?example\.com": relay,
+        r"https://[\w.-]+\.example\.com": site,
+        rf"\b{here}:8080": relay.removeprefix("http://"),
+        rf"\b{here}:8787": dub.removeprefix("http://"),
+        rf"\b{here}:(?:3000|8000)": site.removeprefix("http://"),
+    }
+
+
+# All
+
+
+UNKNOWN = """{} is a block in {!r}, which no test knows. What to do:
+- give it the right word behind its fence, one of {};
+- or, if another test runs it, name that test in CLAIMED of {};
+- or write a check for the language in tests/sample_checks.py."""
+
+
+@pytest.mark.parametrize("sample", FREE, ids=str)
+async def test_a_sample_is_right(
+    sample: Sample, scene: Scene, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if sample.language == "sql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        _run_sql(server, sample.text)
+        return
+    check = CHECKS.get(sample.language)
+    if check is None:
+        words = ", ".join(sorted({*CHECKS, *SHELL, "sql"}))
+        pytest.fail(UNKNOWN.format(sample, sample.language, words, HERE))
+    text = filled_in(sample.text, scene.placeholders)
+
+    await asyncio.to_thread(check, Case(sample, text, tmp_path, scene.relay.url))
+
+
+def _run_sql(server: PostgresServer, text: str) -> None:
+    """Run it on the tests' own server, under a name that is nobody's there."""
+    try:
+        for statement in re.sub(r"\brelay\b", "of_the_docs", text).split(";\n"):
+            server.sql(statement)
+    finally:
+        server.sql("DROP DATABASE IF EXISTS of_the_docs")
+        server.sql("DROP ROLE IF EXISTS of_the_docs")
+
+
+@pytest.mark.parametrize(("claim", "test"), CLAIMED.items(), ids=str)
+async def test_who_claims_a_sample_is_there(
+    claim: tuple[str, str, str], test: str
+) -> None:
+    path, _, name = test.partition("::")
+    code = (TOP / path).read_text()
+
+    assert re.search(rf"^(async )?def {name}\(", code, re.MULTILINE), test
+    assert Path(claim[0]).name in code, f"{path} does not read {claim[0]}"
+    claimed = [it for it in ALL if test in claims(it)]
+    assert claimed, f"no block of {claim[0]} is left for {test}"
+    assert len(claimed) == 1 or not claim[2], f"{test} runs one block: {claimed}"
+
+
+async def test_the_sample_of_dubs_sdk_brings_a_lead(scene: Scene) -> None:
+    [code] = [
+        it.text for it in ALL if (it.page, it.language) == ("docs/api.md", "python")
+    ]
+    code = code.replace("https://site/_dub", f"{scene.relay.url}/_dub")
+    names = {
+        "os": SimpleNamespace(environ={"DUB_API_KEY": API_KEY}),
+        "Dub": Dub,
+        "cookie": await scene.dub.click(),
+        "user": SimpleNamespace(id="u_sdk"),
+    }
+
+    await asyncio.to_thread(exec, code, names)
+
+    [lead] = await scene.relay.leads("--customer", "u_sdk")
+    assert lead["clickId"] == names["cookie"]
+
+
+# Shell samples
+
+
+DATABASE = re.compile(r"(?<=RELAY_DATABASE=)('?)postgres(?:ql)?://[^'\s]*\1")
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_the_commands_of_a_page_run_from_top_to_bottom(
+    page: str, scene: Scene, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    blocks = [it for it in ALL if it.page == page]
+    commands = [it for it in blocks if it.language in SHELL]
+    found = dict(scene.placeholders)
+    programs = None
+    if any(DATABASE.search(it.text) for it in commands):
+        server: PostgresServer = request.getfixturevalue("postgres")
+        found = {DATABASE.pattern: f"'{server.new_url()}'"} | found
+        programs = binaries()
+    environ = scene.relay.settings() | {"RELAY_LISTEN": scene.address}
+    del environ["RELAY_DATABASE"]
+    shell = Shell(tmp_path, environ, found, scene.backup, programs)
+    for sample in blocks:
+        if sample.file is not None:
+            shell.keep(sample)
+
+    code, said = await shell.run(commands)
+
+    if code == MISSING:
+        pytest.skip(f"NOT EVERYTHING IS HERE: {page} ended early: {said[-300:]}")
+    assert code == 0, said
+
+
+# Commands in the middle of a sentence
+
+
+@pytest.mark.parametrize(
+    ("page", "span"),
+    sorted({it for it in spans() if it[1].startswith("dub-relay ")}),
+)
+async def test_a_command_in_a_sentence_is_one(page: str, span: str) -> None:
+    """Its words and options are known; what stands for a value is not looked at."""
+    words = span.split()[1:]
+    command: click.Command = cli
+    while words and isinstance(command, click.Group) and words[0][0].islower():
+        name = words.pop(0)
+        found = command.commands.get(name)
+        assert found is not None, f"{page}: there is no command {name} in `{span}`"
+        command = found
+    known = {it for option in command.params for it in option.opts}
+    assert {it for it in words if it.startswith("-")} <= known | {"--help", "-h"}

@@ -136,7 +136,7 @@ def cell(value: Any) -> str | int:
 
 
 @click.command()
-@click.argument("customer", metavar="CUSTOMER_ID", required=False)
+@click.argument("customer", metavar="[CUSTOMER_ID]", required=False)
 @click.option("--lead", "lead_id", metavar="ID", help="One lead's data instead.")
 @click.option(
     "--yes", is_flag=True, help="Also leads that are on their way: they are not sent."

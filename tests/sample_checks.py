@@ -247,7 +247,9 @@ def check_ini(case: Case) -> None:
     unit = case.written(f"sample.{kind or 'service'}", text)
     if kind:
         case.written("sample.service", "[Service]\nExecStart=/bin/true\n")
-    ran("systemd-analyze", "--no-pager", "verify", unit, folder=case.folder)
+    verify = ("systemd-analyze", "--no-pager", "verify", str(unit))
+    said = subprocess.run(verify, capture_output=True, text=True, check=False).stderr
+    assert said == ""  # it forgives a value that it ignores
 
 
 def check_text(case: Case) -> None:

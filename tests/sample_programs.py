@@ -78,17 +78,24 @@ def _serve(command: list[str]) -> int:
         socket.create_server(("127.0.0.1", 0)) as free,
     ):
         told.bind(f"{folder}/notify")
-        told.settimeout(START_S)
+        told.settimeout(0.1)
         address = "{}:{}".format(*free.getsockname())
         free.close()
         environ = {"NOTIFY_SOCKET": f"{folder}/notify", "RELAY_LISTEN": address}
         process = subprocess.Popen(command, env=os.environ | environ)
         try:
-            while process.poll() is None and b"READY=1" not in told.recv(4096):
+            while process.poll() is None and not _ready(told):
                 pass
         finally:
             process.send_signal(signal.SIGTERM)
         return process.wait(START_S)
+
+
+def _ready(told: socket.socket) -> bool:
+    try:
+        return b"READY=1" in told.recv(4096)
+    except TimeoutError:
+        return False
 
 
 def _sandbox(command: list[str]) -> int:

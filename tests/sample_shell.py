@@ -59,7 +59,7 @@ class Shell:
     """A folder with a clone, a root of a file system, and the programs."""
 
     folder: Path
-    environ: Mapping[str, str]
+    environ: dict[str, str]
     placeholders: Mapping[str, str]
     """Regular expressions, and what is put in the place of what they find."""
     database: Path
@@ -77,6 +77,8 @@ class Shell:
             copy = shutil.copytree if (TOP / name).is_dir() else shutil.copy
             copy(TOP / name, self.clone / name)
         shutil.copy(self.database, self.clone / "relay.db")
+        # An answer of 404 is no success of a sample.
+        (self.root / ".curlrc").write_text("fail-with-body\nno-progress-meter\n")
         for name in (*REAL, *sample_programs.STAND_INS):
             self._put(name)
 

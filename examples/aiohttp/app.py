@@ -1,6 +1,6 @@
 """A sign-up with aiohttp that tells the relay.
 
-Run: python -m aiohttp.web app:make_app
+Run: python -m aiohttp.web -P 8000 app:make_app
 """
 
 import os

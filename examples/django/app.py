@@ -1,6 +1,6 @@
 """A sign-up with Django that tells the relay, the whole project in one file.
 
-Run: python app.py runserver, or gunicorn app:application
+Run: python app.py runserver 8000, or gunicorn app:application
 """
 
 import json

@@ -1,6 +1,6 @@
 """A sign-up with FastAPI that tells the relay.
 
-Run: uvicorn app:app
+Run: uvicorn app:app --port 8000
 """
 
 import os

@@ -1,6 +1,6 @@
 """A sign-up with Flask that tells the relay.
 
-Run: flask --app app run
+Run: flask --app app run --port 8000
 """
 
 import os

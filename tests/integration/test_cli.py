@@ -11,14 +11,15 @@ import pty
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from relay.cli import main
+from relay.cli import cli, main
 from relay.clock import iso, now_ms
 from relay.core import signing
 from relay.core.leads import Attempt, Lead, Status, Step
@@ -207,6 +208,16 @@ def test_every_command_explains_itself_and_takes_a_config(
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(f"Usage: dub-relay {command}")
     assert "--config FILE" in ran.out
+
+
+def test_no_command_is_left_out_here() -> None:
+    def walked(group: click.Group, before: str = "") -> Iterator[str]:
+        for name, command in group.commands.items():
+            yield before + name
+            if isinstance(command, click.Group):
+                yield from walked(command, f"{before}{name} ")
+
+    assert sorted(walked(cli)) == sorted(COMMANDS)
 
 
 def test_without_a_command_the_help_is_shown_as_wrong_usage(run: Run) -> None:

@@ -8,27 +8,35 @@ they stand, page by page, in a shell that knows harmless programs alone
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import shlex
+import sys
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Final
 
 import aiohttp
-import click
 import pytest
 import pytest_asyncio
 from aiohttp import web
 from dub import Dub
-from harness import API_KEY, HOOK_SECRET, RelayProcess, SandboxDub, post_hook
+from example_sites import COMMANDS, EXAMPLES, Site
+from harness import (
+    API_KEY,
+    HOOK_SECRET,
+    RELAY_SECRET,
+    RelayProcess,
+    SandboxDub,
+    post_hook,
+)
 from postgres_server import PostgresServer, binaries
 from sample_checks import CHECKS, Case
 from sample_programs import MISSING
 from sample_shell import Shell, filled_in
-from samples import TOP, Sample, samples, spans
-
-from relay.cli import cli
+from samples import TOP, Sample, samples
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -92,8 +100,12 @@ class Scene:
     backup: Path
 
     @property
-    def address(self) -> str:
-        return self.relay.url.removeprefix("http://")
+    def environ(self) -> dict[str, str]:
+        """What README's "Install" sets; and where things are here."""
+        install = {"DUB_API_KEY": API_KEY, "RELAY_SECRET": RELAY_SECRET}
+        listen = self.relay.url.removeprefix("http://")
+        here = {"DUB_API_URL": self.dub.url, "RELAY_LISTEN": listen}
+        return install | here | {"RELAY_DRAIN": "10ms"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -248,9 +260,7 @@ async def test_the_commands_of_a_page_run_from_top_to_bottom(
         server: PostgresServer = request.getfixturevalue("postgres")
         found = {DATABASE.pattern: f"'{server.new_url()}'"} | found
         programs = binaries()
-    environ = scene.relay.settings() | {"RELAY_LISTEN": scene.address}
-    del environ["RELAY_DATABASE"]
-    shell = Shell(tmp_path, environ, found, scene.backup, programs)
+    shell = Shell(tmp_path, scene.environ, found, scene.backup, programs)
     for sample in blocks:
         if sample.file is not None:
             shell.keep(sample)
@@ -259,24 +269,125 @@ async def test_the_commands_of_a_page_run_from_top_to_bottom(
 
     if code == MISSING:
         pytest.skip(f"NOT EVERYTHING IS HERE: {page} ended early: {said[-300:]}")
-    assert code == 0, said
+    print(said)  # noqa: T201 - shown where it fails
+    assert code == 0
 
 
-# Commands in the middle of a sentence
+def shell_of(scene: Scene, folder: Path) -> Shell:
+    return Shell(folder, scene.environ, scene.placeholders, scene.backup)
 
 
 @pytest.mark.parametrize(
-    ("page", "span"),
-    sorted({it for it in spans() if it[1].startswith("dub-relay ")}),
+    ("text", "told"),
+    [
+        ("dub-relay leads list --stauts held", "Did you mean '--status'?"),
+        ("helm install dub-relay", "helm: command not found"),
+        ("make tset", "No rule to make target 'tset'"),
+        ("pip install 'dub-relay[oltp]'", "there is no extra oltp"),
+        ("docker compose -f deploy/compose/compose.yaml up web", "no service web"),
+        ("kubectl apply -k deploy/k8s", "there is no deploy/k8s"),
+        ("systemctl restart dubrelay", "there is no unit dubrelay.service"),
+        ("curl localhost:8080/_dub/nothing", "404"),
+        ("export RELAY_RAET=1\ndub-relay serve", "RELAY_RAET: unknown setting"),
+    ],
 )
-async def test_a_command_in_a_sentence_is_one(page: str, span: str) -> None:
-    """Its words and options are known; what stands for a value is not looked at."""
-    words = span.split()[1:]
-    command: click.Command = cli
-    while words and isinstance(command, click.Group) and words[0][0].islower():
-        name = words.pop(0)
-        found = command.commands.get(name)
-        assert found is not None, f"{page}: there is no command {name} in `{span}`"
-        command = found
-    known = {it for option in command.params for it in option.opts}
-    assert {it for it in words if it.startswith("-")} <= known | {"--help", "-h"}
+async def test_a_wrong_command_is_found(
+    text: str, told: str, scene: Scene, tmp_path: Path
+) -> None:
+    sample = Sample("page.md", 7, "sh", text, 1)
+
+    code, said = await shell_of(scene, tmp_path).run([sample])
+
+    assert code != 0
+    assert told in said
+    assert "The sample at page.md:7 ended with" in said
+
+
+async def test_what_a_page_leaves_open_must_be_known(
+    scene: Scene, tmp_path: Path
+) -> None:
+    sample = Sample("page.md", 7, "sh", "dub-relay leads show …", 1)
+
+    with pytest.raises(AssertionError, match="what stands for the …"):
+        await shell_of(scene, tmp_path).run([sample])
+
+
+WRONG: Final = {
+    "toml": "upstraem = 'http://127.0.0.1:3000'",
+    "env": "RELAY_RATE=soon",
+    "json": "{'a': 1}",
+    "yaml": "apiVersion: v1\nkind: ConfigMap\ndate: {}",
+    "python": "from relay.client import Clinet",
+    "js": "const relay = ;",
+    "jsx": "<Analytics>",
+    "ts": "const relay: = 1;",
+    "tsx": "const relay: string = <Analytics>;",
+    "html": '<script src="/_dub/scirpt.js"></script>',
+    "php": "$dub = ;",
+    "ruby": "dub = (",
+    "go": "s := (",
+    "nginx": "proxy_psas http://127.0.0.1:8080;",
+    "caddyfile": "revrese_proxy 127.0.0.1:8080",
+    "ini": "[Service]\nRestart=perhaps\n",
+    "text": "",
+}
+
+
+@pytest.mark.parametrize("language", CHECKS)
+async def test_a_wrong_sample_is_found(
+    language: str, scene: Scene, tmp_path: Path
+) -> None:
+    sample = Sample("page.md", 7, language, WRONG[language], 1)
+    case = Case(sample, sample.text, tmp_path, scene.relay.url)
+
+    with pytest.raises(Exception):  # noqa: B017, PT011 - each reader has its own
+        await asyncio.to_thread(CHECKS[language], case)
+
+
+# The examples
+
+
+ROW: Final = re.compile(r"^\| \[(\w+)\]\(.*\| `(.*)` \|$", re.MULTILINE)
+STARTED: Final = dict(ROW.findall((TOP / "examples" / "README.md").read_text()))
+
+
+async def test_every_example_says_how_it_is_started() -> None:
+    folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
+
+    assert set(STARTED) == folders
+    for name, command in STARTED.items():
+        if (code := EXAMPLES / name / "app.py").exists():
+            assert f"Run: {command}" in code.read_text()
+        else:
+            script = command.rpartition("npm ")[2].removeprefix("run ").split()[0]
+            package = json.loads((EXAMPLES / name / "package.json").read_text())
+            assert script in package["scripts"]
+
+
+class AsTold(Site):
+    """An example that is started by the command of the page."""
+
+    def command(self, port: int) -> list[str]:
+        words = shlex.split(STARTED[self.name].replace("8000", str(port)))
+        programs = Path(sys.executable).parent
+        return [str(programs / words[0]), *words[1:]]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+async def test_an_example_takes_the_sign_up_of_the_page(
+    name: str, scene: Scene, tmp_path: Path
+) -> None:
+    shell = shell_of(scene, tmp_path)
+    [sample] = [it for it in ALL if it.page == "examples/README.md"]
+    site = AsTold(name, shell.clone / "examples" / name, scene.relay.url)
+    await site.start()
+    try:
+        text = sample.text.replace("http://127.0.0.1:8000", site.url)
+        code, said = await shell.run([replace(sample, text=text)])
+    finally:
+        await site.stop()
+
+    assert code == 0, said
+    user = json.loads(said)["id"]
+    [lead] = await scene.relay.leads("--customer", user)
+    assert lead["source"] == "hook"

@@ -29,9 +29,11 @@ MISSING: Final = 77
 
 ROOT = Path(os.environ.get("SAMPLES_ROOT", "."))
 """The folder that the samples take for the root of the file system."""
+
 CLONE = Path(os.environ.get("SAMPLES_CLONE", "."))
+"""The clone's top folder."""
+
 UNITS_OF_OTHERS: Final = {"caddy", "nginx", "postgresql"}
-UNITS = r"/etc/systemd/system"
 
 
 class WrongError(Exception):
@@ -131,32 +133,42 @@ def python(words: list[str]) -> int:
     """Make an environment of these programs, or be Python."""
     if words[:2] != ["-m", "venv"]:
         return subprocess.run([sys.executable, *words], check=False).returncode
-    shutil.copytree(os.environ["SAMPLES_BIN"], Path(words[2]) / "bin")
+    made = shutil.copytree(os.environ["SAMPLES_BIN"], Path(words[2]) / "bin")
+    (made / "activate").touch()
     return 0
 
 
-def docker(words: list[str]) -> None:
+def inside(words: list[str]) -> int:
+    """Run what `exec` would run in a container, if it is our command."""
+    if "exec" not in words or "dub-relay" not in words[:-1]:
+        return 0
+    last = len(words) - words[::-1].index("dub-relay")
+    return dub_relay(words[last:])
+
+
+def docker(words: list[str]) -> int:
     """Find the files, and the services of the files of Compose."""
     files = files_behind(words, "-f", "--file", "--env-file")
     if words[:1] == ["build"]:
         must(Path(words[-1]).is_dir(), f"there is no {words[-1]}")
     if words[:1] != ["compose"]:
-        return
+        return inside(words)
     files = files or [Path("compose.yaml")]
     text = "".join(file.read_text() for file in files)
     services = re.findall(r"^  ([\w-]+):", text, re.MULTILINE)
     verb = next(i for i, it in enumerate(words) if i and _is_verb(words, i, it))
     for word in words[verb + 1 :]:
         if words[verb] in {"exec", "run"} and word in services:
-            return
+            break
         must(word.startswith("-") or word in services, f"there is no service {word}")
+    return inside(words)
 
 
 def _is_verb(words: list[str], at: int, word: str) -> bool:
     return not word.startswith("-") and words[at - 1] not in ("-f", "--file")
 
 
-def kubectl(words: list[str]) -> None:
+def kubectl(words: list[str]) -> int:
     """Find the files, and the folders of kustomizations."""
     files_behind(words, "-f", "--filename")
     for folder in files_behind(words, "-k", "--kustomize"):
@@ -166,6 +178,7 @@ def kubectl(words: list[str]) -> None:
         named = re.fullmatch(r"(?:deploy(?:ment)?|svc|service|hpa)/([\w-]+)", word)
         if named and not Path(word).exists():
             must(f"name: {named[1]}\n" in "".join(texts), f"nothing is named {word}")
+    return inside(words)
 
 
 def systemctl(words: list[str]) -> None:

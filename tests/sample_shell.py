@@ -35,6 +35,12 @@ CLONED: Final = (".ci", "Makefile", "deploy", "examples", "pyproject.toml")
 """What samples use of the clone, and may write into."""
 
 START: Final = """set -euo pipefail
+command_not_found_handle() {
+  echo "$1: not a program of the samples' shell. If it is harmless, put it into REAL" \
+    "of tests/sample_shell.py, else into STAND_INS of tests/sample_programs.py." >&2
+  return 127
+}
+kill() { :; }  # what was started has been ended already
 trap 'code=$?; [ $code = 0 ] || echo "The sample at $at ended with $code" >&2' EXIT
 """
 TYPED: Final = b"a password\n"
@@ -78,7 +84,7 @@ class Shell:
             copy(TOP / name, self.clone / name)
         shutil.copy(self.database, self.clone / "relay.db")
         # An answer of 404 is no success of a sample.
-        (self.root / ".curlrc").write_text("fail-with-body\nno-progress-meter\n")
+        (self.root / ".curlrc").write_text("fail\nno-progress-meter\n")
         for name in (*REAL, *sample_programs.STAND_INS):
             self._put(name)
 
@@ -113,6 +119,7 @@ class Shell:
             script += f"cd {self.clone}\n"
             for sample in section:
                 script += f"at={sample}\n{self._commands(sample)}\n"
+        self._put_databases(script)
         process = await asyncio.create_subprocess_exec(
             *(str(self.folder / "bin" / "bash"), "-c", script + "wait\n"),
             cwd=self.clone,
@@ -134,8 +141,18 @@ class Shell:
             "SAMPLES_ROOT": str(self.root),
         }
 
+    def _put_databases(self, script: str) -> None:
+        """Have one wherever the samples expect it, but where they make it."""
+        for name in re.findall(
+            r"(?:sqlite:///|restore (?:--\w+ )*)(\S+\.db)\b", script
+        ):
+            path = self.clone / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() and f"backup {name}" not in script:
+                shutil.copy(self.database, path)
+
     def _commands(self, sample: Sample) -> str:
-        """Fill in a block, and put databases where it expects them."""
+        """Fill in a block; what it leaves open must be known."""
         lines = sample.text.splitlines()
         if sample.language == "console":
             lines = [line[2:] for line in lines if line[:2] in ("$ ", "> ")]
@@ -145,9 +162,4 @@ class Shell:
             f"{sample}: what stands for the … of this sample? "
             f"Say so in PLACEHOLDERS of tests/integration/test_docs_samples.py.\n{code}"
         )
-        for name in re.findall(r"(?:sqlite:///|restore )(\S+\.db)\b", code):
-            path = self.clone / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                shutil.copy(self.database, path)
         return text

@@ -43,12 +43,16 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 HOOKS = "tests/acceptance/test_hook_samples.py"
 SNIPPET = "tests/browser/test_snippet_docs.py"
 CLIENT = "tests/integration/test_client_docs.py"
+ALERTS = "tests/integration/test_alerts.py"
 RULES = "tests/integration/test_check_try.py"
 HERE = "tests/integration/test_docs_samples.py"
 
 CLAIMED: Final = {
     ("README.md", "python", "relay.signup("): (
         f"{CLIENT}::test_the_one_line_is_one_that_works"
+    ),
+    ("docs/alerts.md", "json", '"leads.parked"'): (
+        f"{ALERTS}::test_a_parked_delivery_is_told_once_over_restarts_and_relays"
     ),
     ("docs/hooks.md", "js", ""): f"{HOOKS}::test_every_script_is_javascript",
     ("docs/hooks.md", "sql", "tell_dub_relay"): (
@@ -164,7 +168,7 @@ def _placeholders(relay: str, dub: str, site: str, lead: str) -> dict[str, str]:
     return {
         r"\blead_(?:\w*…|ID\b)": lead,
         r"\bdub_…": API_KEY,
-        r"\bwhsec_…": HOOK_SECRET,
+        r"\bwhsec_(?:…|\$\(openssl rand -base64 \d+\))": HOOK_SECRET,
         r"\bCUSTOMER_ID\b": CUSTOMER,
         r"https://(?:www\.|relay\.)?example\.com": relay,
         r"https://[\w.-]+\.example\.com": site,
@@ -248,6 +252,13 @@ async def test_the_sample_of_dubs_sdk_brings_a_lead(scene: Scene) -> None:
 DATABASE = re.compile(r"(?<=RELAY_DATABASE=)('?)postgres(?:ql)?://[^'\s]*\1")
 
 
+def _new_database(server: PostgresServer) -> str:
+    """Make an empty database; its URL is one that libpq's own programs take."""
+    server.sql("DROP DATABASE IF EXISTS of_a_page WITH (FORCE)")
+    server.sql("CREATE DATABASE of_a_page")
+    return f"postgresql:///of_a_page?host={server._folder}&user=relay"
+
+
 @pytest.mark.parametrize("page", PAGES)
 async def test_the_commands_of_a_page_run_from_top_to_bottom(
     page: str, scene: Scene, tmp_path: Path, request: pytest.FixtureRequest
@@ -258,7 +269,7 @@ async def test_the_commands_of_a_page_run_from_top_to_bottom(
     programs = None
     if any(DATABASE.search(it.text) for it in commands):
         server: PostgresServer = request.getfixturevalue("postgres")
-        found = {DATABASE.pattern: f"'{server.new_url()}'"} | found
+        found = {DATABASE.pattern: f"'{_new_database(server)}'"} | found
         programs = binaries()
     shell = Shell(tmp_path, scene.environ, found, scene.backup, programs)
     for sample in blocks:
@@ -281,7 +292,7 @@ def shell_of(scene: Scene, folder: Path) -> Shell:
     ("text", "told"),
     [
         ("dub-relay leads list --stauts held", "Did you mean '--status'?"),
-        ("helm install dub-relay", "helm: command not found"),
+        ("helm install dub-relay", "helm: not a program of the samples' shell"),
         ("make tset", "No rule to make target 'tset'"),
         ("pip install 'dub-relay[oltp]'", "there is no extra oltp"),
         ("docker compose -f deploy/compose/compose.yaml up web", "no service web"),

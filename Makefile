@@ -1,6 +1,6 @@
 # Two commands matter from a clean clone: `make demo` and `make test`.
-# Everything lands in .venv; nothing outside this folder is touched, but for
-# Chromium and PostgreSQL, which `make test` installs through apt-get where it may.
+# Everything lands in .venv; nothing outside this folder is touched, but for Chromium,
+# PostgreSQL, curl and openssl, which `make test` installs through apt-get where it may.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,6 +17,7 @@ demo: $(READY) ## run sandbox, sample site and relay; ONCE=1: sign up three time
 	@$(BIN)/python -m relay demo $(if $(ONCE),--once)
 
 test: $(READY) ## run all tests; ARGS="-k hook" goes to pytest
+	@.ci/commands
 	@.ci/chromium
 	@.ci/servers
 	@.ci/postgres

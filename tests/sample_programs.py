@@ -21,6 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NoReturn
 
+import yaml
+
 START_S: Final = 30
 """A shared machine may be slow."""
 
@@ -32,6 +34,9 @@ ROOT = Path(os.environ.get("SAMPLES_ROOT", "."))
 
 CLONE = Path(os.environ.get("SAMPLES_CLONE", "."))
 """The clone's top folder."""
+
+VERBS: Final = ("build", "down", "exec", "logs", "ps", "pull", "restart", "run", "up")
+"""Commands of Compose that name services."""
 
 UNITS_OF_OTHERS: Final = {"caddy", "nginx", "postgresql"}
 
@@ -139,8 +144,8 @@ def python(words: list[str]) -> int:
 
 
 def inside(words: list[str]) -> int:
-    """Run what `exec` would run in a container, if it is our command."""
-    if "exec" not in words or "dub-relay" not in words[:-1]:
+    """Run what would run in a container, if it is our command."""
+    if not {"exec", "run"} & set(words) or "dub-relay" not in words[:-1]:
         return 0
     last = len(words) - words[::-1].index("dub-relay")
     return dub_relay(words[last:])
@@ -154,18 +159,17 @@ def docker(words: list[str]) -> int:
     if words[:1] != ["compose"]:
         return inside(words)
     files = files or [Path("compose.yaml")]
-    text = "".join(file.read_text() for file in files)
-    services = re.findall(r"^  ([\w-]+):", text, re.MULTILINE)
-    verb = next(i for i, it in enumerate(words) if i and _is_verb(words, i, it))
+    documents = [yaml.safe_load(file.read_text()) for file in files]
+    services = {name for it in documents for name in it.get("services", ())}
+    verb = next((at for at, word in enumerate(words) if word in VERBS), 0)
+    must(verb, f"none of the commands of Compose that are known here: {words}")
     for word in words[verb + 1 :]:
-        if words[verb] in {"exec", "run"} and word in services:
+        name = word.partition("=")[0]  # --scale relay=2
+        known = name in services or word.startswith("-") or word.isdigit()
+        must(known, f"there is no service {name}")
+        if words[verb] in {"exec", "run"} and name in services:
             break
-        must(word.startswith("-") or word in services, f"there is no service {word}")
     return inside(words)
-
-
-def _is_verb(words: list[str], at: int, word: str) -> bool:
-    return not word.startswith("-") and words[at - 1] not in ("-f", "--file")
 
 
 def kubectl(words: list[str]) -> int:

@@ -26,8 +26,8 @@ import yaml
 START_S: Final = 30
 """A shared machine may be slow."""
 
-MISSING: Final = 77
-"""The exit code of a program that this machine does not have: skipped (automake)."""
+NOT_HERE: Final = "is not installed on this machine"
+"""Said for a program that this machine does not have: the page is skipped."""
 
 ROOT = Path(os.environ.get("SAMPLES_ROOT", "."))
 """The folder that the samples take for the root of the file system."""
@@ -118,7 +118,10 @@ def _sandbox(command: list[str]) -> int:
 
 def make(words: list[str]) -> int:
     """Know the targets, and do nothing."""
-    return subprocess.run(["/usr/bin/make", "-n", *words], check=False).returncode
+    real = shutil.which("make", path=os.environ["SAMPLES_PATH"])
+    if real is None:
+        raise WrongError(NOT_HERE)
+    return subprocess.run([real, "-n", *words], check=False).returncode
 
 
 def pip(words: list[str]) -> None:
@@ -254,8 +257,8 @@ STAND_INS: Final[dict[str, Callable[[list[str]], int | None]]] = {
 
 def main(name: str, words: list[str]) -> int:
     if name not in STAND_INS:
-        sys.stderr.write(f"{name} is not installed on this machine\n")
-        return MISSING
+        sys.stderr.write(f"{name} {NOT_HERE}\n")
+        return 127
     try:
         return STAND_INS[name](words) or 0
     except WrongError as error:

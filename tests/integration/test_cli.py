@@ -220,6 +220,20 @@ def test_no_command_is_left_out_here() -> None:
     assert sorted(walked(cli)) == sorted(COMMANDS)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_brackets_what_may_be_left_out(run: Run, command: str) -> None:
+    found: click.Command = cli
+    for name in command.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+    usage = " ".join(run(f"{command} --help").out.partition("\n\n")[0].split())
+
+    for argument in found.params:
+        if isinstance(argument, click.Argument):
+            optional = usage.removesuffix("...").endswith("]")
+            assert optional is not argument.required, usage
+
+
 def test_without_a_command_the_help_is_shown_as_wrong_usage(run: Run) -> None:
     ran = run("")
 

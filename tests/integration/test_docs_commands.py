@@ -13,7 +13,9 @@ from samples import TOP, pages, samples, spans
 from relay.cli import cli
 from relay.settings_table import SETTINGS
 
-SPANS: Final = sorted({it for it in spans() if it[1].startswith("dub-relay ")})
+COMMANDS: Final = re.compile(rf"dub-relay .*|({'|'.join(cli.commands)}) .*")
+SPANS: Final = sorted({it for it in spans() if COMMANDS.fullmatch(it[1])})
+"""Page and command, also where the text leaves out `dub-relay` itself."""
 
 NEEDS_NO_WORDS: Final = {"version"}
 """Commands whose help says all."""
@@ -25,7 +27,7 @@ NOT_OURS: Final = {"RELAY_URL"}
 @pytest.mark.parametrize(("page", "span"), SPANS)
 def test_a_command_in_a_sentence_is_one(page: str, span: str) -> None:
     """Its words and options are known; what stands for a value is not looked at."""
-    words = span.split()[1:]
+    words = span.removeprefix("dub-relay ").split()
     command: click.Command = cli
     while words and isinstance(command, click.Group) and words[0][0].islower():
         name = words.pop(0)

@@ -34,7 +34,6 @@ from harness import (
 )
 from postgres_server import PostgresServer, binaries
 from sample_checks import CHECKS, Case
-from sample_programs import MISSING
 from sample_shell import Shell, filled_in
 from samples import TOP, Sample, samples
 
@@ -249,7 +248,7 @@ async def test_the_sample_of_dubs_sdk_brings_a_lead(scene: Scene) -> None:
 # Shell samples
 
 
-DATABASE = re.compile(r"(?<=RELAY_DATABASE=)('?)postgres(?:ql)?://[^'\s]*\1")
+DATABASE = re.compile(r"""(?<=RELAY_DATABASE=)(['"]?)postgres(?:ql)?://[^'"\s]*\1""")
 
 
 def _new_database(server: PostgresServer) -> str:
@@ -278,8 +277,6 @@ async def test_the_commands_of_a_page_run_from_top_to_bottom(
 
     code, said = await shell.run(commands)
 
-    if code == MISSING:
-        pytest.skip(f"NOT EVERYTHING IS HERE: {page} ended early: {said[-300:]}")
     print(said)  # noqa: T201 - shown where it fails
     assert code == 0
 

@@ -62,6 +62,7 @@ __all__ = [
     "sanitise",
     "utf16_len",
     "validate",
+    "with_customer",
 ]
 
 MAX_CUSTOMER_ID: Final = 100
@@ -149,13 +150,10 @@ def validate(body: object) -> LeadFields:
     """
     if not isinstance(body, Mapping):
         raise wrong_type("", "object", body)
-    click_id = read_trimmed(body, "clickId")
-    event_name = read_event_name(body)
-    ids = [read_trimmed(body, name) for name in CUSTOMER_ID_NAMES]
     fields = LeadFields(
-        click_id=click_id,
-        event_name=event_name,
-        customer_external_id=next(filter(None, ids), ""),
+        click_id=read_trimmed(body, "clickId"),
+        event_name=read_event_name(body),
+        customer_external_id=read_trimmed(body, CUSTOMER_ID_NAMES[0]) or "",
         customer_name=read_name(body),
         customer_email=read_email(body),
         customer_avatar=read_text(body, "customerAvatar"),
@@ -163,12 +161,27 @@ def validate(body: object) -> LeadFields:
         event_quantity=read_quantity(body),
         metadata=read_metadata(body),
     )
-    if not fields.customer_external_id:
+    return with_customer(fields, body, read_trimmed)
+
+
+def with_customer(
+    fields: LeadFields, body: Body, read: Callable[[Body, str], str | None]
+) -> LeadFields:
+    """Fall back on the older names of the customer's id, which Dub checks last.
+
+    Raises InvalidFieldError where there is none; a 400, unlike all others.
+    """
+    given = [fields.customer_external_id]
+    given += (read(body, name) or "" for name in CUSTOMER_ID_NAMES[1:])
+    customer = next(filter(None, given), "")
+    if not customer:
         name = CUSTOMER_ID_NAMES[0]
         raise InvalidFieldError(
             FieldIssue(name, "custom", EXTERNAL_ID_REQUIRED, BAD_REQUEST)
         )
-    return fields
+    if customer == fields.customer_external_id:
+        return fields
+    return replace(fields, customer_external_id=customer)
 
 
 def keepable(fields: LeadFields) -> LeadFields:

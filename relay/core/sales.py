@@ -17,20 +17,20 @@ from relay.core.dubapi import (
     LeadFields,
     keepable,
     person_of,
+    with_customer,
 )
 from relay.core.ecmascript import MAX_SAFE_INTEGER, as_double
-from relay.core.errors import BAD_REQUEST, EXTERNAL_ID_REQUIRED
 from relay.core.fields import (
     MAX_EVENT_NAME,
     MISSING,
     Body,
-    FieldIssue,
     InvalidFieldError,
     limited,
     read_email,
     read_metadata,
     read_name,
     read_text,
+    read_trimmed,
     refused,
     wrong_type,
 )
@@ -50,37 +50,34 @@ OPTIONAL_NAMES: Final = (*PERSON_NAMES, "metadata")
 def validate_sale(body: object) -> LeadFields:
     """Check a parsed JSON body as Dub's server route does; ``sale`` is set.
 
-    As :func:`relay.core.dubapi.validate`; unlike there, ids are not trimmed.
+    As :func:`relay.core.dubapi.validate`; unlike there, the customer's ids are not
+    trimmed.
     """
     if not isinstance(body, Mapping):
         raise wrong_type("", "object", body)
-    ids = [read_text(body, name) for name in CUSTOMER_ID_NAMES]
+    # In the schema's order: the first issue is the one that is told.
+    customer = read_text(body, CUSTOMER_ID_NAMES[0])
     amount = _amount(body)
     currency = _given(body, "currency", "usd").lower()
-    event_name = _given(body, "eventName", DEFAULT_EVENT)
-    sale = Sale(
-        amount=amount,
-        currency=currency,
-        payment_processor=_processor(body),
-        invoice_id=read_text(body, "invoiceId"),
-        lead_event_name=read_text(body, "leadEventName"),
+    event_name = limited(
+        "eventName", _given(body, "eventName", DEFAULT_EVENT), MAX_EVENT_NAME
     )
+    processor = _processor(body)
+    invoice = read_text(body, "invoiceId")
+    metadata = read_metadata(body)
     fields = LeadFields(
-        event_name=limited("eventName", event_name, MAX_EVENT_NAME),
-        metadata=read_metadata(body),
-        click_id=read_text(body, "clickId"),
-        customer_external_id=next(filter(None, ids), ""),
+        customer_external_id=customer or "",
+        event_name=event_name,
+        metadata=metadata,
+        sale=Sale(
+            amount, currency, processor, invoice, read_text(body, "leadEventName")
+        ),
+        click_id=read_trimmed(body, "clickId"),
         customer_name=read_name(body),
         customer_email=read_email(body),
         customer_avatar=read_text(body, "customerAvatar"),
-        sale=sale,
     )
-    if not fields.customer_external_id:
-        name = CUSTOMER_ID_NAMES[0]
-        raise InvalidFieldError(
-            FieldIssue(name, "custom", EXTERNAL_ID_REQUIRED, BAD_REQUEST)
-        )
-    return fields
+    return with_customer(fields, body, read_text)
 
 
 def sanitise_sale(body: Mapping[str, object]) -> tuple[LeadFields, tuple[str, ...]]:
@@ -135,19 +132,25 @@ def sale_fields(sale: Sale) -> dict[str, object | None]:
 def _amount(body: Body) -> int:
     """Read a whole number from 0; JavaScript takes 30.0 for 30."""
     value = body.get("amount", MISSING)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise wrong_type("amount", "number", value)
-    double = as_double(value)
+    double = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        double = as_double(value)
     if not math.isfinite(double):
-        raise wrong_type("amount", "number", value)
+        raise refused("amount", "invalid_type", "amount is required")
     if not double.is_integer():
         raise wrong_type("amount", "int", value)
-    if double > MAX_SAFE_INTEGER:
-        message = f"Too big: expected int to be <={MAX_SAFE_INTEGER}"
-        raise refused("amount", "too_big", message)
+    if abs(double) > MAX_SAFE_INTEGER:
+        raise _beyond_safe(double)
     if double < 0:
-        raise refused("amount", "too_small", "Too small: expected number to be >=0")
+        raise refused("amount", "too_small", "amount cannot be negative")
     return int(double)
+
+
+def _beyond_safe(double: float) -> InvalidFieldError:
+    """Make the issue of a number that JavaScript has not exactly."""
+    size, limit = ("big", "<=") if double > 0 else ("small", ">=-")
+    message = f"Too {size}: expected int to be {limit}{MAX_SAFE_INTEGER}"
+    return refused("amount", f"too_{size}", message)
 
 
 def _given(body: Body, name: str, default: str) -> str:

@@ -217,6 +217,16 @@ def test_only_the_first_issue_is_named_in_the_schemas_order() -> None:
     assert text == f"invalid_type: customerName: {TEXT_EXPECTED} number"
 
 
+def test_the_customers_older_names_are_checked_last() -> None:
+    body = {**GOOD, "externalId": 1, "customerId": 1, "metadata": 1}
+
+    told = [issue_of(lambda: validate(body)).split(": ")[1]]
+    del body["metadata"]
+    told.append(issue_of(lambda: validate(body)).split(": ")[1])
+
+    assert told == ["metadata", "externalId"]
+
+
 @pytest.mark.parametrize(
     ("body", "received"),
     [

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from socket import gethostname
-from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -32,7 +31,7 @@ from relay.capture.proxying.proxied import ProxiedSignups
 from relay.capture.proxying.proxy import Proxy
 from relay.capture.refusals import RefusalRate
 from relay.capture.script import Snippet
-from relay.capture.shortcut import SHORTCUTS, Shortcuts, measured
+from relay.capture.shortcut import SHORTCUTS, Shortcuts
 from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
@@ -163,7 +162,9 @@ class Relay:
         app[SHORTCUTS] = self._shortcuts(signup, rate, api)
         endpoints = [*self._endpoints(signup, rate, api), *self._for_pages(app)]
         for method, path, handler in endpoints:
-            told = self._timed(path, speaking_json(handler))
+            told = speaking_json(handler)
+            if takes_sign_ups(path):
+                told = self.metrics.timed(path, told)
             for each in (method, "HEAD") if method == "GET" else (method,):
                 app.router.add_route(each, f"{prefix}/{path}", told)
                 self._methods[f"{prefix}/{path}"].append(each)
@@ -210,26 +211,9 @@ class Relay:
                 raise
 
         return {
-            f"{self.settings.prefix}/{path}": measured(
-                each, self.metrics.capture.labels(path).observe
-            )
+            f"{self.settings.prefix}/{path}": self.metrics.timed(path, each)
             for path, each in (("hooks/signup", respond), ("track/lead", api.respond))
         }
-
-    def _timed(self, path: str, handler: Handler) -> Handler:
-        """Measure the ways in by which a sign-up comes."""
-        if not takes_sign_ups(path):
-            return handler
-        observe = self.metrics.capture.labels(path).observe
-
-        async def timed(request: web.Request) -> web.StreamResponse:
-            started = perf_counter()
-            try:
-                return await handler(request)
-            finally:
-                observe(perf_counter() - started)
-
-        return timed
 
     def _endpoints(
         self, signup: SignupHook, rate: RefusalRate, api: TrackApi

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from time import perf_counter
+from typing import Final, ParamSpec, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -37,6 +38,9 @@ _CALL_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 _COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1)
 """From one commit on a fast disk to a disk in trouble."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 # A series for each that tells when the process began: process_start_time does.
 disable_created_metrics()
@@ -105,6 +109,21 @@ class Metrics:
         else:
             ProcessCollector(registry=own)
         self.registry.register(self._standing)
+
+    def timed(
+        self, path: str, answer: Callable[_P, Awaitable[_T]]
+    ) -> Callable[_P, Awaitable[_T]]:
+        """Measure what answers a path by which sign-ups come, in whichever form."""
+        observe = self.capture.labels(path).observe
+
+        async def timed(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            started = perf_counter()
+            try:
+                return await answer(*args, **kwargs)
+            finally:
+                observe(perf_counter() - started)
+
+        return timed
 
     def totals(self) -> dict[str, float]:
         """Give what has been counted since the start, for samples over time.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from time import perf_counter
 from typing import Final
 
 from aiohttp import StreamReader, web
@@ -31,21 +30,6 @@ SHORTCUTS: Final = web.AppKey("shortcuts", Mapping[str, Endpoint])
 MOST: Final = 32_768
 """Bytes of a body that is waited for: half of what aiohttp's reader holds before it
 pauses the caller. A hook has 300."""
-
-
-def measured(endpoint: Endpoint, observe: Callable[[float], None]) -> Endpoint:
-    """Tell ``observe`` how many seconds each answer of an endpoint takes."""
-
-    async def timed(
-        message: RawRequestMessage, peer: str | None, body: bytes
-    ) -> web.Response:
-        started = perf_counter()
-        try:
-            return await endpoint(message, peer, body)
-        finally:
-            observe(perf_counter() - started)
-
-    return timed
 
 
 def book(

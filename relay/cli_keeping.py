@@ -27,7 +27,7 @@ from relay.core.leads import Entry, Status
 from relay.outbox.contract import Outbox, Query
 from relay.outbox.keeping import ON_THE_WAY, Forgotten, Wanted
 from relay.settings import ConfigError, Settings
-from relay.views import EXPORT_COLUMNS, export_json
+from relay.views import EXPORT_COLUMNS, export_json, export_row
 
 if TYPE_CHECKING:
     from relay.erasing import Erased
@@ -115,8 +115,7 @@ def _csv_writer(stream: TextIO) -> Write:
     rows.writerow(EXPORT_COLUMNS)
 
     def write(entry: Entry) -> None:
-        document = export_json(entry)
-        rows.writerow([cell(document[name]) for name in EXPORT_COLUMNS])
+        rows.writerow([cell(value) for value in export_row(entry)])
 
     return write
 

@@ -30,6 +30,7 @@ from relay.views import (
     entry_json,
     next_attempt_at,
     next_step,
+    sale_words,
     span,
     story_json,
 )
@@ -210,8 +211,7 @@ def _facts(entry: Entry, now: int) -> Iterator[tuple[str, object]]:
         yield "quantity", lead.event_quantity
         yield "mode", lead.mode
     else:
-        yield "sale", f"{lead.sale.amount} {lead.sale.currency}, in the smallest unit"
-        yield "invoice", lead.sale.invoice_id or "(none)"
+        yield "sale", sale_words(lead.sale)
     yield "customer", lead.customer_external_id
     yield "name", lead.customer_name
     yield "e-mail", lead.customer_email

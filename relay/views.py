@@ -36,6 +36,8 @@ PAUSED: Final = (
     " resumed there."
 )
 
+CLICK_OF_SALE: Final = "nobody: a sale goes to the click of its customer's lead"
+
 _RETRY: Final = "`dub-relay leads retry {id}` sends it"
 
 _ENDS: Final = {
@@ -60,6 +62,16 @@ _ENDS: Final = {
     Status.REJECTED: (
         f"Nothing happens by itself: this will not pass as it is. After a fix, {_RETRY}"
         " again."
+    ),
+}
+
+_SALE_ENDS: Final = {
+    **_ENDS,
+    Status.DELIVERED: "Nothing more: Dub has taken it.",
+    Status.UNCONFIRMED: (
+        "A person decides: a call that got no answer may or may not have counted, and"
+        " Dub would count a sale without an invoice id twice. If Dub does not show it,"
+        f" {_RETRY} again."
     ),
 }
 
@@ -92,19 +104,34 @@ def sale_json(sale: Sale | None) -> dict[str, Any] | None:
     return {**sale_fields(sale), "leadEventName": sale.lead_event_name}
 
 
-EXPORT_COLUMNS: Final = (
+EXPORT_FIELDS: Final = (
     *("id", "status", "source", "createdAt", "clickId", "eventName"),
     *("customerExternalId", "customerName", "customerEmail", "customerAvatar"),
     *("mode", "eventQuantity", "metadata", "attempts", "lastError"),
-    *("nextAttemptAt", "deliveredAt", "erasedAt", "notes"),
+    *("nextAttemptAt", "deliveredAt", "erasedAt", "notes", "kind", "sale"),
 )
-"""Columns of an export, in this order."""
+"""Fields of an export, in this order."""
+
+SALE_COLUMNS: Final = (
+    *("amount", "currency", "paymentProcessor", "invoiceId", "leadEventName"),
+)
+"""What stands in the place of ``sale`` where a cell holds one value."""
+
+EXPORT_COLUMNS: Final = (*EXPORT_FIELDS[:-1], *SALE_COLUMNS)
+"""Columns of an export as a table; new ones come last."""
 
 
 def export_json(entry: Entry) -> dict[str, Any]:
     """Give an entry as ``leads export`` writes it, the person's own fields included."""
     document = {**entry_json(entry), **_person_json(entry)}
-    return {name: document[name] for name in EXPORT_COLUMNS}
+    return {name: document[name] for name in EXPORT_FIELDS}
+
+
+def export_row(entry: Entry) -> list[Any]:
+    """Give an entry as a row of :data:`EXPORT_COLUMNS`."""
+    document = export_json(entry)
+    document |= document["sale"] or {}
+    return [document.get(name) for name in EXPORT_COLUMNS]
 
 
 def _person_json(entry: Entry) -> dict[str, Any]:
@@ -115,6 +142,7 @@ def _person_json(entry: Entry) -> dict[str, Any]:
         "customerAvatar": lead.customer_avatar,
         "eventQuantity": lead.event_quantity,
         "metadata": None if lead.metadata is None else dict(lead.metadata),
+        "sale": sale_json(lead.sale),
         "erasedAt": _iso_or_none(entry.erased_at),
     }
 
@@ -138,7 +166,6 @@ def story_json(
     return {
         **entry_json(entry),
         **_person_json(entry),
-        "sale": sale_json(entry.lead.sale),
         "origin": dict(entry.lead.origin),
         "inDoubt": entry.in_doubt,
         "history": [attempt_json(attempt) for attempt in attempts],
@@ -170,15 +197,28 @@ def next_step(entry: Entry, gate: Gate, now: int) -> str:
         )
     if _is_line(entry):
         return _line_sentence(entry, now)
-    return _ENDS[entry.status].format(id=entry.lead.id)
+    ends = _SALE_ENDS if entry.lead.sale else _ENDS
+    return ends[entry.status].format(id=entry.lead.id)
 
 
 def click_origin(entry: Entry) -> str:
     """Say where the click id came from."""
     told_by = entry.lead.origin.get("click", "")
+    if entry.lead.sale and not entry.lead.click_id:
+        return CLICK_OF_SALE
     if not told_by and not entry.lead.click_id:
         told_by = "customer"
     return CLICK_ORIGINS.get(told_by, told_by or "not written down")
+
+
+def sale_words(sale: Sale) -> str:
+    """Tell of a sale in a line. How many decimals a currency has, Dub knows."""
+    parts = [f"{sale.amount} {sale.currency} (in its smallest unit)"]
+    parts += [f"invoice {sale.invoice_id}" if sale.invoice_id else "no invoice id"]
+    parts += [f"paid by {sale.payment_processor}"]
+    if sale.lead_event_name:
+        parts += [f"after the lead “{sale.lead_event_name}”"]
+    return ", ".join(parts)
 
 
 def span(milliseconds: int) -> str:

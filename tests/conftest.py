@@ -10,6 +10,7 @@ pytest.register_assert_rewrite(
     "outbox_contract",
     "outbox_contract_delivery",
     "outbox_contract_keeping",
+    "outbox_contract_sales",
     "outbox_model",
     "harness",
 )

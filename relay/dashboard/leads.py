@@ -16,7 +16,7 @@ from relay.core.leads import RETRYABLE, Attempt, Entry, Status
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.outbox.contract import Act, Gate, Outbox, Query
-from relay.views import STEP_WORDS, click_origin, next_step
+from relay.views import STEP_WORDS, click_origin, next_step, sale_words
 
 PAGE: Final = 50
 """Leads on a page of the list."""
@@ -123,7 +123,8 @@ def moments(
     lead = entry.lead
     click = lead.click_id or "no click id of its own"
     yield Moment(None, "Click", f"{click}, from {click_origin(entry)}.")
-    yield Moment(lead.created_at, "Sign-up", _captured(entry), details=_sources(entry))
+    title = "Sale" if lead.sale else "Sign-up"
+    yield Moment(lead.created_at, title, _captured(entry), details=_sources(entry))
     if lead.notes:
         yield Moment(None, "Noted on the way", tone="warn", details=lead.notes)
     for attempt in attempts:
@@ -137,7 +138,8 @@ def _captured(entry: Entry) -> str:
     lead = entry.lead
     rule = lead.origin.get("rule")
     by = f"rule {rule}" if rule else f"the {lead.source}"
-    return f"“{lead.event_name}” of {lead.customer_external_id}, seen by {by}."
+    sold = f" for {sale_words(lead.sale)}" if lead.sale else ""
+    return f"“{lead.event_name}” of {lead.customer_external_id}{sold}, seen by {by}."
 
 
 def _sources(entry: Entry) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from relay.clock import iso
 from relay.core.leads import OPEN, RETRYABLE, Status
-from relay.outbox.rows import Row, encode_notes
+from relay.outbox.rows import Row, encode_notes, without_invoice
 
 ERASED: Final = "erased:"
 """Begins what stands in the place of a name."""
@@ -33,6 +33,7 @@ class Kept(NamedTuple):
     customer: str
     dedupe_key: str
     idempotency_key: str | None
+    sale: str | None
     status: Status
     in_doubt: bool
 
@@ -88,8 +89,9 @@ def kept(row: Any) -> Kept:
 def erasure(lead: Kept, why: str, now: int) -> Row:
     """Give what an erasure writes.
 
-    In this order: customer, dedupe_key, idempotency_key, notes, status, last_error,
-    erased_at. The caller blanks person and body_hash, ends a lease and a due time.
+    In this order: customer, dedupe_key, idempotency_key, sale, notes, status,
+    last_error, erased_at. The caller blanks person and body_hash, ends a lease and a
+    due time.
     """
     status = _after(lead)
     request = lead.idempotency_key
@@ -97,6 +99,7 @@ def erasure(lead: Kept, why: str, now: int) -> Row:
         pseudonym(lead.customer),
         pseudonym(lead.dedupe_key),
         None if request is None else pseudonym(request),
+        None if lead.sale is None else without_invoice(lead.sale),
         encode_notes([f"The personal data was erased at {iso(now)}: {why}."]),
         status.value,
         FORGOTTEN if status in RETRYABLE else None,

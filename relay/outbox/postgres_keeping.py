@@ -31,7 +31,8 @@ VACUUM_S: Final = 3600.0
 # Whose rows are locked is being erased by another relay, or confirmed: next time.
 OVERDUE: Final = sql(
     """
-    SELECT seq, id, source, customer, dedupe_key, idempotency_key, status, in_doubt
+    SELECT seq, id, source, customer, dedupe_key, idempotency_key, sale, status,
+        in_doubt
     FROM leads
     WHERE erased_at IS NULL AND status IN {settled} AND created_at < $1
     ORDER BY created_at, seq LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -39,17 +40,17 @@ OVERDUE: Final = sql(
 )
 
 _FOUND: Final = """
-    SELECT seq, id, source, customer, dedupe_key, idempotency_key, status, in_doubt,
-        erased_at
+    SELECT seq, id, source, customer, dedupe_key, idempotency_key, sale, status,
+        in_doubt, erased_at
     FROM leads WHERE {} ORDER BY seq FOR UPDATE
 """
 
 _ERASE: Final = """
     UPDATE leads SET
-        customer = $1, dedupe_key = $2, idempotency_key = $3, notes = $4, status = $5,
-        last_error = $6, erased_at = $7,
+        customer = $1, dedupe_key = $2, idempotency_key = $3, sale = $4, notes = $5,
+        status = $6, last_error = $7, erased_at = $8,
         person = '{}', body_hash = NULL, answer = NULL, due_at = NULL, token = NULL
-    WHERE seq = $8
+    WHERE seq = $9
 """
 
 

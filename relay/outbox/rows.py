@@ -139,6 +139,11 @@ def encode_notes(notes: Sequence[str]) -> str:
     return _encode(list(notes)) if notes else "[]"
 
 
+def without_invoice(sale: str) -> str:
+    """Give what is kept of a sale once its customer is erased: not which it was."""
+    return _encode(jsontext.decode(sale) | {"invoice_id": None})
+
+
 def readable(text: str | None) -> str | None:
     """Make an explanation storable: what no database keeps becomes "?".
 

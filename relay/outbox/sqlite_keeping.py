@@ -25,7 +25,8 @@ from relay.outbox.writer import each
 
 OVERDUE: Final = sql(
     """
-    SELECT seq, id, source, customer, dedupe_key, idempotency_key, status, in_doubt
+    SELECT seq, id, source, customer, dedupe_key, idempotency_key, sale, status,
+        in_doubt
     FROM leads INDEXED BY leads_kept
     WHERE erased_at IS NULL AND status IN {settled} AND created_at < ?
     ORDER BY created_at LIMIT ?
@@ -33,21 +34,21 @@ OVERDUE: Final = sql(
 )
 
 _OF_CUSTOMER: Final = """
-    SELECT seq, id, source, customer, dedupe_key, idempotency_key, status, in_doubt,
-        erased_at
+    SELECT seq, id, source, customer, dedupe_key, idempotency_key, sale, status,
+        in_doubt, erased_at
     FROM leads WHERE customer IN (?, ?)
 """
 
 _OF_LEAD: Final = """
-    SELECT seq, id, source, customer, dedupe_key, idempotency_key, status, in_doubt,
-        erased_at
+    SELECT seq, id, source, customer, dedupe_key, idempotency_key, sale, status,
+        in_doubt, erased_at
     FROM leads WHERE id = ?
 """
 
 _ERASE: Final = """
     UPDATE leads SET
-        customer = ?, dedupe_key = ?, idempotency_key = ?, notes = ?, status = ?,
-        last_error = ?, erased_at = ?,
+        customer = ?, dedupe_key = ?, idempotency_key = ?, sale = ?, notes = ?,
+        status = ?, last_error = ?, erased_at = ?,
         person = '{}', body_hash = NULL, answer = NULL, due_at = NULL, token = NULL
     WHERE seq = ?
 """

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from outbox_contract_delivery import DeliveryContract
 from outbox_contract_keeping import KeepingContract
 from outbox_contract_operating import OperatingContract
+from outbox_contract_sales import SalesContract
 from outbox_model import Model, Op, ops
 from outbox_rig import (
     DAY,
@@ -50,7 +51,9 @@ from relay.outbox.contract import (
 SURROGATE = "\ud83d"
 
 
-class OutboxContract(DeliveryContract, KeepingContract, OperatingContract):
+class OutboxContract(
+    DeliveryContract, KeepingContract, OperatingContract, SalesContract
+):
     """Everything that any outbox does."""
 
     # --- What a backend gives, and what is made of it. ---

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core import signing
+from relay.core.providers import schemes
 from relay.core.signing import (
     BadSignatureError,
     MissingHeaderError,
@@ -198,6 +199,51 @@ class TestStandardWebhooks:
     def test_an_id_that_could_not_be_verified_is_not_signed(self) -> None:
         with pytest.raises(ValueError, match="webhook-id"):
             signing.sign_webhook(KEYS, "a.b", TIMESTAMP, BODY)
+
+
+class TestConstantTime:
+    """What fits is not to be learnt from how long it takes: nothing is skipped."""
+
+    @pytest.fixture
+    def compared(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, bytes]]:
+        compared: list[tuple[bytes, bytes]] = []
+        compare = hmac.compare_digest
+
+        def counted(ours: bytes, theirs: bytes) -> bool:
+            compared.append((ours, theirs))
+            return compare(ours, theirs)
+
+        monkeypatch.setattr(hmac, "compare_digest", counted)
+        return compared
+
+    def test_every_key_is_tried_with_every_signature(
+        self, compared: list[tuple[bytes, bytes]]
+    ) -> None:
+        keys = (*KEYS, *OTHER_KEYS, b"a third key of enough bytes")
+        given = headers(signature=f"{SIGNATURE} v1,AAAA")
+
+        signing.verify_webhook(keys, given, BODY, NOW)
+
+        assert len(compared) == 3 * 2
+
+    @pytest.mark.parametrize(("header", "unit"), [("stripe", 1), ("workos", 1000)])
+    def test_so_are_those_of_a_stamped_header(
+        self, compared: list[tuple[bytes, bytes]], header: str, unit: int
+    ) -> None:
+        verify = getattr(schemes, header)
+        stamp = str(TIMESTAMP * unit)
+        fits = hmac.new(b"one", f"{stamp}.".encode() + BODY, "sha256").hexdigest()
+        given = {f"{header}-signature": f"t={stamp},v1={fits},v1=00"}
+
+        verify((b"one", b"two"), given, BODY, NOW)
+
+        assert len(compared) == 2 * 2
+
+    def test_so_are_dubs_secrets(self, compared: list[tuple[bytes, bytes]]) -> None:
+        fits = hmac.new(b"one", BODY, "sha256").hexdigest()
+
+        assert signing.verify_dub_webhook(("one", "two", "three"), fits, BODY)
+        assert len(compared) == 3
 
 
 class TestSecrets:

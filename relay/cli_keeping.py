@@ -21,7 +21,7 @@ from relay.cli_base import (
     run_with_outbox,
     say,
 )
-from relay.cli_leads import filters
+from relay.cli_leads import filters, json_option
 from relay.clock import now_ms
 from relay.core.leads import Entry, Status
 from relay.outbox.contract import Outbox, Query
@@ -141,9 +141,15 @@ def cell(value: Any) -> str | int:
     "--yes", is_flag=True, help="Also leads that are on their way: they are not sent."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be erased.")
+@json_option
 @config_option
 def forget(
-    *, customer: str | None, lead_id: str | None, yes: bool, dry_run: bool
+    *,
+    customer: str | None,
+    lead_id: str | None,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Erase one customer's personal data everywhere, dead letters too.
 
@@ -156,12 +162,17 @@ def forget(
     settings = read_settings(complete=False)
     wanted = Wanted(customer, lead_id)
     found = run_with_outbox(settings, lambda outbox: _found(outbox, wanted))
-    _say_found(found, dry_run=dry_run)
+    _say_found(found, dry_run=dry_run, as_json=as_json)
     if dry_run:
         return
     _confirm(found, yes=yes)
     erased = _forget(settings, wanted)
-    _say_erased(erased)
+    if as_json:
+        click.echo(json.dumps(_erased_json(erased)))
+    else:
+        _say_erased(erased)
+    if erased.problem is not None:
+        raise FailedError(erased.problem)
 
 
 async def _found(outbox: Outbox, wanted: Wanted) -> list[Entry]:
@@ -171,10 +182,15 @@ async def _found(outbox: Outbox, wanted: Wanted) -> list[Entry]:
     return await outbox.list(Query(customer=wanted.customer))
 
 
-def _say_found(found: list[Entry], *, dry_run: bool) -> None:
-    fresh = [entry for entry in found if entry.erased_at is None]
+def _say_found(found: list[Entry], *, dry_run: bool, as_json: bool) -> None:
+    fresh = _count([entry for entry in found if entry.erased_at is None])
+    if dry_run and as_json:
+        click.echo(json.dumps({"wouldErase": fresh}))
+        return
     verb = "would be erased" if dry_run else "to be erased"
-    click.echo(f"{_leads(len(fresh))} {verb}{_by_status(_count(fresh))}")
+    told = f"{_leads(sum(fresh.values()))} {verb}{_by_status(fresh)}"
+    # With --json stdout belongs to the program that reads it.
+    click.echo(told, err=as_json)
 
 
 def _confirm(found: list[Entry], *, yes: bool) -> None:
@@ -213,16 +229,24 @@ def _say_erased(erased: Erased) -> None:
         click.echo(f"{_leads(erased.forgotten.before)} had been erased before.")
     if erased.spilled:
         click.echo(f"Erased {_leads(erased.spilled)} from the spill file.")
-    if erased.problem is not None:
-        raise FailedError(erased.problem)
+
+
+def _erased_json(erased: Erased) -> dict[str, Any]:
+    return {
+        "erased": dict(erased.forgotten.leads),
+        "erasedBefore": erased.forgotten.before,
+        "spilled": erased.spilled,
+        "problem": erased.problem,
+    }
 
 
 @click.command()
 @click.option(
     "--decrypt", is_flag=True, help="Write everything without encryption again."
 )
+@json_option
 @config_option
-def rekey(*, decrypt: bool) -> None:
+def rekey(*, decrypt: bool, as_json: bool) -> None:
     """Encrypt all personal data with the first key of RELAY_DATA_KEY.
 
     Relays may run meanwhile, if they have the same list. Afterwards the other keys
@@ -233,7 +257,9 @@ def rekey(*, decrypt: bool) -> None:
         raise ConfigError("RELAY_DATA_KEY: is required to encrypt or decrypt data")
     totals = run_with_outbox(settings, _rekey_all, decrypt=decrypt)
     done = "decrypted" if decrypt else "encrypted with the first key"
-    click.echo(f"{_leads(totals['changed'])} {done}.")
+    click.echo(
+        json.dumps(totals) if as_json else f"{_leads(totals['changed'])} {done}."
+    )
     if totals["busy"]:
         say(f"{_leads(totals['busy'])} changed meanwhile: run it again.")
     if totals["unreadable"]:
@@ -243,7 +269,7 @@ def rekey(*, decrypt: bool) -> None:
         )
 
 
-async def _rekey_all(outbox: Outbox) -> Mapping[str, int]:
+async def _rekey_all(outbox: Outbox) -> dict[str, int]:
     totals = {"changed": 0, "unreadable": 0, "busy": 0}
     last: int | None = 0
     while last is not None:

@@ -119,15 +119,19 @@ async def test_dead_letters_are_forgotten_and_what_is_on_its_way_is_asked_about(
 
     assert tried[0] == 0
     assert tried[1].startswith("3 leads would be erased (1 held, 1 ")
+    as_json = await relay.run("leads", "forget", EMAIL, "--dry-run", "--json")
+    assert sum(json.loads(as_json[1])["wouldErase"].values()) == 3
     assert refused[0] == 1
     assert "1 lead on the way to Dub would never be sent" in refused[2]
     assert "--yes" in refused[2]
     assert EMAIL in {one["customerExternalId"] for one in await relay.leads()}
 
-    code, out, _ = await relay.run("leads", "forget", EMAIL, "--yes")
+    code, out, _ = await relay.run("leads", "forget", EMAIL, "--yes", "--json")
 
     assert code == 0
-    assert "Erased 3 leads" in out
+    erased = json.loads(out)
+    assert sum(erased.pop("erased").values()) == 3
+    assert erased == {"erasedBefore": 0, "spilled": 0, "problem": None}
     leads = await relay.leads()
     assert {one["status"] for one in leads} == {"rejected"}
     assert files_with(tmp_path, EMAIL, NAME) == []
@@ -223,6 +227,8 @@ async def test_personal_data_is_encrypted_on_disk_and_keys_change_without_a_stop
 
     assert (code, err) == (0, "")
     assert "1 lead encrypted with the first key" in out
+    again = await rotated.run("leads", "rekey", "--json")
+    assert json.loads(again[1]) == {"changed": 0, "unreadable": 0, "busy": 0}
     told = (await rotated.run("leads", "show", (await relay.leads())[0]["id"]))[1]
     assert NAME in told
     only = RelayProcess(tmp_path, {"RELAY_DATA_KEY": NEXT})

@@ -8,7 +8,7 @@ READY := .venv/.ready
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs snippet bench clean
+.PHONY: help demo test lint format docs site snippet bench clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,10 @@ format: $(READY) ## put the code into shape
 
 docs: $(READY) ## write docs/settings.md and relay.example.toml anew from the table
 	@$(BIN)/python -m relay.settings_docs
+
+site: $(READY) ## build the docs as a site into build/site; any warning ends it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html; with its search: $(BIN)/python -m http.server -d build/site"
 
 snippet: ## build static/snippet/dist from src anew (needs node and npm)
 	@rm -rf build/snippet && mkdir -p build/snippet

@@ -1,0 +1,114 @@
+"""The docs as a site: strictly built, and loading nothing from anywhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "srcset"}
+NOT_LOADED = {"canonical", "next", "prev", "alternate"}
+
+
+def build(top: Path, to: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(to)],
+        cwd=top,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("site")
+    built = build(TOP, to)
+    assert built.returncode == 0, built.stderr
+    return to
+
+
+def test_every_link_and_anchor_of_the_docs_leads_somewhere(site: Path) -> None:
+    assert (site / "index.html").is_file()
+    assert (site / "search" / "search_index.json").is_file()
+
+
+def test_files_outside_of_the_docs_are_pages(site: Path) -> None:
+    recipes = (site / "recipes.html").read_text()
+    [sample] = set(re.findall(r'href="(repository/[^"]*beside\.conf[^"]*)"', recipes))
+
+    assert "proxy_pass" in (site / sample).read_text()
+    assert "0001-two-calls-a-lead" in (site / "decisions" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "broken", ["[x](nowhere.md)", "[x](proxy.md#nowhere)", "[x](../nowhere.toml)"]
+)
+def test_a_link_that_leads_nowhere_ends_the_build(broken: str, tmp_path: Path) -> None:
+    for name in ("docs", "bench", "examples"):
+        shutil.copytree(
+            TOP / name,
+            tmp_path / name,
+            ignore=shutil.ignore_patterns("node_modules", "__pycache__"),
+        )
+    for name in ("mkdocs.yml", "CHANGELOG.md", "CONTRIBUTING.md", "README.md"):
+        shutil.copy(TOP / name, tmp_path)
+    page = tmp_path / "docs" / "alerts.md"
+    page.write_text(f"{page.read_text()}\n{broken}\n")
+
+    built = build(tmp_path, tmp_path / "site")
+
+    assert built.returncode != 0
+    assert re.search(r"alerts\.md.*nowhere", built.stderr), built.stderr
+
+
+def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+    foreign = {
+        address
+        for page in site.rglob("*.html")
+        for address in loaded(page)
+        if urlsplit(address).netloc
+    }
+    styles = {
+        found
+        for sheet in site.rglob("*.css")
+        for found in re.findall(r"(?:url\(|@import )[\"']?https?:", sheet.read_text())
+    }
+
+    assert foreign | styles == set()
+
+
+def test_the_readme_links_to_files_that_are_there() -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", (TOP / "README.md").read_text())
+
+    assert links
+    assert [it for it in links if "://" not in it and not (TOP / it).exists()] == []
+
+
+def loaded(page: Path) -> Iterator[str]:
+    """Give the addresses that a browser loads for a page by itself."""
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(
+            self, tag: str, attributes: list[tuple[str, str | None]]
+        ) -> None:
+            has = dict(attributes)
+            if tag == "link" and has.get("rel") not in NOT_LOADED:
+                found.append(has.get("href") or "")
+            elif tag in LOADING:
+                found.append(has.get(LOADING[tag]) or "")
+
+    Reader().feed(page.read_text())
+    return iter(found)

@@ -1,0 +1,171 @@
+"""The three guides of docs/start, gone through as a reader does, on free ports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from chromium import launched
+from harness import clean_environment
+from playwright.async_api import BrowserContext
+from servers import TOP, free_port, running
+
+BIN = Path(sys.executable).parent
+PORTS = ("8787", "8080", "8081", "3000")
+STARTED = ("dub-relay sandbox", "dub-relay serve", "python shop.py")
+"""What the guide runs in a terminal of its own."""
+
+AS_A_PERSON = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+@dataclass
+class Guide:
+    """One guide's samples, with ports and paths of this test in them."""
+
+    name: str
+    folder: Path
+    ports: dict[str, str] = field(
+        default_factory=lambda: {port: str(free_port()) for port in PORTS}
+    )
+
+    def blocks(self, language: str) -> list[str]:
+        text = (TOP / "docs" / "start" / f"{self.name}.md").read_text()
+        found = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+        return [self.here(block) for block in found]
+
+    def here(self, text: str) -> str:
+        for port, ours in self.ports.items():
+            text = re.sub(rf"\b{port}\b", ours, text)
+        return text.replace(".venv/bin/", f"{BIN}/")
+
+    @property
+    def sandbox(self) -> str:
+        return f"http://127.0.0.1:{self.ports['8787']}"
+
+    def commands(self) -> list[str]:
+        return [it.strip() for it in self.blocks("sh") if "pip install" not in it]
+
+    def to_run(self) -> str:
+        """What the reader types, but for what is started or shown."""
+        lines = (it for it in self.commands() if not it.endswith(STARTED))
+        return "\n".join(it for it in lines if "leads" not in it)
+
+    def write(self) -> None:
+        [settings] = self.blocks("toml")
+        (self.folder / "relay.toml").write_text(settings)
+        for code in self.blocks("python"):
+            (self.folder / "shop.py").write_text(code)
+
+    def port_of(self, command: str) -> int:
+        """The port on which a command listens."""
+        if command.endswith("sandbox"):
+            return int(self.ports["8787"])
+        relays = {"script": "8081", "proxy": "8080", "hook": "8080"}
+        shops = {"script": "8080", "proxy": "3000"}
+        theirs = relays if command.endswith("serve") else shops
+        return int(self.ports[theirs[self.name]])
+
+    async def run(self, command: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-ec", command),
+            cwd=self.folder,
+            env=clean_environment() | {"PATH": f"{BIN}:/usr/bin:/bin"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 0, out.decode()
+        return out.decode()
+
+    async def delivered(self) -> dict[str, Any]:
+        """The one lead, once it has arrived."""
+        shown = next(it for it in self.commands() if it.endswith("leads list"))
+        async with asyncio.timeout(30):
+            while True:
+                leads = (await self.run(f"{shown} --json")).splitlines()
+                if leads and json.loads(leads[0])["status"] == "delivered":
+                    [lead] = map(json.loads, leads)
+                    story = shown.replace("list", f"show {lead['id']}")
+                    assert "Dub took the lead" in await self.run(story)
+                    return dict(lead)
+                await asyncio.sleep(0.1)
+
+
+@contextlib.asynccontextmanager
+async def followed(name: str, folder: Path) -> AsyncIterator[Guide]:
+    """Do what the guide says up to its first click."""
+    guide = Guide(name, folder)
+    guide.write()
+    async with contextlib.AsyncExitStack() as stack:
+        for command in guide.commands():
+            if not command.endswith(STARTED):
+                continue
+            words = command.split()
+            if command.endswith("sandbox"):
+                words += ["--listen", guide.sandbox.removeprefix("http://")]
+            # Where the guide says nothing, the relay listens at its usual port.
+            port = guide.port_of(command)
+            listen = {"RELAY_LISTEN": f"127.0.0.1:{port}"} if "serve" in words else {}
+            server = running(*words, port=port, folder=folder, **listen)
+            await stack.enter_async_context(server)
+        await to_our_port(guide)
+        yield guide
+
+
+async def to_our_port(guide: Guide) -> None:
+    """Let the sandbox's links lead where this test has the site."""
+    link = {"key": "ada", "url": f"http://localhost:{guide.ports['8080']}/"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{guide.sandbox}/sandbox/links", json=link) as answer,
+    ):
+        assert answer.status == 200
+
+
+async def test_the_guide_to_the_proxy_ends_with_a_lead(tmp_path: Path) -> None:
+    async with followed("proxy", tmp_path) as guide:
+        assert '{"user": {"id": "u_1"}}' in await guide.run(guide.to_run())
+
+        lead = await guide.delivered()
+
+    assert (lead["source"], lead["customerExternalId"]) == ("proxy", "u_1")
+
+
+async def test_the_guide_to_the_hook_ends_with_a_lead(tmp_path: Path) -> None:
+    async with followed("hook", tmp_path) as guide:
+        assert '"status":"queued"' in await guide.run(guide.to_run())
+
+        lead = await guide.delivered()
+
+    assert (lead["source"], lead["customerExternalId"]) == ("hook", "u_1")
+
+
+@pytest.mark.browser
+async def test_the_guide_to_the_script_ends_with_a_lead(tmp_path: Path) -> None:
+    async with followed("script", tmp_path) as guide, person() as context:
+        page = await context.new_page()
+        await page.goto(f"{guide.sandbox}/partner-ada")
+        await page.wait_for_function("document.cookie.includes('dub_id=')")
+        await page.fill("input[name=email]", "ada@example.com")
+        await page.click("button")
+        await page.get_by_text("Welcome, u_1 (queued)").wait_for()
+
+        lead = await guide.delivered()
+
+    assert (lead["source"], lead["customerExternalId"]) == ("hook", "u_1")
+
+
+@contextlib.asynccontextmanager
+async def person() -> AsyncIterator[BrowserContext]:
+    """A browser that does not say that nobody looks: Dub counts no bots."""
+    async with launched() as browser:
+        yield await browser.new_context(user_agent=AS_A_PERSON)

@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 TOP: Final = Path(__file__).parents[1]
 LINK: Final = re.compile(r"(?<=\]\()([\w./-]+)(#[\w-]+)?(?=\))")
-ROOTS: Final = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/decisions")
+ROOTS: Final = ("CHANGELOG.md", "CONTRIBUTING.md", "docs/decisions")
 """What the navigation names, whether or not a page links to it."""
 
 PLACES: Final = {"README.md": "index.md"}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.async_api import Page
 
 TOP = Path(__file__).parents[2]
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "srcset"}
@@ -89,6 +94,23 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     assert foreign | styles == set()
 
 
+@pytest.mark.browser
+async def test_the_search_finds_a_page_and_nobody_else_is_asked(
+    site: Path, page: Page
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    with served(site) as url:
+        await page.goto(f"{url}/index.html")
+        await page.get_by_role("textbox", name="Search").fill("key is revoked")
+        found = page.locator(".md-search-result__link").first
+        await found.wait_for()
+        await found.click()
+        await page.wait_for_url("**/runbook.html**")
+
+    assert [it for it in asked if not it.startswith((url, "data:", "blob:"))] == []
+
+
 def test_the_readme_links_to_files_that_are_there() -> None:
     links = re.findall(r"\]\(([^)#\s]+)", (TOP / "README.md").read_text())
 
@@ -112,3 +134,22 @@ def loaded(page: Path) -> Iterator[str]:
 
     Reader().feed(page.read_text())
     return iter(found)
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder as `python -m http.server` does, without its log."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *values: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()

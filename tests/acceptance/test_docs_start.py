@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ import pytest
 from chromium import launched
 from harness import clean_environment
 from playwright.async_api import BrowserContext
-from servers import TOP, free_port, running
+from samples import TOP, Sample, blocks
+from servers import free_port, running
 
 BIN = Path(sys.executable).parent
-PORTS = ("8787", "8080", "8081", "3000")
-STARTED = ("dub-relay sandbox", "dub-relay serve", "python shop.py")
-"""What the guide runs in a terminal of its own."""
+SANDBOX = "8787"
+STARTED = {
+    "script.md": {"sandbox": SANDBOX, "serve": "8081", "shop.py": "8080"},
+    "proxy.md": {"sandbox": SANDBOX, "shop.py": "3000", "serve": "8080"},
+    "hook.md": {"sandbox": SANDBOX, "serve": "8080"},
+}
+"""What each guide runs in terminals of their own (the last word), and on which port."""
 
 AS_A_PERSON = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
@@ -31,48 +36,47 @@ AS_A_PERSON = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/
 class Guide:
     """One guide's samples, with ports and paths of this test in them."""
 
-    name: str
+    page: str
     folder: Path
-    ports: dict[str, str] = field(
-        default_factory=lambda: {port: str(free_port()) for port in PORTS}
-    )
+    ports: dict[str, str] = field(default_factory=dict)
 
-    def blocks(self, language: str) -> list[str]:
-        text = (TOP / "docs" / "start" / f"{self.name}.md").read_text()
-        found = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-        return [self.here(block) for block in found]
+    def __post_init__(self) -> None:
+        for port in ("8080", *STARTED[self.page].values()):
+            self.ports[port] = str(free_port())
+
+    def samples(self) -> Iterator[tuple[Sample, str]]:
+        text = (TOP / "docs" / "start" / self.page).read_text()
+        for sample in blocks(text, self.page):
+            yield sample, self.here(sample.text.strip())
 
     def here(self, text: str) -> str:
         for port, ours in self.ports.items():
             text = re.sub(rf"\b{port}\b", ours, text)
         return text.replace(".venv/bin/", f"{BIN}/")
 
+    def write(self) -> None:
+        for sample, text in self.samples():
+            if sample.file:
+                (self.folder / sample.file).write_text(text)
+
     @property
     def sandbox(self) -> str:
-        return f"http://127.0.0.1:{self.ports['8787']}"
+        return f"http://127.0.0.1:{self.ports[SANDBOX]}"
 
     def commands(self) -> list[str]:
-        return [it.strip() for it in self.blocks("sh") if "pip install" not in it]
+        """All that the reader types; what `pip install` makes is there already."""
+        typed = (text for sample, text in self.samples() if sample.language == "sh")
+        return [it for it in typed if "pip install" not in it]
 
     def to_run(self) -> str:
         """What the reader types, but for what is started or shown."""
-        lines = (it for it in self.commands() if not it.endswith(STARTED))
+        lines = (it for it in self.commands() if self.port_of(it) is None)
         return "\n".join(it for it in lines if "leads" not in it)
 
-    def write(self) -> None:
-        [settings] = self.blocks("toml")
-        (self.folder / "relay.toml").write_text(settings)
-        for code in self.blocks("python"):
-            (self.folder / "shop.py").write_text(code)
-
-    def port_of(self, command: str) -> int:
-        """The port on which a command listens."""
-        if command.endswith("sandbox"):
-            return int(self.ports["8787"])
-        relays = {"script": "8081", "proxy": "8080", "hook": "8080"}
-        shops = {"script": "8080", "proxy": "3000"}
-        theirs = relays if command.endswith("serve") else shops
-        return int(self.ports[theirs[self.name]])
+    def port_of(self, command: str) -> int | None:
+        """The port on which a command listens; None: it ends by itself."""
+        theirs = STARTED[self.page].get(command.rsplit(maxsplit=1)[-1])
+        return None if theirs is None else int(self.ports[theirs])
 
     async def run(self, command: str) -> str:
         process = await asyncio.create_subprocess_exec(
@@ -101,19 +105,19 @@ class Guide:
 
 
 @contextlib.asynccontextmanager
-async def followed(name: str, folder: Path) -> AsyncIterator[Guide]:
+async def followed(page: str, folder: Path) -> AsyncIterator[Guide]:
     """Do what the guide says up to its first click."""
-    guide = Guide(name, folder)
+    guide = Guide(page, folder)
     guide.write()
     async with contextlib.AsyncExitStack() as stack:
         for command in guide.commands():
-            if not command.endswith(STARTED):
+            port = guide.port_of(command)
+            if port is None:
                 continue
             words = command.split()
-            if command.endswith("sandbox"):
-                words += ["--listen", guide.sandbox.removeprefix("http://")]
+            if "sandbox" in words:
+                words += ["--listen", f"127.0.0.1:{port}"]
             # Where the guide says nothing, the relay listens at its usual port.
-            port = guide.port_of(command)
             listen = {"RELAY_LISTEN": f"127.0.0.1:{port}"} if "serve" in words else {}
             server = running(*words, port=port, folder=folder, **listen)
             await stack.enter_async_context(server)
@@ -132,7 +136,7 @@ async def to_our_port(guide: Guide) -> None:
 
 
 async def test_the_guide_to_the_proxy_ends_with_a_lead(tmp_path: Path) -> None:
-    async with followed("proxy", tmp_path) as guide:
+    async with followed("proxy.md", tmp_path) as guide:
         assert '{"user": {"id": "u_1"}}' in await guide.run(guide.to_run())
 
         lead = await guide.delivered()
@@ -141,7 +145,7 @@ async def test_the_guide_to_the_proxy_ends_with_a_lead(tmp_path: Path) -> None:
 
 
 async def test_the_guide_to_the_hook_ends_with_a_lead(tmp_path: Path) -> None:
-    async with followed("hook", tmp_path) as guide:
+    async with followed("hook.md", tmp_path) as guide:
         assert '"status":"queued"' in await guide.run(guide.to_run())
 
         lead = await guide.delivered()
@@ -151,7 +155,7 @@ async def test_the_guide_to_the_hook_ends_with_a_lead(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 async def test_the_guide_to_the_script_ends_with_a_lead(tmp_path: Path) -> None:
-    async with followed("script", tmp_path) as guide, person() as context:
+    async with followed("script.md", tmp_path) as guide, person() as context:
         page = await context.new_page()
         await page.goto(f"{guide.sandbox}/partner-ada")
         await page.wait_for_function("document.cookie.includes('dub_id=')")

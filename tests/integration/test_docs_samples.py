@@ -45,6 +45,7 @@ CLIENT = "tests/integration/test_client_docs.py"
 ALERTS = "tests/integration/test_alerts.py"
 RULES = "tests/integration/test_check_try.py"
 HERE = "tests/integration/test_docs_samples.py"
+START = "tests/acceptance/test_docs_start.py"
 
 CLAIMED: Final = {
     ("README.md", "python", "relay.signup("): (
@@ -65,6 +66,15 @@ CLAIMED: Final = {
     ),
     ("docs/snippet.md", "js", "trackLead"): (
         f"{SNIPPET}::test_the_samples_run_under_the_policy_of_the_page"
+    ),
+    ("docs/start/hook.md", "sh", ""): (
+        f"{START}::test_the_guide_to_the_hook_ends_with_a_lead"
+    ),
+    ("docs/start/proxy.md", "sh", ""): (
+        f"{START}::test_the_guide_to_the_proxy_ends_with_a_lead"
+    ),
+    ("docs/start/script.md", "sh", ""): (
+        f"{START}::test_the_guide_to_the_script_ends_with_a_lead"
     ),
     ("docs/api.md", "python", "Dub("): (
         f"{HERE}::test_the_sample_of_dubs_sdk_brings_a_lead"
@@ -87,7 +97,8 @@ def claims(sample: Sample) -> list[str]:
 
 
 FREE: Final = [it for it in ALL if it.language not in SHELL and not claims(it)]
-PAGES: Final = sorted({it.page for it in ALL if it.language in SHELL})
+TYPED: Final = [it for it in ALL if it.language in SHELL and not claims(it)]
+PAGES: Final = sorted({it.page for it in TYPED})
 
 CUSTOMER = "u_1"
 
@@ -263,7 +274,7 @@ async def test_the_commands_of_a_page_run_from_top_to_bottom(
     page: str, scene: Scene, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     blocks = [it for it in ALL if it.page == page]
-    commands = [it for it in blocks if it.language in SHELL]
+    commands = [it for it in TYPED if it.page == page]
     found = dict(scene.placeholders)
     programs = None
     if any(DATABASE.search(it.text) for it in commands):

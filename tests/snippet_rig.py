@@ -21,6 +21,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 from playwright.async_api import BrowserContext, Page
 from proxy_rig import landing
+from snippet_nothing import NOTHING, PATIENCE
 
 from relay.capture.answers import speaking_json
 from relay.capture.cookie import CookieEndpoint
@@ -124,7 +125,7 @@ class Site:
 
     async def called(self, end: str, count: int = 1) -> list[Any]:
         """Wait for so many calls; give their bodies."""
-        async with asyncio.timeout(10), self.news:
+        async with asyncio.timeout(PATIENCE.seconds), self.news:
             await self.news.wait_for(lambda: len(self.posted(end)) >= count)
         return self.posted(end)
 
@@ -142,6 +143,9 @@ class Site:
         return web.Response(text=text, content_type="text/javascript")
 
     async def script(self, request: web.Request) -> web.StreamResponse:
+        if NOTHING:
+            PATIENCE.ends()
+            return web.Response(content_type="text/javascript")
         chosen = snippet(self.attribution, self.domain, self.days)
         return await chosen.handle(request)
 
@@ -217,7 +221,7 @@ async def clicked(page: Page, click: str | None) -> None:
     """Wait until the page's click is this one."""
     held: str | None = "?"
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(PATIENCE.seconds):
             while (held := await click_of(page)) != click:
                 await page.wait_for_timeout(10)
     assert held == click
@@ -225,7 +229,13 @@ async def clicked(page: Page, click: str | None) -> None:
 
 async def settled(page: Page) -> None:
     """Wait until the landing is dealt with."""
-    await page.evaluate("new Promise(done => dubAnalytics('ready', done))")
+    await given(page, "new Promise(done => dubAnalytics('ready', done))")
+
+
+async def given(page: Page, expression: str) -> Any:
+    """What an expression's promise gives: by itself it would be waited for for ever."""
+    async with asyncio.timeout(PATIENCE.seconds):
+        return await page.evaluate(expression)
 
 
 async def a_while(page: Page, milliseconds: int = 700) -> None:

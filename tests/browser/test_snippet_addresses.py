@@ -87,9 +87,10 @@ async def test_a_partners_parameter_counts_once_for_each_landing(
 async def test_the_pages_own_history_is_as_it_was(site: Site, visitor: Page) -> None:
     await visitor.goto(site.url())
     kept = await visitor.evaluate(
-        "(() => { const given = history.pushState({a: 1}, '', '/x');"
+        f"(() => {{ const given = history.pushState({{a: 1}}, '', '/x?dub_id={CLICK}');"
         " return [given === undefined, history.state, location.pathname]; })()"
     )
+    await clicked(visitor, CLICK)
     assert kept == [True, {"a": 1}, "/x"]
     refused = (
         "(() => { try { history.pushState({}, '', 'https://other.test/'); }"
@@ -162,6 +163,7 @@ async def test_an_address_is_left_alone_unless_asked(
     await a_while(visitor, 200)
 
     assert visitor.url.endswith(f"?dub_id={CLICK}")
+    assert await click_of(visitor) == CLICK
 
 
 async def test_a_click_that_could_not_be_tracked_stays_in_the_address(
@@ -175,6 +177,7 @@ async def test_a_click_that_could_not_be_tracked_stays_in_the_address(
     await a_while(visitor, 200)
 
     assert visitor.url.endswith("/?via=nobody")
+    assert len(site.posted("click")) == 1
 
 
 async def test_the_document_hears_of_what_happens(site: Site, visitor: Page) -> None:

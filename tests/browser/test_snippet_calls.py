@@ -8,11 +8,14 @@ import pytest
 from playwright.async_api import Page
 from snippet_rig import (
     ALL,
+    CLICK,
     STUB,
     TRACKED,
     Site,
     a_while,
+    click_of,
     clicked,
+    given,
     watched,
 )
 
@@ -141,6 +144,8 @@ async def test_nothing_is_thrown_at_the_page(
 
 async def test_nor_when_dub_cannot_be_reached(site: Site, visitor: Page) -> None:
     errors = watched(visitor)
+    failed: list[str] = []
+    visitor.on("requestfailed", lambda request: failed.append(request.url))
     site.carries({**TAG, "data-api-host": "http://127.0.0.1:9"}, script=NEW)
     await visitor.goto(site.url())
 
@@ -148,6 +153,7 @@ async def test_nor_when_dub_cannot_be_reached(site: Site, visitor: Page) -> None
     await visitor.evaluate("void dubAnalytics.trackClick()")
     await visitor.evaluate("void dubAnalytics.trackClick(null)")
     assert await visitor.evaluate("dubAnalytics.trackSale()") is None
+    assert "http://127.0.0.1:9/track/sale/client" in failed
     assert errors == []
 
 
@@ -178,7 +184,7 @@ async def test_a_call_outlives_its_page(site: Site, visitor: Page) -> None:
     for script, kept in ((OLD, False), (NEW, True)):
         site.carries(TAG, script=script, before=SPIED + STUB + LEAD)
         await visitor.goto(site.url())
-        assert await visitor.evaluate("kept") is kept
+        assert await given(visitor, "kept") is kept
 
 
 async def test_without_a_key_nothing_is_sent_and_the_page_goes_on(
@@ -186,8 +192,9 @@ async def test_without_a_key_nothing_is_sent_and_the_page_goes_on(
 ) -> None:
     errors = watched(visitor)
     site.carries(script=NEW)
-    await visitor.goto(site.url())
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
 
     assert await visitor.evaluate(LEAD) is None
+    assert await click_of(visitor) == CLICK
     assert site.posted("lead/client") == []
     assert errors == []

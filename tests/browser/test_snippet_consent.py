@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page
+from snippet_nothing import PATIENCE
 from snippet_rig import (
     ALL,
     CLICK,
@@ -86,7 +87,7 @@ async def gone(page: Page) -> None:
     """Wait until no cookie of ours is left, the server's neither."""
     await clicked(page, None)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(PATIENCE.seconds):
             while await page.context.cookies():
                 await page.wait_for_timeout(10)
     assert await page.context.cookies() == []
@@ -102,6 +103,8 @@ async def test_nothing_is_stored_or_sent_before(
 
     assert await stored(visitor) == []
     assert site.calls == []
+    await visitor.evaluate("dubAnalytics('consent', 'granted')")
+    await clicked(visitor, TRACKED)
 
 
 @both
@@ -180,6 +183,8 @@ async def test_an_attribute_counts_when_it_is_there(
     await visitor.goto(site.url(f"/?dub_id={CLICK}"))
     await a_while(visitor)
     assert await stored(visitor) == []
+    await visitor.evaluate("dubAnalytics('consent', 'granted')")
+    await clicked(visitor, CLICK)
 
 
 @both
@@ -366,16 +371,17 @@ async def test_a_click_under_way_is_not_stored_after_a_refusal(
     site: Site, visitor: Page
 ) -> None:
     site.carries({"data-domains": REQUIRED["data-domains"]})
-    await visitor.route(
-        "**/track/click", lambda route: route.fulfill(json=WITH_PARTNER)
-    )
+    site.answers["click"] = [(200, WITH_PARTNER)]
+    site.held["click"] = asyncio.Event()
     await visitor.goto(site.url())
-    tracked = "dubAnalytics.trackClick({key: 'a'})"
-    refused = "dubAnalytics('consent', 'denied')"
-    await visitor.evaluate(
-        f"(() => {{ const it = {tracked}; {refused}; return it; }})()"
-    )
+    await visitor.evaluate("window.it = dubAnalytics.trackClick({key: 'a'}), 0")
+    await site.called("click")
+    await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    site.held["click"].set()
+    await visitor.evaluate("it")
+    await gone(visitor)
 
+    assert len(site.posted("click")) == 1
     assert await visitor.context.cookies() == []
 
 

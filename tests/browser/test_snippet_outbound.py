@@ -14,6 +14,7 @@ from snippet_rig import (
     Site,
     a_while,
     clicked,
+    given,
     watched,
 )
 
@@ -38,7 +39,6 @@ async def href_is(page: Page, name: str, expected: str | None) -> None:
         "([name, expected]) =>"
         " document.getElementById(name).getAttribute('href') === expected",
         arg=[name, expected],
-        timeout=5000,
     )
 
 
@@ -205,6 +205,9 @@ async def test_without_a_click_nothing_is_touched(site: Site, visitor: Page) -> 
     assert await visitor.evaluate(HREF, "it") == "https://example.test/"
     assert errors == []
 
+    await visitor.evaluate(f"history.pushState({{}}, '', '/?{ADDED}')")
+    await href_is(visitor, "it", decorated("https://example.test/"))
+
 
 async def test_a_link_in_a_shadow_root_gets_it_when_it_is_used(
     site: Site, visitor: Page
@@ -224,7 +227,7 @@ async def test_a_link_in_a_shadow_root_gets_it_when_it_is_used(
     for script in (OLD, NEW):
         await landed(site, visitor, in_shadow, script)
         await visitor.click("x-card b")
-        went[script] = await visitor.evaluate("went")
+        went[script] = await given(visitor, "went")
 
     assert went == {
         OLD: "https://example.test/",
@@ -250,7 +253,6 @@ async def test_an_area_of_an_image_map_and_a_link_in_a_drawing_get_it(
 @pytest.mark.parametrize(
     ("form", "query"),
     [
-        ("<form action='{}'><input name=q value=1>", f"q=1&{ADDED}"),
         ("<form action='{}?lost=1' method=GET>", ADDED),
         (
             "<form action='{}'><input type=hidden name=dub_id value=own>",
@@ -259,29 +261,33 @@ async def test_an_area_of_an_image_map_and_a_link_in_a_drawing_get_it(
         ("<form action='{}' method=post><input name=q value=1>", ""),
     ],
 )
-async def test_a_get_form_to_a_listed_host_sends_it(
+async def test_a_form_is_left_its_own_fields_and_method(
     site: Site, visitor: Page, form: str, query: str
 ) -> None:
     target = site.url("/signup", "example.test")
-    await landed(site, visitor, form.format(target) + "<button>Go</button></form>")
+    written = form.format(target) + "<button>Go</button></form>"
+    await landed(site, visitor, LINK + written)
+    await href_is(visitor, "it", decorated("https://example.test/"))
     await visitor.click("button")
     await visitor.wait_for_url(lambda url: "/signup" in url)
 
     assert urlsplit(visitor.url).query == query
 
 
-async def test_with_dubs_a_form_does_not(site: Site, visitor: Page) -> None:
+async def test_a_get_form_to_a_listed_host_sends_it(site: Site, visitor: Page) -> None:
     target = site.url("/signup", "example.test")
     form = f"<form action='{target}'><input name=q value=1><button>Go</button></form>"
-    await landed(site, visitor, form, OLD)
-    await visitor.click("button")
-    await visitor.wait_for_url(lambda url: "/signup" in url)
-
-    assert urlsplit(visitor.url).query == "q=1"
+    for script, query in ((OLD, "q=1"), (NEW, f"q=1&{ADDED}")):
+        await landed(site, visitor, form, script)
+        await visitor.click("button")
+        await visitor.wait_for_url(lambda url: "/signup" in url)
+        assert urlsplit(visitor.url).query == query
 
 
 async def test_a_form_to_the_site_itself_does_not(site: Site, visitor: Page) -> None:
-    await landed(site, visitor, "<form action=/search><button>Go</button></form>")
+    form = "<form action=/search><button>Go</button></form>"
+    await landed(site, visitor, LINK + form)
+    await href_is(visitor, "it", decorated("https://example.test/"))
     await visitor.click("button")
     await visitor.wait_for_url(site.url("/search?"))
 

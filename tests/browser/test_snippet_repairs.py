@@ -79,6 +79,7 @@ async def test_what_is_no_click_in_an_answer_is_not_stored_either(
     for _ in range(2):
         await visitor.goto(site.url("/?via=derek"))
         await settled(visitor)
+    assert len(site.posted("click")) == 2
     assert await click_of(visitor) is None
 
 

@@ -104,8 +104,11 @@ def where(query: Query) -> tuple[str, list[Any]]:
 
 async def counts(connection: Connection) -> dict[Status, int]:
     """How many entries are in each state."""
-    rows = await connection.fetch("SELECT status, count(*) FROM leads GROUP BY status")
-    return {Status(status): number for status, number in rows}
+    # As changes, one by one (migrations/postgres/0006_looking.sql).
+    rows = await connection.fetch(
+        "SELECT status, sum(leads)::bigint FROM tallies GROUP BY status"
+    )
+    return {Status(status): number for status, number in rows if number}
 
 
 async def oldest_open(connection: Connection) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from relay.core.pacing import Budget, Pace
 from relay.outbox import (
     sqlite_alerts,
     sqlite_delivery,
+    sqlite_derived,
     sqlite_held,
     sqlite_intake,
     sqlite_keeping,
@@ -257,6 +259,9 @@ class SqliteOutbox:
 
     async def list(self, query: Query) -> builtins.list[Entry]:
         """Entries, newest first."""
+        if query.click is not None:
+            late = await self._readers.run(sqlite_derived.unclicked)
+            await self._catch_up(late, sqlite_derived.take_clicks)
         return await self._readers.run(sqlite_reading.entries, query, self._seal)
 
     def scan(self, query: Query) -> AsyncIterator[Entry]:
@@ -271,7 +276,17 @@ class SqliteOutbox:
 
     async def counts(self) -> Mapping[Status, int]:
         """How many entries are in each state that has any."""
-        return await self._readers.run(sqlite_reading.counts)
+        counted = await self._readers.run(sqlite_derived.counts)
+        await self._catch_up(counted.late, sqlite_derived.tally)
+        return counted.leads
+
+    async def _catch_up(self, late: int, work: Work[tuple[()], bool]) -> None:
+        """Let the next look be a quick one."""
+        # A full disk makes looking slow, but it must not keep anybody from it.
+        with contextlib.suppress(OutboxUnavailableError):
+            more = late > sqlite_derived.MANY
+            while more:
+                more = await self._writer.submit(work, ())
 
     async def oldest_open(self) -> int | None:
         """When the oldest open lead was created (epoch ms)."""

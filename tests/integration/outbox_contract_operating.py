@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
-from outbox_rig import NOW, ids, lead, offer, put_all
+from outbox_rig import NOW, ids, lead, offer, put_all, put_together
 
 from relay.core.leads import Status
 from relay.outbox.contract import Act, Gate, Outbox, Query, Sample
@@ -34,6 +36,59 @@ class OperatingContract:
         assert await ids(outbox, Query(click="WantedClick00001")) == [wanted.lead.id]
         assert await ids(outbox, Query(event="Demo")) == [other.lead.id]
         assert await ids(outbox, Query(event="Demo", click="WantedClick00001")) == []
+
+    async def test_a_listing_finds_by_all_that_is_given_together(
+        self, outbox: Outbox
+    ) -> None:
+        made = [
+            offer(lead("a", event_name="Demo", click_id="WantedClick00001")),
+            offer(lead("b", event_name="Demo"), status=Status.REJECTED),
+            offer(lead("a"), status=Status.REJECTED),
+        ]
+        await put_all(outbox, made)
+        first, second, third = (one.lead.id for one in made)
+
+        async def found(**wanted: Any) -> list[str]:
+            return await ids(outbox, Query(**wanted))
+
+        assert await found(event="Demo", status=Status.REJECTED) == [second]
+        assert await found(event="Demo", status=Status.DELIVERED) == []
+        assert await found(event="Demo", customer="a") == [first]
+        assert await found(status=Status.REJECTED, customer="a") == [third]
+        assert await found(click="WantedClick00001", customer="a") == [first]
+        assert await found(click="WantedClick00001", customer="b") == []
+        assert await found(click="WantedClick00001", before=second) == [first]
+        assert await found(click="WantedClick00001", status=Status.REJECTED) == []
+
+    async def test_many_leads_are_counted_and_found_as_they_move(
+        self, outbox: Outbox
+    ) -> None:
+        held = lead("held", click_id="BeforeItsEnd0001")
+        await outbox.put(offer(held, status=Status.HELD))
+        gone = lead("gone", click_id="GoneWithItsLead1")
+        offers = [offer() for _ in range(1_200)]
+        await put_together(outbox, offers)
+        await outbox.put(offer(gone, status=Status.HELD))
+        assert await outbox.counts() == {Status.HELD: 2, Status.QUEUED: 1_200}
+        assert await ids(outbox, Query(click="GoneWithItsLead1")) == [gone.id]
+
+        await outbox.release(gone.id, None)
+        final = replace(held, click_id="AfterItsEnd00001")
+        await outbox.release(held.id, offer(final))
+        late = offer(lead(click_id="TakesTheLastSeq1"))
+        await outbox.put(late)
+        await outbox.park_due(NOW, 200)
+
+        counted = {Status.QUEUED: 1_002, Status.PARKED: 200}
+        assert await outbox.counts() == counted
+        for click, there in {
+            "BeforeItsEnd0001": [],
+            "AfterItsEnd00001": [held.id],
+            "GoneWithItsLead1": [],
+            "TakesTheLastSeq1": [late.lead.id],
+            offers[700].lead.click_id: [offers[700].lead.id],
+        }.items():
+            assert await ids(outbox, Query(click=click)) == there
 
     async def test_a_pause_is_everybodys_and_outlives_the_gate(
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]

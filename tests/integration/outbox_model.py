@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -63,6 +64,8 @@ class Model:
     async def agree(self) -> None:
         """Compare everything that both know."""
         assert await ids(self.outbox) == [one.lead_id for one in self.leads[::-1]]
+        counted = Counter(one.status for one in self.leads)
+        assert await self.outbox.counts() == counted
         for one in self.leads:
             found = await self.outbox.get(one.lead_id)
             assert found is not None

@@ -29,6 +29,7 @@ from relay.outbox import open_outbox, postgres_delivery, postgres_gate
 from relay.outbox.contract import (
     Claim,
     OutboxUnavailableError,
+    Query,
     SchemaTooNewError,
     Settlement,
     Taken,
@@ -37,6 +38,8 @@ from relay.outbox.contract import (
 from relay.outbox.postgres import PostgresOutbox
 from relay.outbox.postgres_schema import STEPS
 from relay.outbox.postgres_session import connect
+from relay.outbox.queries import sql
+from relay.outbox.rows import row_of
 
 
 class TestPostgresOutbox(OutboxContract):
@@ -171,13 +174,46 @@ async def test_what_is_locked_for_too_long_is_an_outage_that_passes(
             with pytest.raises(OutboxUnavailableError, match="timeout"):
                 await outbox.put(offer())
             with pytest.raises(OutboxUnavailableError, match="timeout"):
-                await outbox.counts()
+                await outbox.oldest_open()
             with pytest.raises(OutboxUnavailableError, match="timeout"):
                 await outbox.claim(1, NOW, LEASE)
         await other.close()
 
         assert (await outbox.put(offer())).taken is Taken.NEW
         assert len(await outbox.claim(1, NOW, LEASE)) == 1
+
+
+async def test_the_counts_of_many_statements_are_summed_up(url: str) -> None:
+    async with opened(url) as outbox:
+        for _ in range(300):
+            await outbox.put(offer())
+        claims = await outbox.claim(300, NOW, LEASE)
+        for claim in claims[:100]:
+            await outbox.settle(claim, Settlement(Status.DELIVERED), NOW)
+
+        counted = {Status.SENDING: 200, Status.DELIVERED: 100}
+        assert await outbox.counts() == counted
+        connection = await connect(url)
+        assert await connection.fetchval("SELECT count(*) FROM tallies") < 300
+        await connection.close()
+
+
+async def test_the_leads_of_an_older_schema_are_counted(url: str) -> None:
+    connection = await connect(url)
+    for step in STEPS[:5]:
+        await connection.execute(step.sql)
+    row = row_of(offer(lead("u_1", click_id="OlderClick000001")))
+    statement = sql("INSERT INTO leads ({offer}) VALUES ({offer_values})")
+    await connection.execute(statement, *row)
+    await connection.execute(
+        "CREATE TABLE schema_version (id INTEGER PRIMARY KEY, version INTEGER);"
+        "INSERT INTO schema_version VALUES (1, 5)"
+    )
+    await connection.close()
+
+    async with opened(url) as outbox:
+        assert await outbox.counts() == {Status.QUEUED: 1}
+        assert len(await ids(outbox, Query(click="OlderClick000001"))) == 1
 
 
 async def test_a_server_that_hangs_is_an_outage_that_passes(

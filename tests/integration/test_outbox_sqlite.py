@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 from outbox_contract import OutboxContract
-from outbox_rig import Child, ids, offer, put_all, put_together
+from outbox_rig import Child, ids, lead, offer, put_all, put_together
 
 from relay.core.leads import OPEN, RETRYABLE, Status
 from relay.outbox import open_outbox, queries, sqlite_delivery, sqlite_intake
-from relay.outbox.contract import OutboxUnavailableError, SchemaTooNewError, Taken
+from relay.outbox.contract import (
+    OutboxUnavailableError,
+    Query,
+    SchemaTooNewError,
+    Taken,
+)
 from relay.outbox.rows import row_of
 from relay.outbox.schema import migrations, statements
 from relay.outbox.sqlite import SqliteOutbox
@@ -315,3 +320,27 @@ def test_the_states_in_statements_are_those_of_the_one_table() -> None:
 
 def _names(part: str) -> list[str]:
     return [name.strip("'") for name in queries.sql(part).strip("()").split(", ")]
+
+
+async def test_the_leads_of_an_older_schema_are_counted_and_found(path: Path) -> None:
+    made = [offer(lead(click_id=f"OlderClick{n:06}")) for n in range(3)]
+    with raw(path) as connection:
+        for step in migrations("sqlite")[:6]:
+            connection.executescript(step.sql)
+        connection.execute("PRAGMA user_version = 6")
+        connection.executemany(sqlite_intake.INSERT, map(row_of, made))
+        connection.commit()
+
+    async with opened(path) as outbox:
+        assert await outbox.counts() == {Status.QUEUED: 3}
+        found = await ids(outbox, Query(click="OlderClick000001"))
+        assert found == [made[1].lead.id]
+
+
+async def test_looking_goes_on_while_nothing_can_be_written(path: Path) -> None:
+    async with opened(path, busy_ms=50) as outbox:
+        await put_together(outbox, [offer() for _ in range(1_200)])
+        with raw(path) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert await outbox.counts() == {Status.QUEUED: 1_200}
+            assert await ids(outbox, Query(click="NobodysClick0001")) == []

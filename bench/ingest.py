@@ -155,11 +155,11 @@ def hook(folder: Path, options: argparse.Namespace) -> Figures:
     return figures
 
 
-def write_bodies(path: Path, count: int) -> None:
+def write_bodies(path: Path, count: int, first: int = 0) -> None:
     keys = signing.parse_webhook_secrets(SECRET)
     now = int(time.time())
     with path.open("w") as out:
-        for n in range(count):
+        for n in range(first, first + count):
             body = json.dumps(
                 {
                     "clickId": f"click{n:011d}",

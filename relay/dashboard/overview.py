@@ -16,7 +16,7 @@ from relay.core import jsontext
 from relay.core.leads import Status
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
-from relay.dashboard.sampling import plots
+from relay.dashboard.sampling import EVERY_S, plots
 from relay.dashboard.watch import Standing, Watch
 from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError
 from relay.views import span
@@ -95,6 +95,7 @@ class OverviewPages:
         self._clock = clock
         self._stopping = stopping
         self._drawn: tuple[Standing, str] | None = None
+        self._plotted: dict[int, tuple[float, bytes]] = {}
 
     async def page(self, _: web.Request, session: Session) -> web.Response:
         """Show how things stand."""
@@ -151,13 +152,20 @@ class OverviewPages:
         hours = request.query.get("hours", "24")
         if not hours.isascii() or not hours.isdigit() or int(hours) not in HOURS:
             raise RefusedError(400, f"hours: must be one of {HOURS}.")
-        since = self._clock() - int(hours) * 3_600_000
-        series = plots(await self._outbox.samples(since))
         return web.Response(
-            body=jsontext.encode(series),
+            body=await self._series(int(hours)),
             content_type="application/json",
             headers={"Cache-Control": "no-store"},
         )
+
+    async def _series(self, hours: int) -> bytes:
+        """Draw the last hours once for all who look, until there are new samples."""
+        until, body = self._plotted.get(hours, (0.0, b""))
+        if time.monotonic() >= until:
+            since = self._clock() - hours * 3_600_000
+            body = jsontext.encode(plots(await self._outbox.samples(since)))
+            self._plotted[hours] = (time.monotonic() + EVERY_S, body)
+        return body
 
 
 def _tiles(standing: Standing) -> Iterator[tuple[Status, int, str]]:

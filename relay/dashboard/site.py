@@ -130,10 +130,13 @@ class Dashboard:
         return response
 
     async def _sign_out(self, request: web.Request) -> web.StreamResponse:
+        try:
+            self._access.require_own_page(request)
+        except RefusedError as refused:
+            return self._pages.problem(refused, self._access.session(request))
         response = web.Response(
             status=303, headers={"Location": f"{self._pages.path}/sign-in", **HEADERS}
         )
-        self._access.require_own_page(request)
         self._access.close(response)
         return response
 

@@ -1,7 +1,6 @@
 """The outbox as it stands, read once for everybody who looks.
 
-To count a million leads takes a tenth of a second, so a page shows what was
-counted a moment ago, and asks for the next count while it is drawn.
+A page shows what was read a moment ago, and asks for the next look while it is drawn.
 """
 
 from __future__ import annotations
@@ -15,15 +14,21 @@ from typing import Final
 from relay.clock import Clock
 from relay.core.leads import OPEN, Entry, Status
 from relay.core.pacing import Budget
-from relay.dashboard.sampling import Seen, funnel
-from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError, Query
+from relay.dashboard.sampling import EVERY_S, Seen, funnel
+from relay.outbox.contract import (
+    Gate,
+    Outbox,
+    OutboxUnavailableError,
+    Query,
+    Sample,
+)
 
 FRESH_S: Final = 2.0
 """How old a count may be. Nobody reads faster."""
 
 SHARE: Final = 20
-"""A count is not repeated before twenty times its own duration: it takes a
-twentieth of one database connection at most, however many leads there are."""
+"""A look is not repeated before twenty times its own duration: it takes a
+twentieth of one database connection at most, however busy that is."""
 
 WINDOW_MS: Final = 24 * 3600 * 1000
 """What the funnel and the plots look back on."""
@@ -66,6 +71,8 @@ class Watch:
         self._standing: Standing | None = None
         self._fresh_until = 0.0
         self._reading: asyncio.Task[Standing] | None = None
+        self._samples: Sequence[Sample] = ()
+        self._sampled_until = 0.0
 
     async def standing(self) -> Standing:
         """Give how things stand; raise OutboxUnavailableError if nobody knows."""
@@ -94,7 +101,7 @@ class Watch:
             gate=await outbox.gate(),
             budget=await outbox.budget(),
             oldest=await outbox.oldest_open(),
-            seen=funnel(await outbox.samples(now - WINDOW_MS), counts),
+            seen=funnel(await self._window(now), counts),
             troubles=[
                 entry
                 for status in TROUBLES
@@ -108,6 +115,13 @@ class Watch:
         self._standing = standing
         self._fresh_until = time.monotonic() + max(FRESH_S, SHARE * took)
         return standing
+
+    async def _window(self, now: int) -> Sequence[Sample]:
+        """Read the samples of the window, as often as there may be new ones."""
+        if time.monotonic() >= self._sampled_until:
+            self._samples = await self._outbox.samples(now - WINDOW_MS)
+            self._sampled_until = time.monotonic() + EVERY_S
+        return self._samples
 
     def _done(self, task: asyncio.Task[Standing]) -> None:
         self._reading = None

@@ -20,13 +20,13 @@ from relay.core.pacing import Budget, Pace
 from relay.outbox import (
     sqlite_alerts,
     sqlite_delivery,
-    sqlite_derived,
     sqlite_held,
     sqlite_intake,
     sqlite_keeping,
     sqlite_operating,
     sqlite_reading,
     sqlite_scrub,
+    sqlite_tallies,
 )
 from relay.outbox.contract import (
     Act,
@@ -259,9 +259,6 @@ class SqliteOutbox:
 
     async def list(self, query: Query) -> builtins.list[Entry]:
         """Entries, newest first."""
-        if query.click is not None:
-            late = await self._readers.run(sqlite_derived.unclicked)
-            await self._catch_up(late, sqlite_derived.take_clicks)
         return await self._readers.run(sqlite_reading.entries, query, self._seal)
 
     def scan(self, query: Query) -> AsyncIterator[Entry]:
@@ -276,17 +273,13 @@ class SqliteOutbox:
 
     async def counts(self) -> Mapping[Status, int]:
         """How many entries are in each state that has any."""
-        counted = await self._readers.run(sqlite_derived.counts)
-        await self._catch_up(counted.late, sqlite_derived.tally)
-        return counted.leads
-
-    async def _catch_up(self, late: int, work: Work[tuple[()], bool]) -> None:
-        """Let the next look be a quick one."""
+        counted = await self._readers.run(sqlite_tallies.counts)
+        more = counted.late > sqlite_tallies.MANY
         # A full disk makes looking slow, but it must not keep anybody from it.
         with contextlib.suppress(OutboxUnavailableError):
-            more = late > sqlite_derived.MANY
             while more:
-                more = await self._writer.submit(work, ())
+                more = await self._writer.submit(sqlite_tallies.catch_up, ())
+        return counted.leads
 
     async def oldest_open(self) -> int | None:
         """When the oldest open lead was created (epoch ms)."""

@@ -101,13 +101,16 @@ def entries(connection: sqlite3.Connection, query: Query, seal: Seal) -> list[En
     return [entry_of(row, seal) for row in rows]
 
 
-# Also those that are not known by their click yet (relay/outbox/sqlite_derived.py).
+# Each part of the index is asked (migrations/sqlite/0007_looking.sql).
 _CLICK: Final = """
-    l.click_id = ?1 AND l.seq IN (
-        SELECT seq FROM clicks WHERE click_id = ?1
-        UNION ALL
-        SELECT seq FROM leads
-        WHERE seq > (SELECT clicks FROM derived) AND click_id = ?1
+    l.seq IN (
+        SELECT seq FROM leads WHERE click_id = ? AND seq >> 10 IN (
+            WITH RECURSIVE parts (n) AS (
+                SELECT max(seq) >> 10 FROM leads
+                UNION ALL SELECT n - 1 FROM parts WHERE n > 0
+            )
+            SELECT n FROM parts
+        )
     )
 """
 
@@ -116,7 +119,6 @@ def where(query: Query) -> tuple[str, list[Any]]:
     """Give the condition of a query, and its values."""
     status, event = _by_index(query)
     wanted: list[tuple[str, Any]] = [
-        # The first: it names its value by number.
         (_CLICK, query.click),
         (f"{status}l.status = ?", query.status),
         ("l.created_at >= ?", query.since),
@@ -133,14 +135,16 @@ def where(query: Query) -> tuple[str, list[Any]]:
 
 
 def _by_index(query: Query) -> tuple[str, str]:
-    """Keep SQLite, which knows no numbers, from the longer index by a unary plus.
+    """Give a unary plus for each of status and event whose index is not to be used.
 
-    A customer and a click have few leads. Of the others, most are where leads end.
+    SQLite knows no numbers: a customer and a click have few leads, and of the states,
+    those in which leads end have most.
     """
     if query.customer is not None or query.click is not None:
         return "+", "+"
-    ended = query.status in SETTLED
-    return ("+" if ended and query.event is not None else "", "" if ended else "+")
+    if query.status is None or query.event is None:
+        return "", ""
+    return ("+", "") if query.status in SETTLED else ("", "+")
 
 
 def oldest_open(connection: sqlite3.Connection) -> int | None:

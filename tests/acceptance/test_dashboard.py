@@ -155,6 +155,12 @@ async def test_another_password_ends_every_session(
     assert (await admin.get())[0] == 401
 
 
+async def test_only_a_page_of_its_own_signs_somebody_out(admin: Person) -> None:
+    cross = {"Sec-Fetch-Site": "cross-site"}
+    assert (await admin.post("/sign-out", headers=cross))[0] == 403
+    assert (await admin.get())[0] == 200
+
+
 async def test_signing_out_ends_the_session(admin: Person) -> None:
     assert (await admin.post("/sign-out"))[0] == 303
     assert (await admin.get())[0] == 401

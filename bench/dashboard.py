@@ -23,11 +23,12 @@ import http.client
 import os
 import socket
 import statistics
+import sys
 import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -54,6 +55,7 @@ class Relay(NamedTuple):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Server]:
+        """Give a relay of its own process on this database, until the end."""
         port = free_port()
         env = {
             "DUB_API_KEY": "dub_bench",
@@ -64,7 +66,7 @@ class Relay(NamedTuple):
             "RELAY_LISTEN": f"127.0.0.1:{port}",
             "RELAY_DATABASE": self.url,
         }
-        command = [str(Path(".venv/bin/dub-relay")), "serve", "--no-delivery"]
+        command = [sys.executable, "-m", "relay", "serve", "--no-delivery"]
         with Server(command, env, port, "/_dub/livez") as server:
             yield server
 
@@ -115,7 +117,7 @@ def main() -> None:
         watched(relays[1], cookie, options)
 
 
-def make(size: int, folder: Path, database: ingest.Callable[[Path], str]) -> Relay:
+def make(size: int, folder: Path, database: Callable[[Path], str]) -> Relay:
     place = folder / str(size)
     place.mkdir()
     url = database(place)

@@ -62,8 +62,7 @@ PICKED = """
 
 
 def fill(url: str, size: int, deep: int) -> dict[str, str]:
-    """Make so many leads; give the cursor after the newest deep of them, and a
-    customer and a click from the middle."""
+    """Make so many leads; give a cursor, and a customer and a click from the middle."""
     since = now_ms() - size
     if url.startswith("sqlite"):
         rows = _sqlite(Path(url.removeprefix("sqlite:///")), size, since, deep)

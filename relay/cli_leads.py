@@ -27,6 +27,7 @@ from relay.settings_values import duration
 from relay.views import (
     STEP_WORDS,
     click_origin,
+    cookie_story,
     entry_json,
     next_attempt_at,
     next_step,
@@ -206,6 +207,7 @@ def _facts(entry: Entry, now: int) -> Iterator[tuple[str, object]]:
     yield "captured", f"{iso(lead.created_at)} ({ago} ago) by {lead.source}"
     yield "rule", lead.origin.get("rule")
     yield "click", f"{lead.click_id or '(none)'}, from {click_origin(entry)}"
+    yield "cookie", cookie_story(entry)
     yield "event", lead.event_name
     if lead.sale is None:
         yield "quantity", lead.event_quantity

@@ -221,6 +221,23 @@ def sale_words(sale: Sale) -> str:
     return ", ".join(parts)
 
 
+def cookie_story(entry: Entry) -> str | None:
+    """Say who set the click cookie and when, None where no cookie took part."""
+    origin = entry.lead.origin
+    told_by, landed = origin.get("click"), origin.get("landed")
+    if told_by not in ("cookie", "companion"):
+        return None
+    if landed is None:
+        return (
+            "The cookie was there at the sign-up. The relay knows of no landing: a"
+            " script on the page set it, or another server."
+        )
+    set_by = f"The relay saw the landing at {landed} and set the cookie as a server"
+    if told_by == "companion":
+        return f"{set_by}. It was lost since then, and restored from the companion."
+    return f"{set_by}; it was still there at the sign-up."
+
+
 def span(milliseconds: int) -> str:
     """Write a length of time roughly, as a person says it: "4 min"."""
     seconds = max(milliseconds, 0) / 1000

@@ -13,10 +13,17 @@ from aiohttp import web
 from relay.capture.answers import RefusedError
 from relay.clock import Clock
 from relay.core.leads import RETRYABLE, Attempt, Entry, Status
+from relay.core.rules import SignupRule
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.outbox.contract import Act, Gate, Outbox, Query
-from relay.views import STEP_WORDS, click_origin, next_step, sale_words
+from relay.views import (
+    STEP_WORDS,
+    click_origin,
+    cookie_story,
+    next_step,
+    sale_words,
+)
 
 PAGE: Final = 50
 """Leads on a page of the list."""
@@ -40,8 +47,11 @@ class Moment:
 class LeadPages:
     """Shows leads; a person's own data only when asked for, and that is noted."""
 
-    def __init__(self, outbox: Outbox, pages: Pages, clock: Clock) -> None:
+    def __init__(
+        self, outbox: Outbox, pages: Pages, clock: Clock, rules: Sequence[SignupRule]
+    ) -> None:
         self._outbox = outbox
+        self._rules = {rule.label: rule for rule in reversed(rules)}
         self._pages = pages
         self._clock = clock
 
@@ -95,7 +105,7 @@ class LeadPages:
             entry=entry,
             person=dict(_person(entry, masked=masked)),
             masked=masked,
-            moments=list(moments(entry, attempts, gate, self._clock())),
+            moments=list(moments(entry, attempts, gate, self._clock(), self._rules)),
             retryable=entry.status in RETRYABLE and entry.erased_at is None,
             erasable=entry.erased_at is None,
         )
@@ -117,14 +127,25 @@ def _query(asked: Mapping[str, str], before: str | None) -> Query:
 
 
 def moments(
-    entry: Entry, attempts: Sequence[Attempt], gate: Gate, now: int
+    entry: Entry,
+    attempts: Sequence[Attempt],
+    gate: Gate,
+    now: int,
+    rules: Mapping[str, SignupRule],
 ) -> Iterator[Moment]:
     """Tell what happened to a lead, and what happens next, in order."""
     lead = entry.lead
     click = lead.click_id or "no click id of its own"
-    yield Moment(None, "Click", f"{click}, from {click_origin(entry)}.")
+    cookie = cookie_story(entry)
+    yield Moment(
+        None,
+        "Landing and click" if cookie else "Click",
+        f"{click}, from {click_origin(entry)}.",
+        details=(cookie,) if cookie else (),
+    )
+    told = (*_sources(entry), *_read_by(rules.get(lead.origin.get("rule", ""))))
     title = "Sale" if lead.sale else "Sign-up"
-    yield Moment(lead.created_at, title, _captured(entry), details=_sources(entry))
+    yield Moment(lead.created_at, title, _captured(entry), details=told)
     if lead.notes:
         yield Moment(None, "Noted on the way", tone="warn", details=lead.notes)
     for attempt in attempts:
@@ -146,8 +167,19 @@ def _sources(entry: Entry) -> tuple[str, ...]:
     """Say which field came from where, as far as that was written down."""
     known = entry.lead.origin.items()
     return tuple(
-        f"{name}: {told}" for name, told in known if name not in ("click", "rule")
+        f"{name}: {told}"
+        for name, told in known
+        if name not in ("click", "rule", "landed")
     )
+
+
+def _read_by(rule: SignupRule | None) -> Iterator[str]:
+    """Say which field comes from where, by the rule as it reads now."""
+    if rule is not None:
+        for name, expression in rule.fields.items():
+            yield f"{name}: from {expression.text}"
+        for name, expression in rule.metadata.items():
+            yield f"metadata.{name}: from {expression.text}"
 
 
 def _call(attempt: Attempt) -> Moment:

@@ -36,6 +36,8 @@ CALLS: Final = "calls."
 LANDINGS: Final = "landings"
 CALL_SECONDS: Final = "call_seconds"
 OLDEST: Final = "oldest_s"
+PLAN: Final = "plan"
+"""The calls a minute that the settings allow."""
 
 ATTRIBUTED: Final = f"{CAPTURED}new"
 UNATTRIBUTED: Final = f"{CAPTURED}unattributed"
@@ -63,12 +65,13 @@ class Sampler:
     """Writes a sample of this process now and then, until it is cancelled."""
 
     def __init__(
-        self, outbox: Outbox, metrics: Metrics, clock: Clock, relay: str
+        self, outbox: Outbox, metrics: Metrics, clock: Clock, relay: str, plan: int
     ) -> None:
         self._outbox = outbox
         self._metrics = metrics
         self._clock = clock
         self._relay = relay
+        self._plan = plan
         self._minute = 0
         # What had been counted when the minute began, and when last looked at.
         self._began = self._before = metrics.totals()
@@ -96,6 +99,7 @@ class Sampler:
         seen |= {f"{BEFORE}{status}": float(n) for status, n in self._stood.items()}
         seen |= {f"{LEADS}{status}": float(n) for status, n in counts.items()}
         oldest = await self._outbox.oldest_open()
+        seen[PLAN] = float(self._plan)
         seen[OLDEST] = (now - oldest) / 1000 if oldest is not None else 0.0
         sample = Sample(minute, self._relay, seen)
         await self._outbox.sample(sample, now - KEEP_MS)
@@ -168,6 +172,13 @@ def _standing(*states: Status) -> Callable[[Sequence[Sample]], float]:
     )
 
 
+def _most(name: str) -> Callable[[Sequence[Sample]], float | None]:
+    """Take the highest of what the relays say; None if none of them says it."""
+    return lambda taken: max(
+        (s.seen[name] for s in taken if name in s.seen), default=None
+    )
+
+
 def _mean_call(taken: Sequence[Sample]) -> float | None:
     calls = _all(CALLS)(taken)
     return 1000 * _sum(CALL_SECONDS)(taken) / calls if calls else None
@@ -180,8 +191,12 @@ _SERIES: Final[Mapping[str, Callable[[Sequence[Sample]], float | None]]] = {
     "open": _standing(*OPEN),
     "parked": _standing(Status.PARKED),
     "rejected": _standing(Status.REJECTED),
+    "held": _standing(Status.HELD),
+    "delivered": _standing(Status.DELIVERED),
+    "confirmed": _standing(Status.CONFIRMED),
     "calls": _all(CALLS),
     "failed": _sum(f"{CALLS}again", f"{CALLS}throttled", f"{CALLS}operator"),
+    "plan": _most(PLAN),
     "call_ms": _mean_call,
-    "oldest_s": lambda taken: max(s.seen.get(OLDEST, 0.0) for s in taken),
+    "oldest_s": _most(OLDEST),
 }

@@ -68,7 +68,7 @@ class Dashboard:
         self._pages = Pages(self._access, path, clock)
         watch = Watch(outbox, clock)
         self._overview = OverviewPages(outbox, watch, self._pages, clock, stopping)
-        self._leads = LeadPages(outbox, self._pages, clock)
+        self._leads = LeadPages(outbox, self._pages, clock, settings.signup)
         seal = Seal(settings.data_key)
 
         def erase_customer(customer: str) -> Awaitable[Erased]:

@@ -7,7 +7,11 @@
   const EVERY = 30_000;
 
   const NAMES = { call_ms: 'mean', oldest_s: 'oldest' };
-  const TONES = { parked: '--bad', rejected: '--bad', failed: '--bad', unattributed: '--warn', landings: '--soft' };
+  const TONES = {
+    parked: '--warn', rejected: '--bad', failed: '--bad', unattributed: '--warn',
+    landings: '--soft', held: '--soft', confirmed: '--good', plan: '--soft',
+  };
+  const DASHED = { plan: [6, 4] };
 
   const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   /** How a time is written, by the distance of two marks in seconds. */
@@ -45,6 +49,7 @@
               label: NAMES[name] ?? name,
               stroke: style(TONES[name] ?? '--accent'),
               width: 1.5,
+              dash: DASHED[name],
               points: { show: data.at.length < 3 },
             })),
           ],
@@ -65,6 +70,7 @@
   };
   const again = () => load().catch(console.warn);
 
+  document.querySelector('.pick').hidden = false;
   for (const button of document.querySelectorAll('[data-hours]'))
     button.addEventListener('click', () => {
       hours = Number(button.dataset.hours);

@@ -69,7 +69,7 @@ async def test_the_overview_follows_by_itself(
 
 
 async def test_plots_are_drawn_from_the_relays_own_samples(admin: Page) -> None:
-    await expect(admin.locator(".plot canvas")).to_have_count(5, timeout=20_000)
+    await expect(admin.locator(".plot canvas")).to_have_count(6, timeout=20_000)
 
 
 async def test_filters_change_the_list_in_place(
@@ -134,7 +134,22 @@ async def test_nothing_scrolls_sideways_on_a_phone(
         await page.goto(home + path)
         wide = "document.documentElement.scrollWidth - innerWidth"
         assert await page.evaluate(wide) <= 0, path
+    # What a cell is called stands beside what it says.
+    await page.goto(f"{home}/leads")
+    cell = page.locator("td[data-label=Customer]")
+    await expect(cell).to_have_css("padding-left", "104px")
     await opened.close()
+
+
+async def test_a_long_reason_does_not_widen_the_list(
+    admin: Page, home: str, relay: RelayProcess
+) -> None:
+    await sign_up(relay, "hQWlM0a9Zk3xY7bT")
+    await admin.set_viewport_size({"width": 1000, "height": 700})
+    await admin.goto(f"{home}/leads?status=waiting")
+    await expect(admin.locator("td[data-label=News]")).to_contain_text("does not know")
+    wide = "document.documentElement.scrollWidth - innerWidth"
+    assert await admin.evaluate(wide) <= 0
 
 
 async def test_reading_needs_no_script(

@@ -44,7 +44,7 @@ async def deliver(outbox: Outbox, customer: str) -> None:
 async def test_what_is_delivered_in_the_first_minute_counts(outbox: Outbox) -> None:
     await deliver(outbox, "before the relay looked")
     metrics, clock = Metrics(), Watch()
-    sampler = Sampler(outbox, metrics, clock, "a")
+    sampler = Sampler(outbox, metrics, clock, "a", 600)
     await sampler.take()
 
     metrics.captured.labels("hook", "new").inc(2)
@@ -62,7 +62,7 @@ async def test_what_is_delivered_in_the_first_minute_counts(outbox: Outbox) -> N
 
 async def test_each_minute_has_its_own_growth(outbox: Outbox) -> None:
     metrics, clock = Metrics(), Watch()
-    sampler = Sampler(outbox, metrics, clock, "a")
+    sampler = Sampler(outbox, metrics, clock, "a", 600)
     for grown in (1, 2):
         metrics.landings.inc(grown)
         await sampler.take()
@@ -71,6 +71,7 @@ async def test_each_minute_has_its_own_growth(outbox: Outbox) -> None:
     drawn = plots(await outbox.samples(0))
     assert drawn["at"] == [MINUTE / 1000, MINUTE / 1000 + 60]
     assert drawn["landings"] == [1, 2]
+    assert drawn["plan"] == [600, 600]
 
 
 def test_relays_are_added_up_but_not_the_leads_they_share() -> None:

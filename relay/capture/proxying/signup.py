@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from relay.capture.landing import Landing, Visit
+from relay.clock import iso
 from relay.core import cookies
+from relay.core.cookies import Companion
 from relay.core.documents import Copy, Document, answered, asked_document
 from relay.core.headers import Headers
 from relay.core.rules import Draft, SignupRule, draft, evaluate
@@ -36,6 +38,7 @@ class _Click:
 
     id: str | None
     told_by: str
+    seen: Companion | None = None
 
 
 _NO_CLICK: Final = _Click(None, "none")
@@ -238,15 +241,19 @@ class Signup:
 
     @property
     def _origin(self) -> Mapping[str, str]:
-        return {"click": self._click.told_by, "rule": self.rule.label}
+        told = {"click": self._click.told_by, "rule": self.rule.label}
+        if self._click.seen is not None:
+            told["landed"] = iso(self._click.seen.first_seen)
+        return told
 
     def _find_click(self) -> _Click:
         click_id = self._visit.click_id()
-        if click_id is not None:
-            return _Click(click_id, "cookie")
         companion = self._store.landing.companion(self._visit)
+        if click_id is not None:
+            same = companion is not None and companion.click_id == click_id
+            return _Click(click_id, "cookie", companion if same else None)
         if companion is not None and not companion.used:
-            return _Click(companion.click_id, "companion")
+            return _Click(companion.click_id, "companion", companion)
         return _Click("", "customer") if self.rule.known_customer else _NO_CLICK
 
 

@@ -16,6 +16,7 @@ from recording_site import Message, Site, ask, closed, request, says
 
 from relay.capture.proxying import signup
 from relay.capture.proxying.signup import Held
+from relay.clock import iso
 from relay.core import cookies
 
 CLICK = "hQWlM2kPzX9aBcDe"
@@ -166,6 +167,22 @@ async def test_the_companion_stands_in_for_a_lost_cookie(site: Site) -> None:
 
     (lead,) = signups.named("take")
     assert (lead["click_id"], lead["origin"]["click"]) == (CLICK, "companion")
+    assert lead["origin"]["landed"] == iso(NOW)
+
+
+@pytest.mark.parametrize(
+    ("of", "landed"), [(CLICK, iso(NOW)), ("AnotherClick0001", None)]
+)
+async def test_a_cookies_landing_is_told_if_the_relay_saw_it(
+    site: Site, of: str, landed: str | None
+) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(f"{COOKIE}\r\n{companion(of)}"))
+
+    (lead,) = signups.named("take")
+    assert lead["click_id"] == CLICK
+    assert lead["origin"].get("landed") == landed
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from relay.cli_base import (
     table,
 )
 from relay.clock import iso, now_ms
-from relay.core.leads import RETRYABLE, Attempt, Entry, Status
+from relay.core.leads import RETRYABLE, Attempt, Entry, Status, why_not_again
 from relay.outbox.contract import Gate, Outbox, Query
 from relay.settings_values import duration
 from relay.views import (
@@ -273,12 +273,12 @@ def retry(
 
 
 async def _waiting(outbox: Outbox, status: Status, limit: int | None) -> list[Entry]:
-    """Get the newest leads in a state; there is nothing to send of erased ones."""
+    """Get the newest leads in a state that can be sent again."""
     found: list[Entry] = []
     async for entry in outbox.scan(Query(status=status)):
         if limit is not None and len(found) == limit:
             break
-        if entry.erased_at is None:
+        if why_not_again(entry) is None:
             found.append(entry)
     return found
 
@@ -292,10 +292,8 @@ async def _named(
         entry = await outbox.get(lead_id)
         if entry is None:
             refused.append(f"there is no lead {lead_id}")
-        elif entry.erased_at is not None:
-            refused.append(f"{lead_id} was erased: there is nothing left to send")
-        elif entry.status not in RETRYABLE:
-            refused.append(f"{lead_id} is {entry.status} and is not sent again")
+        elif (reason := why_not_again(entry)) is not None:
+            refused.append(f"{lead_id} {reason}")
         else:
             found.append(entry)
     return found

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.clock import iso
-from relay.core.leads import OPEN, Attempt, Entry, Sale, Status, Step
+from relay.core.leads import (
+    OPEN,
+    RETRYABLE,
+    Attempt,
+    Entry,
+    Sale,
+    Status,
+    Step,
+    why_not_again,
+)
 from relay.core.sales import sale_fields
 from relay.outbox.contract import Gate
 
@@ -197,6 +206,12 @@ def next_step(entry: Entry, gate: Gate, now: int) -> str:
         )
     if _is_line(entry):
         return _line_sentence(entry, now)
+    return _end_sentence(entry)
+
+
+def _end_sentence(entry: Entry) -> str:
+    if entry.status in RETRYABLE and (reason := why_not_again(entry)) is not None:
+        return f"Nothing happens by itself: the lead {reason}."
     ends = _SALE_ENDS if entry.lead.sale else _ENDS
     return ends[entry.status].format(id=entry.lead.id)
 

@@ -195,6 +195,20 @@ class Entry:
     answer: str | None = field(default=None, repr=False)
 
 
+def why_not_again(entry: Entry) -> str | None:
+    """Say why a person cannot send a lead again, as the end of a sentence; or None."""
+    if entry.erased_at is not None:
+        return "was erased: there is nothing left to send"
+    if entry.status not in RETRYABLE:
+        return f"is {entry.status} and is not sent again"
+    if not entry.lead.customer_external_id and entry.sealed is None:
+        return (
+            "names no customer, and Dub takes no such lead: report the sign-up"
+            " by the hook, with the customer's id"
+        )
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One call to Dub and its answer, as the story of a lead tells it.

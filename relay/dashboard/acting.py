@@ -10,7 +10,7 @@ from aiohttp import web
 
 from relay.capture.answers import RefusedError
 from relay.clock import Clock
-from relay.core.leads import RETRYABLE, Entry, Status
+from relay.core.leads import Entry, Status, why_not_again
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.dashboard.watch import Watch
@@ -106,7 +106,7 @@ class Acting:
         alike = [
             entry
             for entry in await self._outbox.list(Query(status=like.status, limit=MOST))
-            if entry.last_error == like.last_error
+            if entry.last_error == like.last_error and why_not_again(entry) is None
         ]
 
         async def run() -> str:
@@ -121,10 +121,8 @@ class Acting:
         entry = await self._outbox.get(lead_id)
         if entry is None:
             raise RefusedError(404, "There is no such lead in this database.")
-        if entry.status not in RETRYABLE:
-            raise RefusedError(
-                409, f"{lead_id} is {entry.status} and is not sent again."
-            )
+        if (reason := why_not_again(entry)) is not None:
+            raise RefusedError(409, f"{lead_id} {reason}.")
         return entry
 
     async def _send(self, entries: Sequence[Entry]) -> str:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from relay.capture.answers import RefusedError
 from relay.clock import Clock
-from relay.core.leads import RETRYABLE, Attempt, Entry, Status
+from relay.core.leads import Attempt, Entry, Status, why_not_again
 from relay.core.rules import SignupRule
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
@@ -106,7 +106,7 @@ class LeadPages:
             person=dict(_person(entry, masked=masked)),
             masked=masked,
             moments=list(moments(entry, attempts, gate, self._clock(), self._rules)),
-            retryable=entry.status in RETRYABLE and entry.erased_at is None,
+            retryable=why_not_again(entry) is None,
             erasable=entry.erased_at is None,
         )
 

@@ -657,6 +657,27 @@ def test_what_is_taken_or_on_its_way_is_not_sent_again(
     assert f"{name(HELD)}  held -> queued" in ran.out
 
 
+def test_what_names_no_customer_is_not_sent_but_told_what_to_do(
+    run: Run, ledger: None
+) -> None:
+    nameless = lead(8, customer_external_id="")
+
+    async def more(outbox: Outbox) -> None:
+        await outbox.put(offer(nameless, status=Status.HELD))
+
+    with_outbox(more)
+
+    ran = run(f"leads retry {name(8)}")
+
+    assert ran.code == 1
+    assert "names no customer" in ran.err
+    assert "report the sign-up by the hook" in ran.err
+    assert run("leads retry --status held --dry-run").out.startswith("1 lead would")
+    assert "report the sign-up by the hook" in run(f"leads show {name(8)}").out
+    held = run("leads list --json --status held").json
+    assert [row["id"] for row in held] == [name(8), name(HELD)]
+
+
 def test_an_unknown_id_is_told_and_1(run: Run, ledger: None) -> None:
     ran = run("leads retry lead_x")
 

@@ -235,3 +235,20 @@ async def test_a_visit_counts_beside_a_via_that_means_nothing(
 
     assert (await site.called("visit"))[0]["url"] == site.url("/?via=derek")
     assert site.posted("click") == []
+
+
+async def test_of_two_cookies_the_browsers_first_counts(
+    site: Site, visitor: Page
+) -> None:
+    """A page of a subdomain may have one of its own beside that of the whole site."""
+    site.carries(KEY, script=f"/_dub/{ALL}")
+    for host, click in (("app.acme.test", CLICK), ("acme.test", OTHER)):
+        await visitor.context.add_cookies(
+            [{"name": "dub_id", "value": click, "domain": f".{host}", "path": "/"}]
+        )
+    await visitor.goto(site.url("/", "app.acme.test"))
+    held = await visitor.evaluate("document.cookie")
+    assert held == f"dub_id={CLICK}; dub_id={OTHER}"
+    await visitor.evaluate(LEAD)
+
+    assert site.posted("lead/client")[0]["clickId"] == CLICK

@@ -252,3 +252,18 @@ async def test_of_two_cookies_the_browsers_first_counts(
     await visitor.evaluate(LEAD)
 
     assert site.posted("lead/client")[0]["clickId"] == CLICK
+
+
+async def test_a_click_that_the_page_tracks_replaces_that_of_the_address(
+    site: Site, visitor: Page
+) -> None:
+    """Dub's 0.0.32 keeps the address's, and forgets the partner of the other."""
+    site.answers["click"] = [(200, WITH_PARTNER)]
+    site.carries(REFER)
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await settled(visitor)
+    assert await click_of(visitor) == CLICK
+    await visitor.evaluate("dubAnalytics.trackClick({key: 'derek'})")
+
+    assert await click_of(visitor) == TRACKED
+    assert await visitor.evaluate("DubAnalytics.partner") == PARTNER

@@ -54,11 +54,13 @@
   }
 
   function track(click) {
+    const own = new URLSearchParams(location.search).get('dub_id');
     const body = { ...click, url: location.href, referrer: document.referrer };
     post('/track/click', body)
       .then(answer => answer.ok && answer.json())
       .then(answer => {
-        if (!answer) return;
+        // 0.0.32: another id in the address stays, and the partner is passed over.
+        if (!answer || (own && own !== answer.clickId)) return;
         cookie.set('dub_id', answer.clickId);
         if (!answer.partner) return;
         const partner = {
@@ -95,13 +97,14 @@
     }
   }
 
-  // A link is decorated once, every two seconds, and never again.
+  // Each look passes over the links that it has decorated once, and those in drawings.
   const done = new Set();
   function decorate() {
     for (const link of document.querySelectorAll('a[href], iframe[src]')) {
       const name = link.src ? 'src' : 'href';
+      if (done.has(link) || link instanceof SVGElement) continue;
       const url = new URL(link[name]);
-      if (done.has(link) || !(domains.outbound || []).includes(url.hostname)) continue;
+      if (!(domains.outbound || []).includes(url.hostname)) continue;
       if (!cookie.get('dub_id') || url.searchParams.has('dub_id')) continue;
       url.searchParams.set('dub_id', cookie.get('dub_id'));
       link[name] = url;
@@ -110,4 +113,12 @@
   }
   document.addEventListener('DOMContentLoaded', decorate);
   setInterval(decorate, 2000);
+  addEventListener('popstate', decorate);
+  for (const name of ['pushState', 'replaceState']) {
+    const plain = history[name];
+    history[name] = function () {
+      plain.apply(this, arguments);
+      decorate();
+    };
+  }
 })();

@@ -160,12 +160,36 @@ async def test_a_page_that_waits_for_a_lead_does_not_wait_for_consent(
     assert len(site.posted("lead/client")) == 1
 
 
-async def test_dubs_stores_whatever_is_said(site: Site, visitor: Page) -> None:
-    site.carries(REQUIRED, script="/old/script.js", before=STUB)
+GPC = """
+Object.defineProperty(navigator, 'globalPrivacyControl',
+  {value: true, configurable: true});
+"""
+
+REFUSED = {
+    "nothing": "",
+    "the page": "dubAnalytics('consent', 'denied');",
+    "consent cookie": "document.cookie = 'consent=denied';",
+    "Google Consent Mode": GTAG
+    + "gtag('consent', 'default', {ad_storage: 'denied'});"
+    + "gtag('consent', 'update', {ad_storage: 'denied'});",
+    "IAB TCF": TCF
+    + "addEventListener('load', () => tcf.tell("
+    + "{gdprApplies: true, purpose: {consents: {1: false}}}));",
+    "Global Privacy Control": GPC,
+}
+
+
+@pytest.mark.parametrize("before", REFUSED.values(), ids=list(REFUSED))
+async def test_dubs_stores_whatever_is_said(
+    site: Site, visitor: Page, before: str
+) -> None:
+    wishes = {**REQUIRED, "data-consent-cookie": "consent", "data-gpc": "honour"}
+    site.carries(wishes, script="/old/script.js", before=STUB + before)
     await visitor.goto(site.url(f"/?dub_id={CLICK}"))
     assert await click_of(visitor) == CLICK
 
     await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    await a_while(visitor)
     assert await click_of(visitor) == CLICK
 
 

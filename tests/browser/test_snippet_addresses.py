@@ -10,6 +10,7 @@ from snippet_rig import (
     ALL,
     CLICK,
     OTHER,
+    STUB,
     TRACKED,
     WITH_PARTNER,
     Site,
@@ -22,6 +23,7 @@ from snippet_rig import (
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 OLD = "/old/script.js"
+NEW = "/_dub/script.js"
 REFER = {"data-domains": '{"refer": "go.acme.test"}'}
 
 GOING = {
@@ -47,14 +49,23 @@ async def test_a_click_in_a_later_address_is_kept(
     await clicked(visitor, OTHER)
 
 
+GOES = """way => new Promise(done => {
+  addEventListener('popstate', () => done(), {once: true});
+  history[way]();
+})"""
+
+
 async def test_going_back_to_a_landing_counts_as_that_landing(
     site: Site, visitor: Page
 ) -> None:
-    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
-    await visitor.evaluate(GOING["pushState"])
-    await clicked(visitor, OTHER)
-    await visitor.evaluate("history.back()")
-    await clicked(visitor, CLICK)
+    for script, kept in ((OLD, [CLICK] * 3), (NEW, [OTHER, CLICK, OTHER])):
+        site.carries(script=script)
+        await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+        await visitor.evaluate(GOING["pushState"])
+        await clicked(visitor, kept[0])
+        for way, click in zip(("back", "forward"), kept[1:], strict=True):
+            await visitor.evaluate(GOES, way)
+            await clicked(visitor, click)
 
 
 @pytest.mark.parametrize(
@@ -180,20 +191,33 @@ async def test_a_click_that_could_not_be_tracked_stays_in_the_address(
     assert len(site.posted("click")) == 1
 
 
+HEARING = (
+    "window.heard = [];"
+    "for (const name of ['ready', 'click', 'lead', 'sale'])"
+    "  document.addEventListener('dub:' + name,"
+    "    event => heard.push([name, event.detail]));"
+)
+
+
 async def test_the_document_hears_of_what_happens(site: Site, visitor: Page) -> None:
+    """Dub's tells it nothing."""
+    keyed = {**REFER, "data-publishable-key": "dub_pk_x"}
+    site.answers["click"] = [(200, WITH_PARTNER)]
+    site.carries(keyed, script=OLD, before=STUB + HEARING)
+    await visitor.goto(site.url("/?via=derek"))
+    await clicked(visitor, TRACKED)
+    await visitor.evaluate("dubAnalytics.trackLead({eventName: 'A'})")
+    await site.called("lead/client")
+    assert await visitor.evaluate("heard") == []
+
+    site.calls.clear()
+    await visitor.context.clear_cookies()
     lead = {"click": {"id": TRACKED}, "customer": {"externalId": "u_1"}}
     site.answers = {
         "click": [(200, WITH_PARTNER)],
         "lead/client": [(200, lead), (404, {"error": {"code": "not_found"}})],
     }
-    site.carries(
-        {**REFER, "data-publishable-key": "dub_pk_x"},
-        script=f"/_dub/{ALL}",
-        before="window.heard = [];"
-        "for (const name of ['ready', 'click', 'lead', 'sale'])"
-        "  document.addEventListener('dub:' + name,"
-        "    event => heard.push([name, event.detail]));",
-    )
+    site.carries(keyed, script=f"/_dub/{ALL}", before=HEARING)
     await visitor.goto(site.url(f"/?dub_id={CLICK}&via=derek"))
     await settled(visitor)
     await visitor.evaluate("dubAnalytics.trackLead({eventName: 'A'})")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+from collections.abc import Awaitable, Callable
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 from snippet_rig import (
     ALL,
+    AS_DUB_DOES,
     CLICK,
     OTHER,
     STUB,
@@ -77,22 +81,39 @@ async def test_as_a_module_it_finds_its_tag_by_the_files_name(
     assert [error for error in errors if "own" not in error and "<" not in error] == []
 
 
+AS_A_MODULE = INSERTED.replace("script.src", "script.type = 'module'; script.src")
+
+
 @pytest.mark.parametrize(
-    "how",
+    ("how", "olds"),
     [
-        INSERTED % NEW,
-        "document.addEventListener('DOMContentLoaded', () => {" + INSERTED % NEW + "})",
-        "setTimeout(() => {" + INSERTED % NEW + "}, 50)",
-        (INSERTED % NEW).replace("script.src", "script.type = 'module'; script.src"),
+        (INSERTED, TRACKED),
+        (
+            f"document.addEventListener('DOMContentLoaded', () => {{{INSERTED}}})",
+            TRACKED,
+        ),
+        (f"setTimeout(() => {{{INSERTED}}}, 50)", TRACKED),
+        (AS_A_MODULE, None),
     ],
     ids=["at once", "when ready", "later", "as a module"],
 )
 async def test_inserted_by_a_script_as_tag_managers_do(
-    site: Site, visitor: Page, how: str
+    site: Site, visitor: Page, how: str, olds: str | None
 ) -> None:
-    site.head = f"<script>{STUB}{how}</script>"
-    await visitor.goto(site.url("/?via=derek"))
+    """Dub's can be inserted, too, but for a module, which is not told its tag."""
+    site.head = f"<script>{STUB}{how % OLD}</script>"
+    if olds is None:
+        async with visitor.expect_event("pageerror"):
+            await visitor.goto(site.url("/?via=derek"))
+    else:
+        await visitor.goto(site.url("/?via=derek"))
+    await clicked(visitor, olds)
+    assert len(site.posted("click")) == (olds is not None)
 
+    site.calls.clear()
+    await visitor.context.clear_cookies()
+    site.head = f"<script>{STUB}{how % NEW}</script>"
+    await visitor.goto(site.url("/?via=derek"))
     await clicked(visitor, TRACKED)
     assert (await site.called("click"))[0]["domain"] == "go.acme.test"
 
@@ -164,6 +185,70 @@ async def test_a_strict_policy_is_enough(
     await visitor.wait_for_url(site.url())
     assert errors == []
     assert [text for text in said if "policy" in text.lower()] == []
+
+
+async def test_dubs_takes_another_host_which_a_strict_policy_refuses(
+    site: Site, visitor: Page
+) -> None:
+    """Two, in fact: the script's, and, where a site serves a copy, that of the calls.
+
+    Such a copy with a proxy for its calls would do: nobody ships the copy.
+    """
+    policy = "script-src 'self'; connect-src 'self'"
+    site.headers["Content-Security-Policy"] = policy
+    site.carries(REFER, script=site.url(OLD, "cdn.test"))
+    async with visitor.expect_console_message(lambda it: "script-src" in it.text):
+        await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    assert await click_of(visitor) is None
+
+    api = {**REFER, "data-api-host": site.url("", "api.test")}
+    site.carries(api, script=OLD)
+    async with visitor.expect_event("pageerror"):
+        await visitor.goto(site.url("/?via=derek"))
+    assert (site.posted("click"), await click_of(visitor)) == ([], None)
+
+    errors = watched(visitor)
+    site.carries(REFER, script=NEW)
+    await visitor.goto(site.url("/?via=derek"))
+    await clicked(visitor, TRACKED)
+    assert errors == []
+
+
+def answering(text: str) -> Callable[[Route], Awaitable[None]]:
+    async def answer(route: Route) -> None:
+        await route.fulfill(body=text, content_type="text/javascript")
+
+    return answer
+
+
+async def test_a_pinned_tag_meets_no_other_text_at_its_address(
+    site: Site, visitor: Page
+) -> None:
+    """Dub's has one address, whose next release a pinned integrity refuses.
+
+    A release of ours has an address of its own, and the text at it is the tag's.
+    """
+    text = AS_DUB_DOES.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha384(text.encode()).digest()).decode()
+    kept = []
+    site.carries(script=OLD, extra=f'integrity="sha384-{digest}"')
+    for release in (text, f"{text}// the next release"):
+        await visitor.context.clear_cookies()
+        await visitor.unroute_all()
+        await visitor.route(f"**{OLD}", answering(release))
+        await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+        kept.append(await click_of(visitor))
+    assert kept == [CLICK, None]
+
+    addresses = set()
+    for site.days in (90, 30):
+        await visitor.context.clear_cookies()
+        site.head = snippet(site.attribution, site.domain, site.days).tag("script.js")
+        async with visitor.expect_response("**/script.*.js") as asked:
+            await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+        addresses.add((await asked.value).url)
+        await clicked(visitor, CLICK)
+    assert len(addresses) == 2
 
 
 @pytest.mark.parametrize("name", ["script.js", ALL])

@@ -38,6 +38,9 @@ OTHER = "anotherClick1234"
 TRACKED = "trackedClick0001"
 DAY = 86_400
 
+REFER = {"data-domains": '{"refer": "go.acme.test"}'}
+"""The attribute that names the short domain, for ?via= and trackClick."""
+
 PARTNER = {
     "id": "pn_1",
     "name": "Zoë & O'Neil; Ltd=",

@@ -10,6 +10,7 @@ from snippet_rig import (
     ALL,
     CLICK,
     OTHER,
+    REFER,
     STUB,
     TRACKED,
     WITH_PARTNER,
@@ -24,7 +25,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 OLD = "/old/script.js"
 NEW = "/_dub/script.js"
-REFER = {"data-domains": '{"refer": "go.acme.test"}'}
 
 GOING = {
     "pushState": f"history.pushState({{}}, '', '/shop?dub_id={OTHER}')",

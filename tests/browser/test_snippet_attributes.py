@@ -11,6 +11,7 @@ from snippet_rig import (
     CLICK,
     OTHER,
     PARTNER,
+    REFER,
     TRACKED,
     WITH_PARTNER,
     Site,
@@ -25,7 +26,6 @@ from relay.capture.script import NAMES
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-REFER = {"data-domains": '{"refer": "go.acme.test"}'}
 FIRST = {"data-attribution-model": "first-click"}
 KEY = {"data-publishable-key": "dub_pk_x"}
 LEAD = "dubAnalytics.trackLead({eventName: 'Sign Up'})"

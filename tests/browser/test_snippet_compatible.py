@@ -15,6 +15,7 @@ from snippet_rig import (
     DISCOUNT,
     OTHER,
     PARTNER,
+    REFER,
     STUB,
     TRACKED,
     WITH_PARTNER,
@@ -29,8 +30,6 @@ from snippet_rig import (
 from relay.core.cookies import Attribution
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
-
-REFER = {"data-domains": '{"refer": "go.acme.test"}'}
 
 
 @pytest.mark.parametrize(

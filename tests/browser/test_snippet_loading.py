@@ -14,6 +14,7 @@ from snippet_rig import (
     AS_DUB_DOES,
     CLICK,
     OTHER,
+    REFER,
     STUB,
     TRACKED,
     Site,
@@ -29,7 +30,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 OLD = "/old/script.js"
 NEW = "/_dub/script.js"
-REFER = {"data-domains": '{"refer": "go.acme.test"}'}
 
 INSERTED = """
 const script = document.createElement('script');

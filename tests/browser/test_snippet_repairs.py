@@ -19,6 +19,7 @@ from snippet_rig import (
     DAY,
     DISCOUNT,
     PARTNER,
+    REFER,
     STUB,
     TRACKED,
     WITH_PARTNER,
@@ -35,7 +36,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 OLD = "/old/script.js"
 NEW = "/_dub/script.js"
-REFER = {"data-domains": '{"refer": "go.acme.test"}'}
 
 
 async def days(page: Page) -> float | None:

@@ -12,6 +12,7 @@ from snippet_rig import (
     CLICK,
     DAY,
     OTHER,
+    REFER,
     TRACKED,
     Site,
     click_of,
@@ -21,8 +22,6 @@ from snippet_rig import (
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
-
-REFER = {"data-domains": '{"refer": "go.acme.test"}'}
 
 
 def told(page: Page) -> list[Any]:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.outbox.postgres_schema import migrate
 from relay.outbox.postgres_session import connect
 from relay.outbox.sqlite_file import connect_writer, make_file

@@ -36,10 +36,13 @@ from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
 from relay.capture.waiting import Waiting
-from relay.clock import now_ms, roll
+from relay.core.clock import (
+    now_ms,
+    roll,
+)
+from relay.core.dub.retry import Policy
+from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
-from relay.core.retry import Policy
-from relay.core.tickets import Opener
 from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms, lease_ms
 from relay.delivery.worker import Worker

@@ -21,8 +21,13 @@ import aiohttp
 
 from relay.capture.script import BrokenSnippetError, Snippet
 from relay.cli_base import sqlite_file
-from relay.clock import now_ms
-from relay.core.answers import Answer, Meaning, NoAnswer, interpret
+from relay.core.clock import now_ms
+from relay.core.dub.replies import (
+    Answer,
+    Meaning,
+    NoAnswer,
+    interpret,
+)
 from relay.core.leads import Step
 from relay.core.providers import PROVIDERS
 from relay.core.signing import sign_call

@@ -37,7 +37,7 @@ from relay.cli_keeping import export, forget, rekey
 from relay.cli_leads import leads
 from relay.cli_migrate import migrate
 from relay.cli_stats import stats
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.signing import sign_webhook
 from relay.settings import ConfigError, Listen
 from relay.settings_docs import settings_help
@@ -173,7 +173,7 @@ def check(*, as_json: bool, saved: str | None) -> int:
 
 
 def _try_out(saved: str, *, as_json: bool) -> int:
-    from relay import tryout  # noqa: PLC0415 - as in serve
+    from relay.core.rules import preview as tryout  # noqa: PLC0415 - as in serve
 
     settings = read_settings(complete=False)
     try:

@@ -14,7 +14,10 @@ from relay.cli_base import (
     run_with_outbox,
     table,
 )
-from relay.clock import iso, now_ms
+from relay.core.clock import (
+    iso,
+    now_ms,
+)
 from relay.outbox.contract import Alert, Outbox
 from relay.settings import ConfigError
 

@@ -25,7 +25,10 @@ from relay.cli_base import (
     sqlite_file,
     table,
 )
-from relay.clock import iso, now_ms
+from relay.core.clock import (
+    iso,
+    now_ms,
+)
 from relay.core.leads import Status
 from relay.outbox import open_outbox
 from relay.outbox.contract import OutboxError

@@ -22,7 +22,7 @@ from relay.cli_base import (
     say,
 )
 from relay.cli_leads import filters, json_option
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.leads import Entry, Status
 from relay.outbox.contract import Outbox, Query
 from relay.outbox.keeping import ON_THE_WAY, Forgotten, Wanted

@@ -15,7 +15,10 @@ from relay.cli_base import (
     run_with_outbox,
     table,
 )
-from relay.clock import iso, now_ms
+from relay.core.clock import (
+    iso,
+    now_ms,
+)
 from relay.core.leads import Status
 from relay.overview import Overview, delivery_state, look, overview_json
 from relay.views import span

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from relay.clock import Clock
+from relay.core.clock import Clock
 from relay.logs import get_logger
 from relay.outbox.contract import Outbox, OutboxUnavailableError
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relay.clock import iso
+from relay.core.clock import iso
 from relay.core.leads import Status
 from relay.core.pacing import Budget, rate_at
 from relay.outbox.contract import Gate, Outbox

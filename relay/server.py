@@ -18,7 +18,7 @@ from aiohttp import http_parser
 
 from relay import logs, supervised
 from relay.app import Relay
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.face import Face
 from relay.metrics import share_among_workers
 from relay.outbox.contract import OutboxError

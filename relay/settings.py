@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from relay.core.cookies import Attribution
-from relay.core.providers.model import Provider
-from relay.core.rules import RuleError, SignupRule, compile_rules
+from relay.core.http.cookies import Attribution
+from relay.core.providers.account import Provider
+from relay.core.rules.rule import (
+    RuleError,
+    SignupRule,
+    compile_rules,
+)
 from relay.settings_sources import (
     RULES_KEY,
     ConfigError,

@@ -6,7 +6,7 @@ from typing import Final
 
 from relay import settings_values as values
 from relay.core.providers import PROVIDERS
-from relay.core.providers.model import Provider
+from relay.core.providers.account import Provider
 from relay.settings_row import Setting
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from relay.clock import iso
+from relay.core.clock import iso
+from relay.core.dub.track_sale import sale_fields
 from relay.core.leads import (
     OPEN,
     RETRYABLE,
@@ -20,7 +21,6 @@ from relay.core.leads import (
     Step,
     why_not_again,
 )
-from relay.core.sales import sale_fields
 from relay.outbox.contract import Gate
 
 STEP_WORDS: Final = {

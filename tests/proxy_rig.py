@@ -14,8 +14,11 @@ from relay.capture.proxying.connection import Limits
 from relay.capture.proxying.front_server import FrontRunner
 from relay.capture.proxying.proxy import EXPRESS, Proxy
 from relay.capture.proxying.signup import Held
-from relay.core.cookies import Attribution
-from relay.core.rules import Draft, compile_rules
+from relay.core.http.cookies import Attribution
+from relay.core.rules.rule import (
+    Draft,
+    compile_rules,
+)
 from relay.metrics import Metrics
 
 SECRETS = ("a-secret-for-tests-only",)

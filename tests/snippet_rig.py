@@ -27,7 +27,7 @@ from relay.capture.answers import speaking_json
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.script import Snippet
 from relay.capture.trusted import Trusted
-from relay.core.cookies import Attribution
+from relay.core.http.cookies import Attribution
 
 AS_DUB_DOES = Path(__file__).parent / "browser" / "as_dub_does.js"
 

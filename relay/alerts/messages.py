@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from relay.alerts.causes import Cause
-from relay.clock import iso
+from relay.core.clock import iso
 from relay.outbox.contract import Alert
 
 LEASE_MS: Final = 60_000

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from relay.alerts import client, messages
 from relay.alerts.causes import Limits, find, is_mine
-from relay.clock import Clock, Roll
+from relay.core.clock import (
+    Clock,
+    Roll,
+)
 from relay.core.leads import Status
 from relay.logs import get_logger
 from relay.outbox.contract import Alert, Outbox, OutboxError

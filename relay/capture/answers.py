@@ -9,7 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from relay.core import jsontext
-from relay.core.errors import error_body
+from relay.core.dub.errors import error_body
 from relay.logs import get_logger
 
 log = get_logger()

@@ -23,11 +23,20 @@ from relay.capture.intake import Capture, Intake
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
 from relay.capture.waiting import Waiting
-from relay.core import errors, jsontext
-from relay.core.dubapi import InvalidFieldError, LeadFields, keepable, validate
-from relay.core.headers import Headers
+from relay.core import jsontext
+from relay.core.dub import errors
+from relay.core.dub.track_lead import (
+    InvalidFieldError,
+    LeadFields,
+    keepable,
+    validate,
+)
+from relay.core.dub.track_sale import (
+    sale_fields,
+    validate_sale,
+)
+from relay.core.http.headers import Headers
 from relay.core.leads import Mode
-from relay.core.sales import sale_fields, validate_sale
 from relay.outbox.contract import OutboxUnavailableError, Receipt, Taken
 
 SOURCE: Final = "api"

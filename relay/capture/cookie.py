@@ -22,7 +22,7 @@ from relay.capture.bodies import read_small
 from relay.capture.landing import Landing
 from relay.capture.own_pages import OwnPages
 from relay.capture.trusted import Trusted
-from relay.core.cookies import is_click_id
+from relay.core.http.cookies import is_click_id
 
 PATH: Final = "cookie"
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 from aiohttp import web
 
 from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer, read_json
-from relay.clock import Clock
 from relay.core import signing
-from relay.core.dubapi import fold_event
+from relay.core.clock import Clock
+from relay.core.dub.track_lead import fold_event
 from relay.core.leads import Lead, Mode
 from relay.logs import get_logger
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Query

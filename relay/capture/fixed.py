@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 
 _END: Final = b"\r\n\r\n"
 

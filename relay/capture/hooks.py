@@ -10,10 +10,15 @@ from aiohttp import web
 
 from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer, read_json
 from relay.capture.intake import Capture, Intake
-from relay.clock import Clock
-from relay.core import cookies, signing
-from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
-from relay.core.tickets import Opener
+from relay.core import signing
+from relay.core.clock import Clock
+from relay.core.dub.track_lead import (
+    InvalidFieldError,
+    LeadFields,
+    sanitise,
+)
+from relay.core.http import cookies
+from relay.core.http.tickets import Opener
 from relay.outbox.contract import OutboxUnavailableError, Taken
 
 SOURCE: Final = "hook"

@@ -8,10 +8,16 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final
 
-from relay.clock import Clock, new_lead_id
-from relay.core.dubapi import LeadFields, dedupe_key
+from relay.core.clock import (
+    Clock,
+    new_lead_id,
+)
+from relay.core.dub.track_lead import (
+    LeadFields,
+    dedupe_key,
+)
+from relay.core.dub.track_sale import sale_key
 from relay.core.leads import Lead, Mode, Status
-from relay.core.sales import sale_key
 from relay.logs import get_logger
 from relay.metrics import Metrics
 from relay.outbox.contract import (

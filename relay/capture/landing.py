@@ -15,10 +15,10 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from relay.capture.proxying.guard import every
-from relay.clock import Clock
-from relay.core import cookies
-from relay.core.cookies import Companion
-from relay.core.headers import Headers
+from relay.core.clock import Clock
+from relay.core.http import cookies
+from relay.core.http.cookies import Companion
+from relay.core.http.headers import Headers
 from relay.logs import get_logger
 from relay.metrics import Metrics
 

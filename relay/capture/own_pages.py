@@ -16,7 +16,7 @@ from relay.capture.answers import RefusedError
 from relay.capture.landing import Visit
 from relay.capture.proxying.guard import every
 from relay.capture.trusted import Trusted
-from relay.core.headers import is_host
+from relay.core.http.headers import is_host
 from relay.logs import get_logger
 
 log = get_logger()

@@ -24,7 +24,7 @@ from relay.capture.bodies import read_small
 from relay.capture.proxying.signup import Tasks
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
-from relay.core.answers import Answer
+from relay.core.dub.replies import Answer
 from relay.logs import get_logger
 
 log = get_logger()

@@ -16,12 +16,24 @@ from aiohttp import web
 from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer, read_json
 from relay.capture.intake import Capture, Intake
 from relay.capture.spill import Spill
-from relay.clock import Clock
 from relay.core import signing
-from relay.core.dubapi import InvalidFieldError, sanitise
-from relay.core.providers.model import Ignored, PayloadError, Provider, Sale, Signup
-from relay.core.sales import sanitise_sale
-from relay.core.tickets import Found, Opener
+from relay.core.clock import Clock
+from relay.core.dub.track_lead import (
+    InvalidFieldError,
+    sanitise,
+)
+from relay.core.dub.track_sale import sanitise_sale
+from relay.core.http.tickets import (
+    Found,
+    Opener,
+)
+from relay.core.providers.account import (
+    Ignored,
+    PayloadError,
+    Provider,
+    Sale,
+    Signup,
+)
 from relay.logs import get_logger
 from relay.outbox.contract import Offer, OutboxUnavailableError, Taken
 

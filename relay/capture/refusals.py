@@ -19,7 +19,7 @@ from aiohttp import web
 from relay.capture.answers import Handler, RefusedError
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
-from relay.core.headers import Headers
+from relay.core.http.headers import Headers
 from relay.logs import get_logger
 
 log = get_logger()

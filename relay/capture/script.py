@@ -22,9 +22,12 @@ import brotli  # type: ignore[import-untyped]  # ships no types
 from aiohttp import web
 
 from relay.capture.fixed import FixedAnswer
-from relay.core.coding import matches, preferred_coding
-from relay.core.cookies import Attribution
-from relay.resources import static_dir
+from relay.core.http.cookies import Attribution
+from relay.core.http.negotiation import (
+    matches,
+    preferred_coding,
+)
+from relay.core.resources import static_dir
 from relay.settings import Settings
 
 EXTENSIONS: Final = ("site-visit", "outbound-domains", "conversion-tracking")

@@ -11,9 +11,9 @@ from aiohttp import web
 from relay.capture.answers import answer
 from relay.capture.landing import Landing, Visit
 from relay.capture.own_pages import OwnPages
-from relay.clock import Clock
-from relay.core import tickets
-from relay.core.tickets import Opener
+from relay.core.clock import Clock
+from relay.core.http import tickets
+from relay.core.http.tickets import Opener
 
 PATH = "ticket"
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from relay.core.headers import Headers, Network, client, visitor_scheme_host
+from relay.core.http.headers import (
+    Headers,
+    Network,
+    client,
+    visitor_scheme_host,
+)
 
 
 @dataclass(frozen=True, slots=True)

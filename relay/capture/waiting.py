@@ -16,8 +16,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from relay.capture.answers import RefusedError, answer
-from relay.clock import Clock
-from relay.core.errors import CODES
+from relay.core.clock import Clock
+from relay.core.dub.errors import CODES
 from relay.core.leads import Entry, Status
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Receipt, Taken
 

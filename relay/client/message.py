@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Required, TypedDict
 
-from relay.core.dubapi import InvalidFieldError, sanitise
+from relay.core.dub.track_lead import (
+    InvalidFieldError,
+    sanitise,
+)
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes that the relay's hook reads at most."""

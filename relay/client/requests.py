@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from relay.core import cookies
+from relay.core.http import cookies
 
 HELP: Final = (
     "This is no request of aiohttp, Starlette/FastAPI, Django or Flask, no WSGI "

@@ -179,7 +179,7 @@ class Entry:
     the personal data was erased: such a lead cannot be sent any more.
     ``sealed`` says why the personal data, which is there, cannot be read: it is
     missing from the lead, which has to wait. ``answer`` is Dub's last answer, kept
-    only while somebody waits for it (:func:`relay.core.answers.kept`).
+    only while somebody waits for it (:func:`relay.core.dub.replies.kept`).
     """
 
     lead: Lead

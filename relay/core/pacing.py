@@ -15,7 +15,7 @@ WINDOW_MS: Final = 60_000
 """Dub's window."""
 
 LONGEST_PAUSE_MS: Final = 3_600_000
-"""The longest wait that a Retry-After can ask for (relay/core/answers.py)."""
+"""The longest wait that a Retry-After can ask for (relay/core/dub/replies.py)."""
 
 RECOVERY_MS: Final = 600_000
 """How long a lowered rate takes to rise from nothing to the plan's again.

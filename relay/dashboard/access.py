@@ -23,8 +23,8 @@ from relay.capture.answers import RefusedError
 from relay.capture.proxying.guard import every
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
-from relay.clock import Clock
-from relay.core.headers import Network
+from relay.core.clock import Clock
+from relay.core.http.headers import Network
 from relay.core.signing import BadSignatureError, sign_json, verify_json
 from relay.logs import get_logger
 

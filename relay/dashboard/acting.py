@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from relay.capture.answers import RefusedError
-from relay.clock import Clock
+from relay.core.clock import Clock
 from relay.core.leads import Entry, Status, why_not_again
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from relay.capture.answers import RefusedError
-from relay.clock import Clock
+from relay.core.clock import Clock
 from relay.core.leads import Attempt, Entry, Status, why_not_again
-from relay.core.rules import SignupRule
+from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.outbox.contract import Act, Gate, Outbox, Query

@@ -11,8 +11,8 @@ from typing import Final
 from aiohttp import web
 
 from relay.capture.answers import RefusedError
-from relay.clock import Clock
 from relay.core import jsontext
+from relay.core.clock import Clock
 from relay.core.leads import Status
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages

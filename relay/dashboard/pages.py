@@ -10,12 +10,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from relay import __version__
 from relay.capture.answers import RefusedError
-from relay.clock import Clock, iso
+from relay.core.clock import (
+    Clock,
+    iso,
+)
 from relay.core.leads import Status
+from relay.core.resources import templates_dir
 from relay.dashboard.access import Access, Session
 from relay.logs import get_logger
 from relay.outbox.contract import OutboxUnavailableError
-from relay.resources import templates_dir
 from relay.views import span
 
 log = get_logger()

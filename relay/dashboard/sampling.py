@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from relay.clock import Clock
+from relay.core.clock import Clock
 from relay.core.leads import OPEN, Status
 from relay.logs import get_logger
 from relay.metrics import Metrics

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from relay.capture.answers import RefusedError
 from relay.capture.trusted import Trusted
-from relay.clock import Clock
+from relay.core.clock import Clock
+from relay.core.resources import static_dir
 from relay.dashboard.access import Access, Identity
 from relay.dashboard.acting import Acting
 from relay.dashboard.leads import LeadPages
@@ -21,7 +22,6 @@ from relay.erasing import Erased, erase
 from relay.outbox.contract import Outbox
 from relay.outbox.keeping import Wanted
 from relay.outbox.sealing import Seal
-from relay.resources import static_dir
 from relay.settings import Settings
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -9,12 +9,16 @@ from typing import Final
 from aiohttp import web
 
 from relay.check import run_checks
-from relay.core.rules import SignupRule
+from relay.core.rules.preview import (
+    TryoutError,
+    parse_exchange,
+    try_out,
+)
+from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.outbox import open_outbox
 from relay.settings import Settings
-from relay.tryout import TryoutError, parse_exchange, try_out
 
 SAMPLE: Final = json.dumps(
     {

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from relay.clock import Clock
+from relay.core.clock import Clock
 from relay.core.leads import OPEN, Entry, Status
 from relay.core.pacing import Budget
 from relay.dashboard.sampling import EVERY_S, Seen, funnel

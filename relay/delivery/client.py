@@ -10,7 +10,10 @@ import aiohttp
 from yarl import URL
 
 from relay import __version__
-from relay.core.answers import Answer, NoAnswer
+from relay.core.dub.replies import (
+    Answer,
+    NoAnswer,
+)
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A host that does not take a connection in five seconds is down for now."""

@@ -7,13 +7,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from relay.clock import Clock, Roll, iso
 from relay.core import jsontext, signing
-from relay.core.answers import Answer, Meaning, NoAnswer, Outcome, interpret, kept
-from relay.core.dubapi import lead_body
-from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
-from relay.core.pacing import Pace
-from relay.core.reconcile import (
+from relay.core.clock import (
+    Clock,
+    Roll,
+    iso,
+)
+from relay.core.dub.lookup import (
     Found,
     Verdict,
     can_tell,
@@ -21,8 +21,26 @@ from relay.core.reconcile import (
     over_at,
     unlocked_at,
 )
-from relay.core.retry import Move, Park, Policy, Proceed, decide, unrepeatable
-from relay.core.sales import sale_body
+from relay.core.dub.replies import (
+    Answer,
+    Meaning,
+    NoAnswer,
+    Outcome,
+    interpret,
+    kept,
+)
+from relay.core.dub.retry import (
+    Move,
+    Park,
+    Policy,
+    Proceed,
+    decide,
+    unrepeatable,
+)
+from relay.core.dub.track_lead import lead_body
+from relay.core.dub.track_sale import sale_body
+from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
+from relay.core.pacing import Pace
 from relay.logs import get_logger
 from relay.metrics import Metrics
 from relay.outbox.contract import Claim, Outbox, Settlement

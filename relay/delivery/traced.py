@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay.core.answers import Meaning, Outcome
+from relay.core.dub.replies import (
+    Meaning,
+    Outcome,
+)
 from relay.core.leads import Lead, Step
 from relay.delivery.delivery import Call, Delivered, Delivery
 from relay.outbox.contract import Claim

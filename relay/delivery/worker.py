@@ -7,11 +7,14 @@ import contextlib
 from dataclasses import replace
 from typing import Final
 
-from relay.clock import Clock, SetBack
-from relay.core.answers import Meaning
+from relay.core.clock import (
+    Clock,
+    SetBack,
+)
+from relay.core.dub.replies import Meaning
+from relay.core.dub.retry import probe_delay
 from relay.core.leads import Status
 from relay.core.pacing import LONGEST_PAUSE_MS, ready_at
-from relay.core.retry import probe_delay
 from relay.delivery.delivery import Delivered, Delivery, Terms
 from relay.logs import get_logger
 from relay.outbox.contract import (

@@ -15,7 +15,7 @@ from aiohttp import web
 import relay
 from relay.capture.fixed import FixedAnswer
 from relay.core import jsontext
-from relay.core.coding import matches
+from relay.core.http.negotiation import matches
 from relay.openapi import api, hooks, pages, watching
 from relay.openapi.parts import SCHEMAS
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay.core.dubapi import MAX_CUSTOMER_ID, MAX_EVENT_NAME
+from relay.core.dub.track_lead import (
+    MAX_CUSTOMER_ID,
+    MAX_EVENT_NAME,
+)
 from relay.core.leads import Status
 from relay.openapi.hooks import some_text
 from relay.openapi.parts import Json, Paths, error, operation, response

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from relay.core.dubapi import MAX_CUSTOMER_ID, MAX_EVENT_NAME, MAX_QUANTITY
+from relay.core.dub.track_lead import (
+    MAX_CUSTOMER_ID,
+    MAX_EVENT_NAME,
+    MAX_QUANTITY,
+)
 from relay.core.leads import Mode
 from relay.core.providers import PROVIDERS
-from relay.core.providers.model import Provider
+from relay.core.providers.account import Provider
 from relay.openapi.parts import Json, Paths, error, header, operation, response
 
 TAG: Final = "hooks"

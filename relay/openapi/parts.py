@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from relay.core.errors import CODES
+from relay.core.dub.errors import CODES
 
 Json = Mapping[str, Any]
 """A piece of the document."""

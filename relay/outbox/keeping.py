@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from relay.clock import iso
+from relay.core.clock import iso
 from relay.core.leads import OPEN, RETRYABLE, Status
 from relay.outbox.rows import Row, encode_notes, without_invoice
 

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from relay.core import errors
-from relay.core.dubapi import MAX_CUSTOMER_ID, InvalidFieldError, LeadFields, validate
+from relay.core.dub import errors
+from relay.core.dub.track_lead import (
+    MAX_CUSTOMER_ID,
+    InvalidFieldError,
+    LeadFields,
+    validate,
+)
 from relay.core.signing import BadSignatureError, verify_call
 from relay.sandbox.dub import Around, Dub, LeadAnswer
 from relay.sandbox.faults import Conditions

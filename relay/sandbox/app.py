@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.signing import parse_secrets
 from relay.sandbox.api import Api
 from relay.sandbox.browser import BrowserApi

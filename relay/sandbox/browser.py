@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from relay.core import errors
+from relay.core.dub import errors
 from relay.sandbox.api import Api
 from relay.sandbox.faults import Conditions
 from relay.sandbox.model import Click, Link, RefusalError

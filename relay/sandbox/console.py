@@ -13,7 +13,10 @@ from typing import Any, Final
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from relay.resources import static_dir, templates_dir
+from relay.core.resources import (
+    static_dir,
+    templates_dir,
+)
 from relay.sandbox.api import Api
 from relay.sandbox.faults import KNOBS, Faults
 from relay.sandbox.state import state_json

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from relay.core import errors
+from relay.core.dub import errors
 from relay.sandbox.api import Api
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Faults, KnobError

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from relay.core import errors
-from relay.core.dubapi import LeadFields, fold_event
+from relay.core.dub import errors
+from relay.core.dub.track_lead import (
+    LeadFields,
+    fold_event,
+)
 from relay.core.leads import Mode
 from relay.sandbox.model import (
     ALPHABET,

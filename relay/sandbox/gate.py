@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from relay.core import errors
+from relay.core.dub import errors
 from relay.sandbox.faults import Conditions
 from relay.sandbox.model import RefusalError
 

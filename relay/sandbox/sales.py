@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from relay.core.fields import InvalidFieldError
-from relay.core.sales import sale_fields, validate_sale
+from relay.core.dub.fields import InvalidFieldError
+from relay.core.dub.track_sale import (
+    sale_fields,
+    validate_sale,
+)
 from relay.sandbox.dub import NOTHING, Around, Dub, customer_json
 from relay.sandbox.model import (
     Click,

@@ -21,9 +21,12 @@ from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from multidict import MultiMapping
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
+from relay.core.resources import (
+    static_dir,
+    templates_dir,
+)
 from relay.core.signing import sign_webhook
-from relay.resources import static_dir, templates_dir
 
 EVENT: Final = "Sign Up"
 

@@ -9,7 +9,7 @@ from collections.abc import Reversible, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from relay.clock import iso
+from relay.core.clock import iso
 from relay.sandbox.dub import Dub, customer_json
 from relay.sandbox.model import (
     Call,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from relay.clock import iso
+from relay.core.clock import iso
 from relay.sandbox.dub import Dub, link_json
 from relay.sandbox.model import RecordedLead
 from relay.sandbox.state import api_customer_json

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
-from relay.core import errors
+from relay.core.dub import errors
 from relay.sandbox.faults import Conditions
 from relay.sandbox.model import RecordedLead, RefusalError
 

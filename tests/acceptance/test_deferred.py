@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from harness import RelayProcess, SandboxDub, post_hook
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 
 DAY_MS = 86_400_000
 

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from relay.core.dubapi import LeadFields
+from relay.core.dub.track_lead import LeadFields
 from relay.demo import PORTS
 from relay.sandbox.app import DUB, make_dub, make_site
 from relay.sandbox.dub import Dub

@@ -21,7 +21,7 @@ from outbox_rig import DAY, LEASE, lead, offer
 from postgres_server import PostgresServer
 
 from relay.capture.spill import Spill
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.leads import Status
 from relay.outbox import open_outbox
 from relay.outbox.contract import OutboxUnavailableError, Settlement

@@ -12,7 +12,7 @@ from proxy_rig import landing
 from relay.capture.answers import speaking_json
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.trusted import Trusted
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 
 pytestmark = pytest.mark.browser
 

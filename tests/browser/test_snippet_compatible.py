@@ -27,7 +27,7 @@ from snippet_rig import (
     watched,
 )
 
-from relay.core.cookies import Attribution
+from relay.core.http.cookies import Attribution
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

@@ -22,8 +22,8 @@ from outbox_rig import (
     status,
 )
 
+from relay.core.dub.track_sale import sale_key
 from relay.core.leads import Sale, Status
-from relay.core.sales import sale_key
 from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
 from relay.outbox.keeping import Wanted, pseudonym
 

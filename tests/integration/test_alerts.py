@@ -18,7 +18,7 @@ from postgres_server import PostgresServer
 from samples import samples
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.leads import Lead, Status
 from relay.outbox import open_outbox
 from relay.outbox.contract import Alert, Offer

@@ -17,7 +17,7 @@ import pytest
 from harness import RelayProcess, SandboxDub, post_hook
 
 from relay.capture.spill import Spill
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.leads import Lead
 from relay.outbox import open_outbox
 from relay.outbox.contract import Offer, Outbox, Query

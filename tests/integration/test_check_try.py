@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from harness import RelayProcess
 
-from relay.core.rules import compile_rules
+from relay.core.rules.rule import compile_rules
 
 RULES = """
 [[signup]]

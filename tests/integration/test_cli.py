@@ -20,8 +20,11 @@ import click
 import pytest
 
 from relay.cli import cli, main
-from relay.clock import iso, now_ms
 from relay.core import signing
+from relay.core.clock import (
+    iso,
+    now_ms,
+)
 from relay.core.leads import Attempt, Lead, Status, Step
 from relay.outbox import open_outbox
 from relay.outbox.contract import Gate, Offer, Outbox, Settlement

@@ -11,7 +11,7 @@ import pytest
 from harness import RelayProcess, clean_environment
 from postgres_server import PostgresServer
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.leads import Lead
 from relay.outbox import open_outbox
 from relay.outbox.contract import Gate, Offer

@@ -18,7 +18,7 @@ from recording_site import Message, as_message, ask, closed, request
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.landing import Landing
 from relay.capture.trusted import Trusted
-from relay.core import cookies
+from relay.core.http import cookies
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -9,7 +9,7 @@ import pytest
 from proxy_rig import NOW, SECRETS, landing, proxied
 from recording_site import Message, Site, ask, request, says
 
-from relay.core import cookies
+from relay.core.http import cookies
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -16,8 +16,8 @@ from recording_site import Message, Site, ask, closed, request, says
 
 from relay.capture.proxying import signup
 from relay.capture.proxying.signup import Held
-from relay.clock import iso
-from relay.core import cookies
+from relay.core.clock import iso
+from relay.core.http import cookies
 
 CLICK = "hQWlM2kPzX9aBcDe"
 COOKIE = f"Cookie: sid=1; dub_id={CLICK}; theme=dark"

@@ -9,9 +9,9 @@ import pytest
 from harness import API_KEY, RELAY_SECRET, SandboxDub
 from outbox_rig import DAY, HOUR, LEASE, entry, lead, offer
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
+from relay.core.dub.retry import Policy
 from relay.core.leads import Entry, Status, Step
-from relay.core.retry import Policy
 from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms
 from relay.metrics import Metrics

@@ -22,7 +22,7 @@ from sandbox_rig import (
     told,
 )
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.signing import sign_call
 from relay.sandbox.app import API_KEY, PUBLISHABLE_KEY, make_dub
 

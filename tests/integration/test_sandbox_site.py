@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from relay.clock import now_ms
+from relay.core.clock import now_ms
 from relay.core.signing import verify_webhook
 from relay.sandbox.app import make_site
 from relay.sandbox.site import USERS, Hook

@@ -13,8 +13,8 @@ from recording_site import Message, ask, request
 from relay.capture.own_pages import OwnPages
 from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
-from relay.core import cookies
-from relay.core.tickets import Opener
+from relay.core.http import cookies
+from relay.core.http.tickets import Opener
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -34,6 +34,10 @@ CLOCKS = frozenset(
 )
 """Calls that read a clock although their module may be imported."""
 
+CORE_EDGES = frozenset({"relay.core.clock", "relay.core.resources"})
+"""The two modules of the core that touch the world: the clock with its dice, and the
+folders of files. Everybody may import them but the core itself."""
+
 DRIVERS = frozenset({"sqlite3", "aiosqlite", "asyncpg", "psycopg"})
 
 CLIENT_PARTS = frozenset(
@@ -126,16 +130,21 @@ def any_within(names: frozenset[str], packages: frozenset[str]) -> list[str]:
 # --- The rules: each lists what a module does wrong. ---
 
 
+def is_pure(module: Module) -> bool:
+    """Whether a module of the core is one that must be pure."""
+    return is_within(module.name, "relay.core") and module.name not in CORE_EDGES
+
+
 def impure_imports(module: Module) -> list[str]:
-    """The core has no I/O, no clock and no dice."""
-    if not is_within(module.name, "relay.core"):
+    """The core has no I/O, no clock and no dice, but for its two named edges."""
+    if not is_pure(module):
         return []
     return any_within(module.imports, IMPURE)
 
 
 def clock_calls(module: Module) -> list[str]:
     """The core is told the time, also where it may import datetime."""
-    if not is_within(module.name, "relay.core"):
+    if not is_pure(module):
         return []
     return sorted(
         name
@@ -145,14 +154,14 @@ def clock_calls(module: Module) -> list[str]:
 
 
 def core_leaving_core(module: Module) -> list[str]:
-    """The core knows nothing of the rest of the program."""
+    """The core imports nothing of the rest of the program, and not its edges."""
     if not is_within(module.name, "relay.core"):
         return []
     return [
         name
         for name in any_within(module.imports, frozenset({"relay"}))
         if name != "relay" and not is_within(name, "relay.core")
-    ]
+    ] + any_within(module.imports, CORE_EDGES - {module.name})
 
 
 def shortcuts(module: Module) -> list[str]:
@@ -199,7 +208,11 @@ def test_the_modules_of_every_layer_were_read() -> None:
 
     layers = {"relay", "relay.core", "relay.capture", "relay.delivery", "relay.outbox"}
     assert layers <= names
-    assert {"relay.core.leads", "relay.core.retry", "relay.core.dubapi"} <= names
+    assert {
+        "relay.core.leads",
+        "relay.core.dub.retry",
+        "relay.core.dub.track_lead",
+    } <= names
 
 
 # --- The rules can fail. ---
@@ -218,10 +231,10 @@ def test_the_modules_of_every_layer_were_read() -> None:
         (clock_calls, "relay.core.a", "datetime.datetime.utcnow()"),
         (clock_calls, "relay.core.a", "clock = date.today"),
         (clock_calls, "relay.core.a", "from time import time"),
-        (core_leaving_core, "relay.core.a", "from relay.clock import iso"),
-        (core_leaving_core, "relay.core.a", "from relay import clock"),
+        (core_leaving_core, "relay.core.a", "from relay.core.clock import iso"),
+        (core_leaving_core, "relay.core.a", "from relay.core import clock"),
         (core_leaving_core, "relay.core.a", "from ..outbox import contract"),
-        (core_leaving_core, "relay.core.a", "from .. import clock"),
+        (core_leaving_core, "relay.core.a", "from . import clock"),
         (shortcuts, "relay.capture.a", "from relay.delivery import worker"),
         (shortcuts, "relay.capture.a", "from ..delivery.client import DubClient"),
         (shortcuts, "relay.delivery.a", "import relay.capture.intake"),

@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core import errors
-from relay.core.answers import (
+from relay.core.dub import errors
+from relay.core.dub.errors import (
+    CODES,
+    error_body,
+)
+from relay.core.dub.replies import (
     MAX_WAIT_MS,
     Answer,
     Meaning,
@@ -21,7 +25,6 @@ from relay.core.answers import (
     interpret,
     retry_after,
 )
-from relay.core.errors import CODES, error_body
 from relay.core.leads import Step
 
 NOW = 1_750_000_000_000

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.coding import matches, preferred_coding
+from relay.core.http.negotiation import (
+    matches,
+    preferred_coding,
+)
 
 OFFERED = ("br", "gzip")
 

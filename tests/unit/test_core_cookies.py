@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core import cookies, signing
-from relay.core.cookies import Companion
+from relay.core import signing
+from relay.core.http import cookies
+from relay.core.http.cookies import Companion
 
 NOW = 1_754_000_000_123
 CLICK = "hQWlMabcDEF12345"

@@ -13,7 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.documents import MAX_BODY, ROOTS, Copy, Document, document
+from relay.core.rules.documents import (
+    MAX_BODY,
+    ROOTS,
+    Copy,
+    Document,
+    document,
+)
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=XX"

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.dubapi import (
+from relay.core.dub.ecmascript import json_depth
+from relay.core.dub.track_lead import (
     MAX_METADATA_DEPTH,
     InvalidFieldError,
     LeadFields,
@@ -32,7 +33,6 @@ from relay.core.dubapi import (
     utf16_len,
     validate,
 )
-from relay.core.ecmascript import json_depth
 from relay.core.leads import Lead, Mode, Step
 
 GOOD: dict[str, object] = {

@@ -2,8 +2,12 @@
 
 import pytest
 
-from relay.core import errors
-from relay.core.errors import CODES, doc_url, error_body
+from relay.core.dub import errors
+from relay.core.dub.errors import (
+    CODES,
+    doc_url,
+    error_body,
+)
 
 DOCS = "https://dub.co/docs/api-reference/errors#"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.expressions import (
+from relay.core.rules.expressions import (
     EvaluationError,
     Expression,
     ExpressionError,

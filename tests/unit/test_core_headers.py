@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core import headers
+from relay.core.http import headers
 
 Lines = list[tuple[bytes, bytes]]
 

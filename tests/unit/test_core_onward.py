@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core import headers as general
-from relay.core.headers import Headers
-from relay.core.onward import Forwarding, ordinary_answer, ordinary_request
+from relay.core.http import headers as general
+from relay.core.http.forwarding import (
+    Forwarding,
+    ordinary_answer,
+    ordinary_request,
+)
+from relay.core.http.headers import Headers
 
 NAMES = st.sampled_from(
     (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from provider_rig import BY_NAME, SENDERS, Sender, stripe_session, supabase
 
 from relay.core.providers import PROVIDERS, schemes
-from relay.core.providers.model import (
+from relay.core.providers.account import (
     Ignored,
     PayloadError,
     Provider,

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.answers import MAX_WAIT_MS, Meaning, Outcome
-from relay.core.leads import MOVES, Entry, Lead, Mode, Status, Step
-from relay.core.retry import (
+from relay.core.dub.replies import (
+    MAX_WAIT_MS,
+    Meaning,
+    Outcome,
+)
+from relay.core.dub.retry import (
     DAY,
     HOUR,
     Move,
@@ -19,6 +22,7 @@ from relay.core.retry import (
     decide,
     probe_delay,
 )
+from relay.core.leads import MOVES, Entry, Lead, Mode, Status, Step
 
 NOW = 1_750_000_000_000  # 2025-06-15T15:06:40Z
 POLICY = Policy()

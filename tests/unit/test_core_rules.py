@@ -10,10 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.documents import Copy, Document, document
 from relay.core.leads import Mode
-from relay.core.paths import parse_pattern
-from relay.core.rules import (
+from relay.core.rules.documents import (
+    Copy,
+    Document,
+    document,
+)
+from relay.core.rules.paths import parse_pattern
+from relay.core.rules.rule import (
     Draft,
     RuleError,
     SignupRule,

@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
-from relay.core.dubapi import InvalidFieldError, keepable
-from relay.core.leads import Lead, Sale
-from relay.core.sales import (
+from relay.core.dub.track_lead import (
+    InvalidFieldError,
+    keepable,
+)
+from relay.core.dub.track_sale import (
     PROCESSORS,
     sale_body,
     sale_key,
     sanitise_sale,
     validate_sale,
 )
+from relay.core.leads import Lead, Sale
 
 LEAST = {"customerExternalId": "u_1", "amount": 4900}
 

@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core import cookies, tickets
+from relay.core.http import (
+    cookies,
+    tickets,
+)
+from relay.core.http.tickets import (
+    Opener,
+    issue,
+)
 from relay.core.signing import BadSignatureError, StaleTimestampError, sign_json
-from relay.core.tickets import Opener, issue
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.dubapi import LeadFields, fold_event
+from relay.core.dub.track_lead import (
+    LeadFields,
+    fold_event,
+)
 from relay.core.leads import Mode
 from relay.sandbox.app import sample_links
 from relay.sandbox.dub import DEDUPE_MS, SAME_CLICK_MS, Around, Dub

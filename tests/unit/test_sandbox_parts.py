@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from relay.core.dubapi import LeadFields
+from relay.core.dub.track_lead import LeadFields
 from relay.core.leads import Mode
 from relay.sandbox.app import sample_links
 from relay.sandbox.dub import Around, Dub

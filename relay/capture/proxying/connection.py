@@ -28,8 +28,8 @@ from relay.capture.proxying.exchange import (
     read_visitor,
 )
 from relay.capture.proxying.site_protocol import SiteProtocol
-from relay.core.documents import MAX_BODY
-from relay.core.headers import Headers
+from relay.core.http.headers import Headers
+from relay.core.rules.documents import MAX_BODY
 
 READ_BUFFER: Final = 2**16
 """Bytes buffered of one answer before the site is made to wait (twice that)."""

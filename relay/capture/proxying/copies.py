@@ -10,8 +10,11 @@ from aiohttp import StreamReader
 from relay.capture.proxying.connection import UpstreamAnswer
 from relay.capture.proxying.exchange import Body, UpstreamError, read_visitor
 from relay.capture.proxying.guard import Framing, every
-from relay.core.documents import MAX_BODY, Copy
-from relay.core.rules import SignupRule
+from relay.core.rules.documents import (
+    MAX_BODY,
+    Copy,
+)
+from relay.core.rules.rule import SignupRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,16 @@ from relay.capture.landing import PARAMETER, Visit
 from relay.capture.proxying.balance import Sites
 from relay.capture.proxying.flights import Flight, PlainFlight, SignupFlight, Visitor
 from relay.capture.proxying.settling import Settled
-from relay.core import cookies
-from relay.core.onward import Forwarding, Onward, ordinary_request
-from relay.core.rules import SignupRule, match
+from relay.core.http import cookies
+from relay.core.http.forwarding import (
+    Forwarding,
+    Onward,
+    ordinary_request,
+)
+from relay.core.rules.rule import (
+    SignupRule,
+    match,
+)
 
 MAX_BODY: Final = 32_768
 """Bytes of a body that is waited for: a form, and half of what aiohttp's reader

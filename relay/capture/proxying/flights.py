@@ -14,8 +14,11 @@ from relay.capture.proxying.connection import Connection
 from relay.capture.proxying.exchange import chunk
 from relay.capture.proxying.settling import Settled, close_answer
 from relay.capture.proxying.upstream import Upstream
-from relay.core.headers import Headers
-from relay.core.onward import Returned, ordinary_answer
+from relay.core.http.forwarding import (
+    Returned,
+    ordinary_answer,
+)
+from relay.core.http.headers import Headers
 
 Declines = Callable[[bytes], bool] | None
 """Says by Content-Type which answers are to be changed; None: none are."""

@@ -10,7 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from relay.core.headers import Headers, is_host, refuse_target
+from relay.core.http.headers import (
+    Headers,
+    is_host,
+    refuse_target,
+)
 
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 """18 digits are more than any body and fit every server's 64 bits."""

@@ -18,7 +18,10 @@ import brotli  # type: ignore[import-untyped]  # ships no types
 
 from relay.capture.proxying.exchange import UpstreamError
 from relay.capture.proxying.guard import every
-from relay.core.headers import Headers, Line
+from relay.core.http.headers import (
+    Headers,
+    Line,
+)
 
 LOOKED_AT: Final = 2**18
 """Bytes of a page in which ``</head>`` is looked for; heads are far smaller."""

@@ -9,9 +9,13 @@ from typing import Final
 from relay.capture.intake import Capture, Intake
 from relay.capture.proxying.signup import Held
 from relay.capture.spill import Spill
-from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
+from relay.core.dub.track_lead import (
+    InvalidFieldError,
+    LeadFields,
+    sanitise,
+)
 from relay.core.leads import Status
-from relay.core.rules import Draft
+from relay.core.rules.rule import Draft
 from relay.logs import get_logger
 from relay.metrics import Metrics
 from relay.outbox.contract import Offer, OutboxUnavailableError

@@ -36,7 +36,8 @@ from relay.capture.proxying.settling import Settled, close_answer, settle
 from relay.capture.proxying.signup import Signup, Signups, Store, Tasks
 from relay.capture.proxying.tunnel import Tunnels
 from relay.capture.proxying.upstream import write_head
-from relay.core.headers import (
+from relay.core.http.forwarding import Forwarding
+from relay.core.http.headers import (
     Headers,
     Network,
     visitor_scheme_host,
@@ -44,8 +45,10 @@ from relay.core.headers import (
     without_aliases,
     without_hop_by_hop,
 )
-from relay.core.onward import Forwarding
-from relay.core.rules import SignupRule, match
+from relay.core.rules.rule import (
+    SignupRule,
+    match,
+)
 from relay.logs import get_logger
 
 log = get_logger()

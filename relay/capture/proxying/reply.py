@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
 from relay.capture.proxying.exchange import chunk
-from relay.core.headers import Headers
+from relay.core.http.headers import Headers
 
 _PAGE: Final = (
     "<!doctype html><html lang=en><meta charset=utf-8>"

@@ -12,12 +12,22 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from relay.capture.landing import Landing, Visit
-from relay.clock import iso
-from relay.core import cookies
-from relay.core.cookies import Companion
-from relay.core.documents import Copy, Document, answered, asked_document
-from relay.core.headers import Headers
-from relay.core.rules import Draft, SignupRule, draft, evaluate
+from relay.core.clock import iso
+from relay.core.http import cookies
+from relay.core.http.cookies import Companion
+from relay.core.http.headers import Headers
+from relay.core.rules.documents import (
+    Copy,
+    Document,
+    answered,
+    asked_document,
+)
+from relay.core.rules.rule import (
+    Draft,
+    SignupRule,
+    draft,
+    evaluate,
+)
 from relay.logs import get_logger
 
 log = get_logger()

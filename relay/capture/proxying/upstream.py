@@ -16,7 +16,7 @@ from relay.capture.proxying.connection import (
 )
 from relay.capture.proxying.exchange import Body, UpstreamError
 from relay.capture.proxying.site_protocol import SiteProtocol
-from relay.core.headers import Headers
+from relay.core.http.headers import Headers
 
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Safe methods (RFC 9110, 9.2.1): the only ones ever sent a second time.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from relay.core.providers import accounts, schemes, stripe
-from relay.core.providers.model import Provider
+from relay.core.providers.account import Provider
 
 _WHSEC: Final = "whsec_bm90IGEgc2VjcmV0LCBidXQgYW4gZXhhbXBsZQ=="
 _LIST: Final = " A comma-separated list while it is changed: all verify."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from relay.core.providers.model import (
+from relay.core.providers.account import (
     Document,
     Event,
     Ignored,

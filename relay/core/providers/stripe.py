@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay.core.providers.model import (
+from relay.core.providers.account import (
     Document,
     Event,
     Ignored,

@@ -13,9 +13,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
-from relay.core.ecmascript import js_trim, json_depth, metadata_length, utf16_len
-from relay.core.errors import BAD_REQUEST, EXTERNAL_ID_REQUIRED
-from relay.core.fields import (
+from relay.core.dub.ecmascript import (
+    js_trim,
+    json_depth,
+    metadata_length,
+    utf16_len,
+)
+from relay.core.dub.errors import (
+    BAD_REQUEST,
+    EXTERNAL_ID_REQUIRED,
+)
+from relay.core.dub.fields import (
     MAX_EMAIL,
     MAX_EVENT_NAME,
     MAX_METADATA,
@@ -91,7 +99,7 @@ class LeadFields:
     """A checked lead, before it has an id. Personal fields stay out of its repr.
 
     ``click_id`` is None when absent or null; "" is "the customer's earlier click".
-    With ``sale`` it is a sale (:mod:`relay.core.sales`).
+    With ``sale`` it is a sale (:mod:`relay.core.dub.track_sale`).
     """
 
     click_id: str | None

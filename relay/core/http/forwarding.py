@@ -3,7 +3,7 @@
 Nearly every request is a GET whose headers hold nothing that needs thought,
 and nearly every answer is as plain. This writes the head that goes on for
 those, and declines everything else: what it declines is judged by
-:mod:`relay.core.headers` and the guard, line by line. What it writes is what
+:mod:`relay.core.http.headers` and the guard, line by line. What it writes is what
 those would have written.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from relay.core.headers import (
+from relay.core.http.headers import (
     HOP_BY_HOP,
     Headers,
     Line,

@@ -12,7 +12,10 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from relay.core.answers import Meaning, Outcome
+from relay.core.dub.replies import (
+    Meaning,
+    Outcome,
+)
 from relay.core.leads import Entry, Mode, Status, Step
 
 SECOND: Final = 1000

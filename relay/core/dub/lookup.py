@@ -18,9 +18,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from relay.core.answers import Answer, NoAnswer
+from relay.core.dub.replies import (
+    Answer,
+    NoAnswer,
+)
+from relay.core.dub.retry import (
+    DAY,
+    HOUR,
+)
 from relay.core.leads import Attempt, Entry, Mode, Step
-from relay.core.retry import DAY, HOUR
 
 LATE_MS: Final = 300_000
 """How long after we gave a call up Dub may still work on it: what its host grants a

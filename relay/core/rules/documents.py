@@ -22,8 +22,8 @@ from urllib.parse import parse_qsl
 import brotli  # type: ignore[import-untyped]  # ships no types
 import multipart  # type: ignore[import-untyped]  # ships no types
 
-from relay.core import cookies
-from relay.core.headers import Headers
+from relay.core.http import cookies
+from relay.core.http.headers import Headers
 
 T = TypeVar("T")
 

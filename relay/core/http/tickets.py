@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.core import signing
-from relay.core.cookies import is_click_id
+from relay.core.http.cookies import is_click_id
 
 LIFE_S: Final = 3600
 """How old a ticket may be when the person signs up, unless set otherwise."""

@@ -25,7 +25,10 @@ from jmespath.exceptions import (
 )
 from jmespath.parser import ParsedResult
 
-from relay.core.direct import Search, direct
+from relay.core.rules.compiled import (
+    Search,
+    direct,
+)
 
 MAX_DEPTH: Final = 32
 """Nesting of a result. The stack that later writes it as JSON is not known here,

@@ -11,16 +11,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from relay.core.dubapi import (
-    CUSTOMER_ID_NAMES,
-    PERSON_NAMES,
-    LeadFields,
-    keepable,
-    person_of,
-    with_customer,
+from relay.core.dub.ecmascript import (
+    MAX_SAFE_INTEGER,
+    as_double,
 )
-from relay.core.ecmascript import MAX_SAFE_INTEGER, as_double
-from relay.core.fields import (
+from relay.core.dub.fields import (
     MAX_EVENT_NAME,
     MISSING,
     Body,
@@ -33,6 +28,14 @@ from relay.core.fields import (
     read_trimmed,
     refused,
     wrong_type,
+)
+from relay.core.dub.track_lead import (
+    CUSTOMER_ID_NAMES,
+    PERSON_NAMES,
+    LeadFields,
+    keepable,
+    person_of,
+    with_customer,
 )
 from relay.core.leads import Lead, Sale
 
@@ -50,7 +53,7 @@ OPTIONAL_NAMES: Final = (*PERSON_NAMES, "metadata")
 def validate_sale(body: object) -> LeadFields:
     """Check a parsed JSON body as Dub's server route does; ``sale`` is set.
 
-    As :func:`relay.core.dubapi.validate`; unlike there, the customer's ids are not
+    As :func:`relay.core.dub.track_lead.validate`, but the customer's ids are not
     trimmed.
     """
     if not isinstance(body, Mapping):
@@ -83,7 +86,7 @@ def validate_sale(body: object) -> LeadFields:
 def sanitise_sale(body: Mapping[str, object]) -> tuple[LeadFields, tuple[str, ...]]:
     """Keep what can be kept of a sale; give the fields and a note for each left out.
 
-    As :func:`relay.core.dubapi.sanitise`: for ways in that cannot tell anybody
+    As :func:`relay.core.dub.track_lead.sanitise`: for ways in that cannot tell anybody
     of a bad name, address or metadata. Raises InvalidFieldError for the rest.
     """
     notes: list[str] = []

@@ -13,14 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from relay.core.ecmascript import (
+from relay.core.dub.ecmascript import (
     MAX_SAFE_INTEGER,
     as_double,
     js_trim,
     metadata_length,
     utf16_len,
 )
-from relay.core.errors import CODES, UNPROCESSABLE
+from relay.core.dub.errors import (
+    CODES,
+    UNPROCESSABLE,
+)
 from relay.core.leads import Mode
 
 # Dub's limits.

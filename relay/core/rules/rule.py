@@ -3,7 +3,7 @@
 :func:`compile_rules` turns the ``[[signup]]`` tables of the configuration into
 rules, or names what is wrong with them in one line. :func:`match` finds the
 rule of a request, :func:`evaluate` makes a draft of a lead out of the document
-(:mod:`relay.core.documents`) that the request and the site's answer form.
+(:mod:`relay.core.rules.documents`) that the request and the site's answer form.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from relay.core.documents import ROOTS, Document
-from relay.core.expressions import (
+from relay.core.leads import Mode
+from relay.core.rules.documents import (
+    ROOTS,
+    Document,
+)
+from relay.core.rules.expressions import (
     EvaluationError,
     Expression,
     ExpressionError,
@@ -23,8 +27,10 @@ from relay.core.expressions import (
     is_empty,
     is_true,
 )
-from relay.core.leads import Mode
-from relay.core.paths import PathPattern, parse_pattern
+from relay.core.rules.paths import (
+    PathPattern,
+    parse_pattern,
+)
 
 DEFAULT_EVENT: Final = "Sign Up"
 """What Dub's own guides call the event."""

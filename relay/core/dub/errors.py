@@ -1,7 +1,7 @@
 """Dub's errors: codes, statuses, envelope and the messages it answers with.
 
 The relay speaks them under its own prefix and the sandbox plays them, so that
-whoever handles Dub's errors handles ours; :mod:`relay.core.answers` reads them.
+whoever handles Dub's errors handles ours; :mod:`relay.core.dub.replies` reads them.
 """
 
 from __future__ import annotations

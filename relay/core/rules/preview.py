@@ -17,11 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from relay.core import cookies
-from relay.core.documents import Copy, document
-from relay.core.dubapi import InvalidFieldError, LeadFields, sanitise
-from relay.core.headers import Headers
-from relay.core.rules import Draft, SignupRule, evaluate, match
+from relay.core.dub.track_lead import (
+    InvalidFieldError,
+    LeadFields,
+    sanitise,
+)
+from relay.core.http import cookies
+from relay.core.http.headers import Headers
+from relay.core.rules.documents import (
+    Copy,
+    document,
+)
+from relay.core.rules.rule import (
+    Draft,
+    SignupRule,
+    evaluate,
+    match,
+)
 
 _KEYS: Final = {
     "request": {"method", "target", "headers", "body", "body_base64"},

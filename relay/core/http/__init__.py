@@ -1,0 +1,1 @@
+"""Pure HTTP: headers, forwarding, cookies, tickets and content negotiation."""

@@ -1,0 +1,1 @@
+"""Sign-up rules: what a request and its response say about a new customer."""

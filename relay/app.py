@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from relay import metrics as prometheus
 from relay import openapi
 from relay.alerts import causes
 from relay.alerts import watch as alerts
@@ -47,7 +46,8 @@ from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms, lease_ms
 from relay.delivery.worker import Worker
 from relay.keeping import Sweeper
-from relay.metrics import Metrics
+from relay.observability import metrics as prometheus
+from relay.observability.metrics import Metrics
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError
 from relay.outbox.sealing import Seal
@@ -55,7 +55,7 @@ from relay.overview import Overview, look
 from relay.settings import Settings
 
 if TYPE_CHECKING:
-    from relay.tracing import Tracing
+    from relay.observability.tracing import Tracing
 
 Endpoint = tuple[str, str, Handler]
 """A method, a path below the prefix, and what answers there."""
@@ -355,7 +355,7 @@ def takes_sign_ups(path: str) -> bool:
 def _tracing(settings: Settings) -> Tracing | None:
     if settings.traces == "off":
         return None
-    from relay.tracing import Tracing  # noqa: PLC0415 - as in _delivery_kind
+    from relay.observability.tracing import Tracing  # noqa: PLC0415 - as in _delivery_kind
 
     return Tracing(settings.prefix, takes_sign_ups)
 

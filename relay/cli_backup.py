@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from relay import logs
 from relay.capture.spill import Spill, spill_path, spilled_lines
 from relay.cli_base import (
     FailedError,
@@ -30,6 +29,7 @@ from relay.core.clock import (
     now_ms,
 )
 from relay.core.leads import Status
+from relay.observability import logging as logs
 from relay.outbox import open_outbox
 from relay.outbox.contract import OutboxError
 from relay.settings import Settings
@@ -136,7 +136,7 @@ async def _take_in(
     from dataclasses import replace  # noqa: PLC0415
 
     from relay.capture.intake import Intake  # noqa: PLC0415 - as in make_outbox
-    from relay.metrics import Metrics  # noqa: PLC0415 - as above
+    from relay.observability.metrics import Metrics  # noqa: PLC0415 - as above
     from relay.outbox.sealing import Seal  # noqa: PLC0415 - as above
 
     logs.configure("error")

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from relay.core.clock import Clock
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 from relay.outbox.contract import Outbox, OutboxUnavailableError
 
 log = get_logger()

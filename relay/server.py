@@ -16,11 +16,12 @@ from typing import Final
 import uvloop
 from aiohttp import http_parser
 
-from relay import logs, supervised
+from relay import supervised
 from relay.app import Relay
 from relay.core.clock import now_ms
 from relay.face import Face
-from relay.metrics import share_among_workers
+from relay.observability import logging as logs
+from relay.observability.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
 from relay.settings import Settings
 from relay.workers import supervise

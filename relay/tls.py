@@ -11,7 +11,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

@@ -10,7 +10,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Final
 
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

@@ -19,7 +19,7 @@ from relay.core.rules.rule import (
     Draft,
     compile_rules,
 )
-from relay.metrics import Metrics
+from relay.observability.metrics import Metrics
 
 SECRETS = ("a-secret-for-tests-only",)
 EXPRESS_LANE = True

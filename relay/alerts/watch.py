@@ -18,7 +18,7 @@ from relay.core.clock import (
     Roll,
 )
 from relay.core.leads import Status
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 from relay.outbox.contract import Alert, Outbox, OutboxError
 from relay.overview import Overview
 

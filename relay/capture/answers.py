@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 
 from relay.core import jsontext
 from relay.core.dub.errors import error_body
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

@@ -18,7 +18,7 @@ from relay.core import signing
 from relay.core.clock import Clock
 from relay.core.dub.track_lead import fold_event
 from relay.core.leads import Lead, Mode
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Query
 
 log = get_logger()

@@ -18,8 +18,8 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.dub.track_sale import sale_key
 from relay.core.leads import Lead, Mode, Status
-from relay.logs import get_logger
-from relay.metrics import Metrics
+from relay.observability.logging import get_logger
+from relay.observability.metrics import Metrics
 from relay.outbox.contract import (
     Offer,
     Outbox,

@@ -19,8 +19,8 @@ from relay.core.clock import Clock
 from relay.core.http import cookies
 from relay.core.http.cookies import Companion
 from relay.core.http.headers import Headers
-from relay.logs import get_logger
-from relay.metrics import Metrics
+from relay.observability.logging import get_logger
+from relay.observability.metrics import Metrics
 
 log = get_logger()
 

@@ -17,7 +17,7 @@ from relay.capture.landing import Visit
 from relay.capture.proxying.guard import every
 from relay.capture.trusted import Trusted
 from relay.core.http.headers import is_host
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

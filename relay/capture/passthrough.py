@@ -25,7 +25,7 @@ from relay.capture.proxying.signup import Tasks
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
 from relay.core.dub.replies import Answer
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

@@ -34,7 +34,7 @@ from relay.core.providers.account import (
     Sale,
     Signup,
 )
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 from relay.outbox.contract import Offer, OutboxUnavailableError, Taken
 
 log = get_logger()

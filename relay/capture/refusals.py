@@ -20,7 +20,7 @@ from relay.capture.answers import Handler, RefusedError
 from relay.capture.trusted import Trusted
 from relay.capture.visitors import VisitorRate
 from relay.core.http.headers import Headers
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from relay.core import jsontext
 from relay.core.leads import Lead, Mode, Status
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 from relay.outbox.contract import Offer, OutboxError, UnstorableError
 from relay.outbox.sealing import PLAIN, Seal, SealedError
 

@@ -26,7 +26,7 @@ from relay.capture.visitors import VisitorRate
 from relay.core.clock import Clock
 from relay.core.http.headers import Network
 from relay.core.signing import BadSignatureError, sign_json, verify_json
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

@@ -15,7 +15,7 @@ from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.dashboard.watch import Watch
 from relay.erasing import Erased
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 from relay.outbox.contract import Act, Outbox, Query
 from relay.outbox.keeping import ON_THE_WAY, pseudonym
 

@@ -17,7 +17,7 @@ from relay.core.clock import (
 from relay.core.leads import Status
 from relay.core.resources import templates_dir
 from relay.dashboard.access import Access, Session
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 from relay.outbox.contract import OutboxUnavailableError
 from relay.views import span
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from relay.core.clock import Clock
 from relay.core.leads import OPEN, Status
-from relay.logs import get_logger
-from relay.metrics import Metrics
+from relay.observability.logging import get_logger
+from relay.observability.metrics import Metrics
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Sample
 
 log = get_logger()

@@ -41,8 +41,8 @@ from relay.core.dub.track_lead import lead_body
 from relay.core.dub.track_sale import sale_body
 from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
 from relay.core.pacing import Pace
-from relay.logs import get_logger
-from relay.metrics import Metrics
+from relay.observability.logging import get_logger
+from relay.observability.metrics import Metrics
 from relay.outbox.contract import Claim, Outbox, Settlement
 
 log = get_logger()

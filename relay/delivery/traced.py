@@ -10,8 +10,11 @@ from relay.core.dub.replies import (
 )
 from relay.core.leads import Lead, Step
 from relay.delivery.delivery import Call, Delivered, Delivery
+from relay.observability.tracing import (
+    Tracing,
+    tell,
+)
 from relay.outbox.contract import Claim
-from relay.tracing import Tracing, tell
 
 _WELL = frozenset({Meaning.TAKEN, Meaning.NO_LINK})
 

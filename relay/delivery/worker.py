@@ -16,7 +16,7 @@ from relay.core.dub.retry import probe_delay
 from relay.core.leads import Status
 from relay.core.pacing import LONGEST_PAUSE_MS, ready_at
 from relay.delivery.delivery import Delivered, Delivery, Terms
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 from relay.outbox.contract import (
     Claim,
     Gate,

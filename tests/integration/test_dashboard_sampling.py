@@ -10,7 +10,7 @@ from outbox_rig import NOW, claim_one, lead, offer
 
 from relay.core.leads import Status
 from relay.dashboard.sampling import MINUTE_MS, Sampler, funnel, plots
-from relay.metrics import Metrics
+from relay.observability.metrics import Metrics
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, Sample, Settlement
 

@@ -16,7 +16,7 @@ from harness import RelayProcess, SandboxDub, post_hook
 from prometheus_client.parser import text_string_to_metric_families
 from servers import DEPLOY, TOP, free_port, program
 
-from relay.metrics import Metrics
+from relay.observability.metrics import Metrics
 
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 BOARD = DEPLOY / "grafana" / "dub-relay.json"

@@ -14,7 +14,7 @@ from relay.core.dub.retry import Policy
 from relay.core.leads import Entry, Status, Step
 from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms
-from relay.metrics import Metrics
+from relay.observability.metrics import Metrics
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from relay import settings_values as values
 from relay.core.providers import PROVIDERS
 from relay.core.rules.rule import compile_rules
-from relay.logs import LEVELS
+from relay.observability.logging import LEVELS
 from relay.settings import ConfigError, Listen, Settings, load
 from relay.settings_docs import (
     SIGNUP_EXAMPLE,

@@ -16,7 +16,7 @@ from typing import Final
 from relay.capture.proxying.connection import Connection, Limits, UpstreamAnswer
 from relay.capture.proxying.exchange import Body, UpstreamError
 from relay.capture.proxying.upstream import Upstream
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

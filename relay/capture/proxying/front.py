@@ -22,7 +22,7 @@ from relay.capture.proxying.front_limits import FrontLimits
 from relay.capture.proxying.reply import own_answer
 from relay.capture.shortcut import Shortcuts
 from relay.capture.shortcut import book as book_shortcut
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 if TYPE_CHECKING:
     from relay.capture.proxying.front_server import FrontServer

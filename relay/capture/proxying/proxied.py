@@ -16,8 +16,8 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.leads import Status
 from relay.core.rules.rule import Draft
-from relay.logs import get_logger
-from relay.metrics import Metrics
+from relay.observability.logging import get_logger
+from relay.observability.metrics import Metrics
 from relay.outbox.contract import Offer, OutboxUnavailableError
 
 log = get_logger()

@@ -49,7 +49,7 @@ from relay.core.rules.rule import (
     SignupRule,
     match,
 )
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

@@ -28,7 +28,7 @@ from relay.core.rules.rule import (
     draft,
     evaluate,
 )
-from relay.logs import get_logger
+from relay.observability.logging import get_logger
 
 log = get_logger()
 

@@ -1,9 +1,9 @@
 """What Prometheus sees. Labels are few and never hold anything of a person's.
 
 Counters and histograms are this process's own; what stands in the outbox is read
-at each scrape (:mod:`relay.metrics_standing`). With several workers on one port a
-scrape reaches any of them: then they share files (:func:`share_among_workers`), and
-each answers with the sum.
+at each scrape (:mod:`relay.observability.status_metrics`). With several workers on one
+port a scrape reaches any of them: then they share files (:func:`share_among_workers`),
+and each answers with the sum.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from relay.metrics_standing import Standing
+from relay.observability.status_metrics import Standing
 from relay.overview import Overview
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

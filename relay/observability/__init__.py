@@ -1,0 +1,1 @@
+"""What the relay reports of itself: log lines, metrics and traces."""

@@ -34,7 +34,7 @@ format: $(READY) ## put the code into shape
 	@$(BIN)/ruff format --quiet
 
 docs: $(READY) ## write docs/settings.md and relay.example.toml anew from the table
-	@$(BIN)/python -m relay.settings_docs
+	@$(BIN)/python -m relay.config.reference
 
 site: $(READY) ## build the docs as a site into build/site; any warning ends it
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -35,6 +35,7 @@ from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket import TicketEndpoint
 from relay.capture.trusted import Trusted
 from relay.capture.waiting import Waiting
+from relay.config.settings import Settings
 from relay.core.clock import (
     now_ms,
     roll,
@@ -52,7 +53,6 @@ from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError
 from relay.outbox.sealing import Seal
 from relay.overview import Overview, look
-from relay.settings import Settings
 
 if TYPE_CHECKING:
     from relay.observability.tracing import Tracing

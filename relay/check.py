@@ -21,6 +21,7 @@ import aiohttp
 
 from relay.capture.script import BrokenSnippetError, Snippet
 from relay.cli_base import sqlite_file
+from relay.config.settings import Settings
 from relay.core.clock import now_ms
 from relay.core.dub.replies import (
     Answer,
@@ -33,7 +34,6 @@ from relay.core.providers import PROVIDERS
 from relay.core.signing import sign_call
 from relay.delivery.client import DubClient
 from relay.outbox.contract import Outbox, OutboxError
-from relay.settings import Settings
 
 TIMEOUT_S: Final = 5.0
 """A person is waiting; what takes longer is as good as down for sign-ups."""

@@ -37,11 +37,14 @@ from relay.cli_keeping import export, forget, rekey
 from relay.cli_leads import leads
 from relay.cli_migrate import migrate
 from relay.cli_stats import stats
+from relay.config.reference import settings_help
+from relay.config.settings import (
+    ConfigError,
+    Listen,
+)
+from relay.config.values import listen
 from relay.core.clock import now_ms
 from relay.core.signing import sign_webhook
-from relay.settings import ConfigError, Listen
-from relay.settings_docs import settings_help
-from relay.settings_values import listen
 
 NAME: Final = "dub-relay"
 

@@ -14,12 +14,12 @@ from relay.cli_base import (
     run_with_outbox,
     table,
 )
+from relay.config.settings import ConfigError
 from relay.core.clock import (
     iso,
     now_ms,
 )
 from relay.outbox.contract import Alert, Outbox
-from relay.settings import ConfigError
 
 
 @click.group(no_args_is_help=True)

@@ -24,6 +24,8 @@ from relay.cli_base import (
     sqlite_file,
     table,
 )
+from relay.config.settings import Settings
+from relay.config.values import masked_url
 from relay.core.clock import (
     iso,
     now_ms,
@@ -32,8 +34,6 @@ from relay.core.leads import Status
 from relay.observability import logging as logs
 from relay.outbox import open_outbox
 from relay.outbox.contract import OutboxError
-from relay.settings import Settings
-from relay.settings_values import masked_url
 
 if TYPE_CHECKING:
     from relay.outbox.copying import Copied

@@ -11,8 +11,12 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from relay.config.settings import (
+    ConfigError,
+    Settings,
+    load,
+)
 from relay.outbox.contract import Outbox, OutboxError
-from relay.settings import ConfigError, Settings, load
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])

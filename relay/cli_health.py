@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from relay.cli_base import FailedError, config_option, printable, read_settings
-from relay.settings import Settings
+from relay.config.settings import Settings
 
 TIMEOUT_S: Final = 5.0
 """readyz commits something, which may take as long as a slow disk."""

@@ -22,11 +22,14 @@ from relay.cli_base import (
     say,
 )
 from relay.cli_leads import filters, json_option
+from relay.config.settings import (
+    ConfigError,
+    Settings,
+)
 from relay.core.clock import now_ms
 from relay.core.leads import Entry, Status
 from relay.outbox.contract import Outbox, Query
 from relay.outbox.keeping import ON_THE_WAY, Forgotten, Wanted
-from relay.settings import ConfigError, Settings
 from relay.views import EXPORT_COLUMNS, export_json, export_row
 
 if TYPE_CHECKING:

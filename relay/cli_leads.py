@@ -20,13 +20,13 @@ from relay.cli_base import (
     say,
     table,
 )
+from relay.config.values import duration
 from relay.core.clock import (
     iso,
     now_ms,
 )
 from relay.core.leads import RETRYABLE, Attempt, Entry, Status, why_not_again
 from relay.outbox.contract import Gate, Outbox, Query
-from relay.settings_values import duration
 from relay.views import (
     STEP_WORDS,
     click_origin,

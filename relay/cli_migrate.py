@@ -19,10 +19,10 @@ from relay.cli_base import (
     sqlite_file,
     table,
 )
+from relay.config.settings import ConfigError
 from relay.core.leads import Status
 from relay.outbox import is_postgres
 from relay.outbox.contract import OutboxError
-from relay.settings import ConfigError
 
 if TYPE_CHECKING:
     from relay.outbox.moving import Moved

@@ -16,8 +16,11 @@ from relay.capture.proxying.front_limits import FrontLimits
 from relay.capture.proxying.front_server import FrontRunner
 from relay.capture.proxying.proxy import EXPRESS
 from relay.capture.shortcut import SHORTCUTS
+from relay.config.settings import (
+    Listen,
+    Settings,
+)
 from relay.observability.logging import get_logger
-from relay.settings import Listen, Settings
 from relay.tls import Certificate, TlsError
 
 log = get_logger()

@@ -18,12 +18,12 @@ from aiohttp import http_parser
 
 from relay import supervised
 from relay.app import Relay
+from relay.config.settings import Settings
 from relay.core.clock import now_ms
 from relay.face import Face
 from relay.observability import logging as logs
 from relay.observability.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
-from relay.settings import Settings
 from relay.workers import supervise
 
 log = logs.get_logger()

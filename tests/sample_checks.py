@@ -31,7 +31,7 @@ from samples import TOP, Sample
 from servers import DEPLOY, FETCHED, NGINX, certificate, program
 from tree_sitter import Language, Parser
 
-from relay.settings import load
+from relay.config.settings import load
 
 KUBERNETES_VERSION: Final = "1.33"
 

@@ -22,13 +22,13 @@ import brotli  # type: ignore[import-untyped]  # ships no types
 from aiohttp import web
 
 from relay.capture.fixed import FixedAnswer
+from relay.config.settings import Settings
 from relay.core.http.cookies import Attribution
 from relay.core.http.negotiation import (
     matches,
     preferred_coding,
 )
 from relay.core.resources import static_dir
-from relay.settings import Settings
 
 EXTENSIONS: Final = ("site-visit", "outbound-domains", "conversion-tracking")
 """Dub's extensions in the order in which its file names list them."""

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from relay.capture.answers import RefusedError
 from relay.capture.trusted import Trusted
+from relay.config.settings import Settings
 from relay.core.clock import Clock
 from relay.core.resources import static_dir
 from relay.dashboard.access import Access, Identity
@@ -22,7 +23,6 @@ from relay.erasing import Erased, erase
 from relay.outbox.contract import Outbox
 from relay.outbox.keeping import Wanted
 from relay.outbox.sealing import Seal
-from relay.settings import Settings
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -9,6 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from relay.check import run_checks
+from relay.config.settings import Settings
 from relay.core.rules.preview import (
     TryoutError,
     parse_exchange,
@@ -18,7 +19,6 @@ from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.outbox import open_outbox
-from relay.settings import Settings
 
 SAMPLE: Final = json.dumps(
     {

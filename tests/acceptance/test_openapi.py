@@ -15,9 +15,10 @@ from aiohttp import web
 from harness import HOOK_SECRET, RelayProcess, SandboxDub, clean_environment
 from servers import TOP
 
-from relay import openapi, settings
+from relay import openapi
 from relay.app import Relay
 from relay.capture.script import NAMES
+from relay.config import settings
 
 DUB_SECRET = "whsec_of_dubs_webhook"
 METHODS = {"get", "post", "put", "patch", "delete", "options"}

@@ -18,9 +18,12 @@ import pytest
 from aiohttp import web
 
 from relay.check import Finding, Result, run_checks
+from relay.config.settings import (
+    Settings,
+    load,
+)
 from relay.outbox import open_outbox
 from relay.outbox.contract import Gate
-from relay.settings import Settings, load
 
 NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "s3cret"}
 NOWHERE = "http://127.0.0.1:9"

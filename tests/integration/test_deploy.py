@@ -23,10 +23,16 @@ import yaml
 from harness import RelayProcess, post_hook
 from servers import DEPLOY, TOP, program
 
+from relay.config.settings import (
+    Settings,
+    load,
+)
+from relay.config.table import (
+    BY_ENV,
+    SETTINGS,
+)
 from relay.delivery.worker import STOP_GRACE_S
 from relay.face import REQUEST_GRACE_S
-from relay.settings import Settings, load
-from relay.settings_table import BY_ENV, SETTINGS
 
 CONTAINER = DEPLOY / "container" / "Containerfile"
 COMPOSE = DEPLOY / "compose"

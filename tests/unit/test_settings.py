@@ -11,18 +11,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import settings_values as values
-from relay.core.providers import PROVIDERS
-from relay.core.rules.rule import compile_rules
-from relay.observability.logging import LEVELS
-from relay.settings import ConfigError, Listen, Settings, load
-from relay.settings_docs import (
+from relay.config import values
+from relay.config.reference import (
     SIGNUP_EXAMPLE,
     sample_toml,
     settings_help,
     settings_markdown,
 )
-from relay.settings_table import SETTINGS, Setting
+from relay.config.settings import (
+    ConfigError,
+    Listen,
+    Settings,
+    load,
+)
+from relay.config.table import (
+    SETTINGS,
+    Setting,
+)
+from relay.core.providers import PROVIDERS
+from relay.core.rules.rule import compile_rules
+from relay.observability.logging import LEVELS
 
 TOP = Path(__file__).resolve().parents[2]
 

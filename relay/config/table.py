@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay import settings_values as values
+from relay.config import values
+from relay.config.alert_settings import ALERT_SETTINGS
+from relay.config.hook_settings import HOOK_SETTINGS
+from relay.config.proxy_settings import PROXY_SETTINGS
+from relay.config.row import (
+    MASK,
+    Setting,
+)
 from relay.core import signing
-from relay.settings_alerts import ALERT_SETTINGS
-from relay.settings_hooks import HOOK_SETTINGS
-from relay.settings_proxy import PROXY_SETTINGS
-from relay.settings_row import MASK, Setting
 
 __all__ = ["BY_ENV", "BY_TOML", "MASK", "SETTINGS", "Setting"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from relay import settings_values as values
+from relay.config import values
 
 MASK: Final = "********"
 """What is shown in a secret's place; its length tells nothing."""

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from relay.settings_table import BY_ENV, BY_TOML, SETTINGS, Setting
+from relay.config.table import (
+    BY_ENV,
+    BY_TOML,
+    SETTINGS,
+    Setting,
+)
 
 CONFIG_ENV: Final = "RELAY_CONFIG"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay import settings_values as values
+from relay.config import values
+from relay.config.row import Setting
 from relay.core import signing
-from relay.settings_row import Setting
 
 ALERT_SETTINGS: Final = (
     Setting(

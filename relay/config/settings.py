@@ -12,14 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from relay.core.http.cookies import Attribution
-from relay.core.providers.account import Provider
-from relay.core.rules.rule import (
-    RuleError,
-    SignupRule,
-    compile_rules,
-)
-from relay.settings_sources import (
+from relay.config.sources import (
     RULES_KEY,
     ConfigError,
     Written,
@@ -29,8 +22,21 @@ from relay.settings_sources import (
     read_config,
     refuse_unknown_env,
 )
-from relay.settings_table import SETTINGS, Setting
-from relay.settings_values import Listen, Network
+from relay.config.table import (
+    SETTINGS,
+    Setting,
+)
+from relay.config.values import (
+    Listen,
+    Network,
+)
+from relay.core.http.cookies import Attribution
+from relay.core.providers.account import Provider
+from relay.core.rules.rule import (
+    RuleError,
+    SignupRule,
+    compile_rules,
+)
 
 __all__ = ["ConfigError", "Described", "Listen", "Setting", "Settings", "load"]
 

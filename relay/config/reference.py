@@ -1,6 +1,6 @@
 """Writes what people read about the settings, all from the one table.
 
-``python -m relay.settings_docs`` rewrites relay.example.toml and
+``python -m relay.config.reference`` rewrites relay.example.toml and
 docs/settings.md; a test fails when they are not what the table says.
 """
 
@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from relay.settings_table import SETTINGS, Setting
+from relay.config.table import (
+    SETTINGS,
+    Setting,
+)
 
 SIGNUP_EXAMPLE: Final = """\
 [[signup]]
@@ -49,7 +52,7 @@ _SAMPLE_RULES: Final = """\
 _PAGE_HEAD: Final = """\
 # Settings
 
-<!-- Generated from relay/settings_table.py by `make docs`. -->
+<!-- Generated from relay/config/table.py by `make docs`. -->
 
 Settings are read from a TOML file and from the environment; the environment
 beats the file. The file is the one that `--config` names, or `RELAY_CONFIG`, or

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay import settings_values as values
+from relay.config import values
+from relay.config.row import Setting
 from relay.core.providers import PROVIDERS
 from relay.core.providers.account import Provider
-from relay.settings_row import Setting
 
 
 def _secret(provider: Provider) -> Setting:

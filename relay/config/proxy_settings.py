@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay import settings_values as values
-from relay.settings_row import Setting
+from relay.config import values
+from relay.config.row import Setting
 
 PROXY_SETTINGS: Final = (
     Setting(

@@ -1,0 +1,1 @@
+"""Settings: one table makes the TOML keys, the environment names and the docs."""

@@ -15,25 +15,20 @@ from relay import openapi
 from relay.alerts import causes
 from relay.alerts import watch as alerts
 from relay.alerts.watch import Watch
-from relay.capture.answers import Handler, RefusedError, answer, speaking_json
 from relay.capture.api import TrackApi
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.dubhook import DubHook
 from relay.capture.hooks import SignupHook
 from relay.capture.intake import Intake
 from relay.capture.landing import Landing
-from relay.capture.own_pages import OwnPages
 from relay.capture.passthrough import PATHS, Passthrough
 from relay.capture.providers import Parts, ProviderHook
 from relay.capture.proxying.connection import Limits
 from relay.capture.proxying.proxied import ProxiedSignups
 from relay.capture.proxying.proxy import Proxy
-from relay.capture.refusals import RefusalRate
 from relay.capture.script import Snippet
-from relay.capture.shortcut import SHORTCUTS, Shortcuts
 from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket import TicketEndpoint
-from relay.capture.trusted import Trusted
 from relay.capture.waiting import Waiting
 from relay.config.settings import Settings
 from relay.core.clock import (
@@ -46,6 +41,19 @@ from relay.core.providers import PROVIDERS
 from relay.delivery.client import DubClient
 from relay.delivery.delivery import Delivery, Terms, lease_ms
 from relay.delivery.worker import Worker
+from relay.http.client_address import Trusted
+from relay.http.fast_endpoints import (
+    SHORTCUTS,
+    Shortcuts,
+)
+from relay.http.refusals import RefusalRate
+from relay.http.responses import (
+    Handler,
+    RefusedError,
+    answer,
+    speaking_json,
+)
+from relay.http.same_origin import OwnPages
 from relay.keeping import Sweeper
 from relay.observability import metrics as prometheus
 from relay.observability.metrics import Metrics

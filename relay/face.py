@@ -12,14 +12,14 @@ from typing import Final
 from aiohttp import web
 
 from relay.app import Relay
-from relay.capture.proxying.front_limits import FrontLimits
-from relay.capture.proxying.front_server import FrontRunner
 from relay.capture.proxying.proxy import EXPRESS
-from relay.capture.shortcut import SHORTCUTS
 from relay.config.settings import (
     Listen,
     Settings,
 )
+from relay.http.fast_endpoints import SHORTCUTS
+from relay.http.listener_limits import FrontLimits
+from relay.http.listener_server import FrontRunner
 from relay.observability.logging import get_logger
 from relay.tls import Certificate, TlsError
 

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from relay.capture.landing import Landing
 from relay.capture.proxying.connection import Limits
-from relay.capture.proxying.front_server import FrontRunner
 from relay.capture.proxying.proxy import EXPRESS, Proxy
 from relay.capture.proxying.signup import Held
 from relay.core.http.cookies import Attribution
@@ -19,6 +18,7 @@ from relay.core.rules.rule import (
     Draft,
     compile_rules,
 )
+from relay.http.listener_server import FrontRunner
 from relay.observability.metrics import Metrics
 
 SECRETS = ("a-secret-for-tests-only",)

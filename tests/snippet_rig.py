@@ -23,11 +23,11 @@ from playwright.async_api import BrowserContext, Page
 from proxy_rig import landing
 from snippet_nothing import NOTHING, PATIENCE
 
-from relay.capture.answers import speaking_json
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.script import Snippet
-from relay.capture.trusted import Trusted
 from relay.core.http.cookies import Attribution
+from relay.http.client_address import Trusted
+from relay.http.responses import speaking_json
 
 AS_DUB_DOES = Path(__file__).parent / "browser" / "as_dub_does.js"
 

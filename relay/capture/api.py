@@ -18,10 +18,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer
 from relay.capture.intake import Capture, Intake
-from relay.capture.trusted import Trusted
-from relay.capture.visitors import VisitorRate
 from relay.capture.waiting import Waiting
 from relay.core import jsontext
 from relay.core.dub import errors
@@ -37,6 +34,13 @@ from relay.core.dub.track_sale import (
 )
 from relay.core.http.headers import Headers
 from relay.core.leads import Mode
+from relay.http.client_address import Trusted
+from relay.http.rate_limit import VisitorRate
+from relay.http.responses import (
+    RETRY_AFTER_S,
+    RefusedError,
+    answer,
+)
 from relay.outbox.contract import OutboxUnavailableError, Receipt, Taken
 
 SOURCE: Final = "api"

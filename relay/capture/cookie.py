@@ -17,12 +17,15 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from relay.capture.answers import RefusedError, read_json
-from relay.capture.bodies import read_small
 from relay.capture.landing import Landing
-from relay.capture.own_pages import OwnPages
-from relay.capture.trusted import Trusted
 from relay.core.http.cookies import is_click_id
+from relay.http.body_limit import read_small
+from relay.http.client_address import Trusted
+from relay.http.responses import (
+    RefusedError,
+    read_json,
+)
+from relay.http.same_origin import OwnPages
 
 PATH: Final = "cookie"
 

@@ -13,11 +13,16 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer, read_json
 from relay.core import signing
 from relay.core.clock import Clock
 from relay.core.dub.track_lead import fold_event
 from relay.core.leads import Lead, Mode
+from relay.http.responses import (
+    RETRY_AFTER_S,
+    RefusedError,
+    answer,
+    read_json,
+)
 from relay.observability.logging import get_logger
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Query
 

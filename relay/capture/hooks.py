@@ -8,7 +8,6 @@ from typing import Any, Final, NoReturn
 
 from aiohttp import web
 
-from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer, read_json
 from relay.capture.intake import Capture, Intake
 from relay.core import signing
 from relay.core.clock import Clock
@@ -19,6 +18,12 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
+from relay.http.responses import (
+    RETRY_AFTER_S,
+    RefusedError,
+    answer,
+    read_json,
+)
 from relay.outbox.contract import OutboxUnavailableError, Taken
 
 SOURCE: Final = "hook"

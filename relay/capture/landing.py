@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import Final
 from urllib.parse import parse_qsl
 
-from relay.capture.proxying.guard import every
 from relay.core.clock import Clock
 from relay.core.http import cookies
 from relay.core.http.cookies import Companion
 from relay.core.http.headers import Headers
+from relay.http.request_guard import every
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 

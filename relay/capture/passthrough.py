@@ -19,12 +19,12 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from relay.capture.answers import RefusedError
-from relay.capture.bodies import read_small
 from relay.capture.proxying.signup import Tasks
-from relay.capture.trusted import Trusted
-from relay.capture.visitors import VisitorRate
 from relay.core.dub.replies import Answer
+from relay.http.body_limit import read_small
+from relay.http.client_address import Trusted
+from relay.http.rate_limit import VisitorRate
+from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 
 log = get_logger()

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.capture.answers import RETRY_AFTER_S, RefusedError, answer, read_json
 from relay.capture.intake import Capture, Intake
 from relay.capture.spill import Spill
 from relay.core import signing
@@ -33,6 +32,12 @@ from relay.core.providers.account import (
     Provider,
     Sale,
     Signup,
+)
+from relay.http.responses import (
+    RETRY_AFTER_S,
+    RefusedError,
+    answer,
+    read_json,
 )
 from relay.observability.logging import get_logger
 from relay.outbox.contract import Offer, OutboxUnavailableError, Taken

@@ -21,7 +21,6 @@ from typing import Final
 import brotli  # type: ignore[import-untyped]  # ships no types
 from aiohttp import web
 
-from relay.capture.fixed import FixedAnswer
 from relay.config.settings import Settings
 from relay.core.http.cookies import Attribution
 from relay.core.http.negotiation import (
@@ -29,6 +28,7 @@ from relay.core.http.negotiation import (
     preferred_coding,
 )
 from relay.core.resources import static_dir
+from relay.http.fixed_responses import FixedAnswer
 
 EXTENSIONS: Final = ("site-visit", "outbound-domains", "conversion-tracking")
 """Dub's extensions in the order in which its file names list them."""

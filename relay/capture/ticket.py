@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from relay.capture.answers import answer
 from relay.capture.landing import Landing, Visit
-from relay.capture.own_pages import OwnPages
 from relay.core.clock import Clock
 from relay.core.http import tickets
 from relay.core.http.tickets import Opener
+from relay.http.responses import answer
+from relay.http.same_origin import OwnPages
 
 PATH = "ticket"
 

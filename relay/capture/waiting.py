@@ -15,10 +15,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.capture.answers import RefusedError, answer
 from relay.core.clock import Clock
 from relay.core.dub.errors import CODES
 from relay.core.leads import Entry, Status
+from relay.http.responses import (
+    RefusedError,
+    answer,
+)
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Receipt, Taken
 
 WITHIN_S: Final = 10.0

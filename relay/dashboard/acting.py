@@ -8,13 +8,13 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.capture.answers import RefusedError
 from relay.core.clock import Clock
 from relay.core.leads import Entry, Status, why_not_again
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.dashboard.watch import Watch
 from relay.erasing import Erased
+from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.outbox.contract import Act, Outbox, Query
 from relay.outbox.keeping import ON_THE_WAY, pseudonym

@@ -10,12 +10,12 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from relay.capture.answers import RefusedError
 from relay.core.clock import Clock
 from relay.core.leads import Attempt, Entry, Status, why_not_again
 from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
+from relay.http.responses import RefusedError
 from relay.outbox.contract import Act, Gate, Outbox, Query
 from relay.views import (
     STEP_WORDS,

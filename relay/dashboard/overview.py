@@ -10,7 +10,6 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.capture.answers import RefusedError
 from relay.core import jsontext
 from relay.core.clock import Clock
 from relay.core.leads import Status
@@ -18,6 +17,7 @@ from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.dashboard.sampling import EVERY_S, plots
 from relay.dashboard.watch import Standing, Watch
+from relay.http.responses import RefusedError
 from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError
 from relay.views import span
 

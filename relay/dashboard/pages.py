@@ -9,7 +9,6 @@ from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from relay import __version__
-from relay.capture.answers import RefusedError
 from relay.core.clock import (
     Clock,
     iso,
@@ -17,6 +16,7 @@ from relay.core.clock import (
 from relay.core.leads import Status
 from relay.core.resources import templates_dir
 from relay.dashboard.access import Access, Session
+from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.outbox.contract import OutboxUnavailableError
 from relay.views import span

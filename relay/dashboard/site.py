@@ -7,8 +7,6 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.capture.answers import RefusedError
-from relay.capture.trusted import Trusted
 from relay.config.settings import Settings
 from relay.core.clock import Clock
 from relay.core.resources import static_dir
@@ -20,6 +18,8 @@ from relay.dashboard.pages import HEADERS, Pages
 from relay.dashboard.tools import ToolPages
 from relay.dashboard.watch import Watch
 from relay.erasing import Erased, erase
+from relay.http.client_address import Trusted
+from relay.http.responses import RefusedError
 from relay.outbox.contract import Outbox
 from relay.outbox.keeping import Wanted
 from relay.outbox.sealing import Seal

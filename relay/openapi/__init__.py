@@ -13,9 +13,9 @@ from typing import Any, Final
 from aiohttp import web
 
 import relay
-from relay.capture.fixed import FixedAnswer
 from relay.core import jsontext
 from relay.core.http.negotiation import matches
+from relay.http.fixed_responses import FixedAnswer
 from relay.openapi import api, hooks, pages, watching
 from relay.openapi.parts import SCHEMAS
 

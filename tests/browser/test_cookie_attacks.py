@@ -9,10 +9,10 @@ from aiohttp import web
 from playwright.async_api import BrowserContext, Page
 from proxy_rig import landing
 
-from relay.capture.answers import speaking_json
 from relay.capture.cookie import CookieEndpoint
-from relay.capture.trusted import Trusted
 from relay.core.clock import now_ms
+from relay.http.client_address import Trusted
+from relay.http.responses import speaking_json
 
 pytestmark = pytest.mark.browser
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.capture.answers import Handler, speaking_json
+from relay.http.responses import (
+    Handler,
+    speaking_json,
+)
 
 
 @asynccontextmanager

@@ -17,8 +17,8 @@ from recording_site import Message, as_message, ask, closed, request
 
 from relay.capture.cookie import CookieEndpoint
 from relay.capture.landing import Landing
-from relay.capture.trusted import Trusted
 from relay.core.http import cookies
+from relay.http.client_address import Trusted
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -17,10 +17,13 @@ from aiohttp.http import RawRequestMessage
 from harness import HOOK_SECRET, RELAY_SECRET
 
 from relay.app import Relay
-from relay.capture.proxying.front_server import FrontRunner
-from relay.capture.shortcut import SHORTCUTS, Endpoint
 from relay.config.settings import load
 from relay.core import signing
+from relay.http.fast_endpoints import (
+    SHORTCUTS,
+    Endpoint,
+)
+from relay.http.listener_server import FrontRunner
 
 PATH = "/_dub/hooks/signup"
 GOOD = b'{"clickId":"hQWlM0a9Zk3xY7bT","eventName":"Go","customerExternalId":"u"}'

@@ -16,10 +16,13 @@ from harness import API_KEY, SandboxDub
 from pages_rig import serving_pages
 from recording_site import Message, Site, ask, request, says, visits
 
-from relay.capture.answers import Handler, speaking_json
-from relay.capture.bodies import read_small
 from relay.capture.passthrough import CORS, MAX_ANSWER, MAX_BODY, PATHS, Passthrough
-from relay.capture.trusted import Trusted
+from relay.http.body_limit import read_small
+from relay.http.client_address import Trusted
+from relay.http.responses import (
+    Handler,
+    speaking_json,
+)
 from relay.sandbox.app import PUBLISHABLE_KEY
 
 BROWSER = (

@@ -10,11 +10,11 @@ from pages_rig import serving_pages
 from proxy_rig import NOW, SECRETS, landing
 from recording_site import Message, ask, request
 
-from relay.capture.own_pages import OwnPages
 from relay.capture.ticket import TicketEndpoint
-from relay.capture.trusted import Trusted
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
+from relay.http.client_address import Trusted
+from relay.http.same_origin import OwnPages
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -9,12 +9,15 @@ from aiohttp import StreamReader
 
 from relay.capture.proxying.connection import UpstreamAnswer
 from relay.capture.proxying.exchange import Body, UpstreamError, read_visitor
-from relay.capture.proxying.guard import Framing, every
 from relay.core.rules.documents import (
     MAX_BODY,
     Copy,
 )
 from relay.core.rules.rule import SignupRule
+from relay.http.request_guard import (
+    Framing,
+    every,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,16 +20,6 @@ from relay.capture.proxying.copies import CopiedAnswer, copied_request
 from relay.capture.proxying.exchange import Body, RequestBodyError, UpstreamError
 from relay.capture.proxying.express import Express
 from relay.capture.proxying.flights import Begun, Sent, Settling
-from relay.capture.proxying.front import Front
-from relay.capture.proxying.guard import (
-    Framing,
-    Refusal,
-    every,
-    framing,
-    origin_form,
-    refuse,
-    wants_websocket,
-)
 from relay.capture.proxying.inject import Page, is_html, is_page, page_headers
 from relay.capture.proxying.reply import Reply, own_answer
 from relay.capture.proxying.settling import Settled, close_answer, settle
@@ -48,6 +38,16 @@ from relay.core.http.headers import (
 from relay.core.rules.rule import (
     SignupRule,
     match,
+)
+from relay.http.listener import Front
+from relay.http.request_guard import (
+    Framing,
+    Refusal,
+    every,
+    framing,
+    origin_form,
+    refuse,
+    wants_websocket,
 )
 from relay.observability.logging import get_logger
 

@@ -12,11 +12,11 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.capture.answers import RefusedError
 from relay.capture.landing import Visit
-from relay.capture.proxying.guard import every
-from relay.capture.trusted import Trusted
 from relay.core.http.headers import is_host
+from relay.http.client_address import Trusted
+from relay.http.request_guard import every
+from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 
 log = get_logger()

@@ -16,10 +16,13 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.capture.answers import Handler, RefusedError
-from relay.capture.trusted import Trusted
-from relay.capture.visitors import VisitorRate
 from relay.core.http.headers import Headers
+from relay.http.client_address import Trusted
+from relay.http.rate_limit import VisitorRate
+from relay.http.responses import (
+    Handler,
+    RefusedError,
+)
 from relay.observability.logging import get_logger
 
 log = get_logger()

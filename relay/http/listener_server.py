@@ -9,9 +9,12 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
 from relay.capture.proxying.express import Express
-from relay.capture.proxying.front import Front
-from relay.capture.proxying.front_limits import FrontLimits, server_options
-from relay.capture.shortcut import Shortcuts
+from relay.http.fast_endpoints import Shortcuts
+from relay.http.listener import Front
+from relay.http.listener_limits import (
+    FrontLimits,
+    server_options,
+)
 
 
 class FrontServer(web.Server):

@@ -18,14 +18,14 @@ from aiohttp.web_protocol import RequestHandler
 
 from relay.capture.proxying.express import Express
 from relay.capture.proxying.flights import Begun, Flight
-from relay.capture.proxying.front_limits import FrontLimits
 from relay.capture.proxying.reply import own_answer
-from relay.capture.shortcut import Shortcuts
-from relay.capture.shortcut import book as book_shortcut
+from relay.http.fast_endpoints import Shortcuts
+from relay.http.fast_endpoints import book as book_shortcut
+from relay.http.listener_limits import FrontLimits
 from relay.observability.logging import get_logger
 
 if TYPE_CHECKING:
-    from relay.capture.proxying.front_server import FrontServer
+    from relay.http.listener_server import FrontServer
 
 log = get_logger()
 

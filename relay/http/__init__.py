@@ -1,0 +1,1 @@
+"""The HTTP side that every endpoint shares: responses, limits, the listener."""

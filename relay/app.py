@@ -23,9 +23,6 @@ from relay.capture.intake import Intake
 from relay.capture.landing import Landing
 from relay.capture.passthrough import PATHS, Passthrough
 from relay.capture.providers import Parts, ProviderHook
-from relay.capture.proxying.connection import Limits
-from relay.capture.proxying.proxied import ProxiedSignups
-from relay.capture.proxying.proxy import Proxy
 from relay.capture.script import Snippet
 from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket import TicketEndpoint
@@ -61,6 +58,9 @@ from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError
 from relay.outbox.sealing import Seal
 from relay.overview import Overview, look
+from relay.proxy.forward import Proxy
+from relay.proxy.signup_leads import ProxiedSignups
+from relay.proxy.upstream_connection import Limits
 
 if TYPE_CHECKING:
     from relay.observability.tracing import Tracing

@@ -12,7 +12,6 @@ from typing import Final
 from aiohttp import web
 
 from relay.app import Relay
-from relay.capture.proxying.proxy import EXPRESS
 from relay.config.settings import (
     Listen,
     Settings,
@@ -21,6 +20,7 @@ from relay.http.fast_endpoints import SHORTCUTS
 from relay.http.listener_limits import FrontLimits
 from relay.http.listener_server import FrontRunner
 from relay.observability.logging import get_logger
+from relay.proxy.forward import EXPRESS
 from relay.tls import Certificate, TlsError
 
 log = get_logger()

@@ -10,9 +10,6 @@ from typing import Any
 from aiohttp import web
 
 from relay.capture.landing import Landing
-from relay.capture.proxying.connection import Limits
-from relay.capture.proxying.proxy import EXPRESS, Proxy
-from relay.capture.proxying.signup import Held
 from relay.core.http.cookies import Attribution
 from relay.core.rules.rule import (
     Draft,
@@ -20,6 +17,12 @@ from relay.core.rules.rule import (
 )
 from relay.http.listener_server import FrontRunner
 from relay.observability.metrics import Metrics
+from relay.proxy.forward import (
+    EXPRESS,
+    Proxy,
+)
+from relay.proxy.signup_exchange import Held
+from relay.proxy.upstream_connection import Limits
 
 SECRETS = ("a-secret-for-tests-only",)
 EXPRESS_LANE = True

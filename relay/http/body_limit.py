@@ -7,8 +7,11 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.capture.proxying.exchange import RequestBodyError, read_visitor
 from relay.http.responses import RefusedError
+from relay.proxy.exchange import (
+    RequestBodyError,
+    read_visitor,
+)
 
 PATIENCE_S: Final = 10.0
 """How long a whole body may take: a phone on a bad line sends 64 KiB in that."""

@@ -15,8 +15,8 @@ from aiohttp import StreamReader, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11, RawRequestMessage
 
-from relay.capture.proxying.flights import Visitor
 from relay.http.responses import told
+from relay.proxy.fast_exchange import Visitor
 
 Endpoint = Callable[[RawRequestMessage, str | None, bytes], Awaitable[web.Response]]
 """Answers a request by its head, who is at the other end of the connection, and its

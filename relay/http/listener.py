@@ -16,13 +16,16 @@ from aiohttp.http import HttpProcessingError, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from relay.capture.proxying.express import Express
-from relay.capture.proxying.flights import Begun, Flight
-from relay.capture.proxying.reply import own_answer
 from relay.http.fast_endpoints import Shortcuts
 from relay.http.fast_endpoints import book as book_shortcut
 from relay.http.listener_limits import FrontLimits
 from relay.observability.logging import get_logger
+from relay.proxy.fast_exchange import (
+    Begun,
+    Flight,
+)
+from relay.proxy.fast_path import Express
+from relay.proxy.site_response import own_answer
 
 if TYPE_CHECKING:
     from relay.http.listener_server import FrontServer

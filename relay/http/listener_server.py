@@ -8,13 +8,13 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from relay.capture.proxying.express import Express
 from relay.http.fast_endpoints import Shortcuts
 from relay.http.listener import Front
 from relay.http.listener_limits import (
     FrontLimits,
     server_options,
 )
+from relay.proxy.fast_path import Express
 
 
 class FrontServer(web.Server):

@@ -21,7 +21,7 @@ from recording_site import (
     visits,
 )
 
-from relay.capture.proxying.connection import Limits
+from relay.proxy.upstream_connection import Limits
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -21,7 +21,7 @@ from recording_site import (
     visits,
 )
 
-from relay.capture.proxying.connection import Limits
+from relay.proxy.upstream_connection import Limits
 
 FORM = b"id=u_1&name=Ada&email=ada%40example.com"
 TYPE = b"Content-Type: application/x-www-form-urlencoded\r\n"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from proxy_rig import proxied
 from recording_site import Message, Site, Visit, as_message, ask, request, says, visits
 
-from relay.capture.proxying.exchange import UpstreamError
-from relay.capture.proxying.inject import Page
+from relay.proxy.exchange import UpstreamError
+from relay.proxy.injection import Page
 
 SOURCE = "/_dub/script.js"
 TAG = b'<script src="/_dub/script.js" defer></script>'

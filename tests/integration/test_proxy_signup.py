@@ -14,10 +14,10 @@ import pytest
 from proxy_rig import NOW, SECRETS, Remembering, proxied
 from recording_site import Message, Site, ask, closed, request, says
 
-from relay.capture.proxying import signup
-from relay.capture.proxying.signup import Held
 from relay.core.clock import iso
 from relay.core.http import cookies
+from relay.proxy import signup_exchange as signup
+from relay.proxy.signup_exchange import Held
 
 CLICK = "hQWlM2kPzX9aBcDe"
 COOKIE = f"Cookie: sid=1; dub_id={CLICK}; theme=dark"
@@ -435,7 +435,7 @@ async def test_a_hanging_store_does_not_hang_the_sign_up(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signup, "STORE_WAIT_S", 0.05)
-    monkeypatch.setattr("relay.capture.proxying.proxy.FINISH_S", 0.05)
+    monkeypatch.setattr("relay.proxy.forward.FINISH_S", 0.05)
     async with proxied(site.url, [RULE], Hanging()) as port:
         answer = await ask(port, signing_up(COOKIE))
 

@@ -15,7 +15,7 @@ from harness import RelayProcess
 from proxy_rig import proxied
 from recording_site import OK, Message, Site, Visit, ask, request, says, visits
 
-from relay.capture.proxying.connection import Limits
+from relay.proxy.upstream_connection import Limits
 
 INSTANCE = """
 import sys

@@ -22,7 +22,7 @@ from proxy_rig import proxied
 from recording_site import Site, as_message, closed
 from servers import program
 
-from relay.capture.proxying.connection import Limits
+from relay.proxy.upstream_connection import Limits
 
 HOST = b"Host: shop.test\r\n"
 END = b"Connection: close\r\n\r\n"

@@ -52,10 +52,10 @@ CLIENT_PARTS = frozenset(
 
 CALLERS = (
     "relay.delivery.client",  # the only code that delivers to Dub
-    "relay.capture.proxying.connection",  # the proxy's connections to the site,
-    "relay.capture.proxying.site_protocol",  # their protocol,
-    "relay.capture.proxying.tunnel",  # its WebSockets,
-    "relay.capture.proxying.upstream",  # and its calls
+    "relay.proxy.upstream_connection",  # the proxy's connections to the site,
+    "relay.proxy.upstream_protocol",  # their protocol,
+    "relay.proxy.websocket",  # its WebSockets,
+    "relay.proxy.upstream",  # and its calls
     "relay.capture.passthrough",  # passes browsers' calls on to Dub
     "relay.alerts.client",  # the operator's webhook
     "relay.check",  # `check` tries whether upstream answers

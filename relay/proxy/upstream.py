@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from relay.capture.proxying.connection import (
+from relay.core.http.headers import Headers
+from relay.proxy.exchange import (
+    Body,
+    UpstreamError,
+)
+from relay.proxy.upstream_connection import (
     Connection,
     GoneError,
     Limits,
     UpstreamAnswer,
 )
-from relay.capture.proxying.exchange import Body, UpstreamError
-from relay.capture.proxying.site_protocol import SiteProtocol
-from relay.core.http.headers import Headers
+from relay.proxy.upstream_protocol import SiteProtocol
 
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Safe methods (RFC 9110, 9.2.1): the only ones ever sent a second time.

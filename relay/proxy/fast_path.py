@@ -16,9 +16,6 @@ from typing import Final, Protocol
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
 from relay.capture.landing import PARAMETER, Visit
-from relay.capture.proxying.balance import Sites
-from relay.capture.proxying.flights import Flight, PlainFlight, SignupFlight, Visitor
-from relay.capture.proxying.settling import Settled
 from relay.core.http import cookies
 from relay.core.http.forwarding import (
     Forwarding,
@@ -29,6 +26,14 @@ from relay.core.rules.rule import (
     SignupRule,
     match,
 )
+from relay.proxy.balancing import Sites
+from relay.proxy.fast_exchange import (
+    Flight,
+    PlainFlight,
+    SignupFlight,
+    Visitor,
+)
+from relay.proxy.settling import Settled
 
 MAX_BODY: Final = 32_768
 """Bytes of a body that is waited for: a form, and half of what aiohttp's reader

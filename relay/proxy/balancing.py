@@ -13,10 +13,17 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from relay.capture.proxying.connection import Connection, Limits, UpstreamAnswer
-from relay.capture.proxying.exchange import Body, UpstreamError
-from relay.capture.proxying.upstream import Upstream
 from relay.observability.logging import get_logger
+from relay.proxy.exchange import (
+    Body,
+    UpstreamError,
+)
+from relay.proxy.upstream import Upstream
+from relay.proxy.upstream_connection import (
+    Connection,
+    Limits,
+    UpstreamAnswer,
+)
 
 log = get_logger()
 

@@ -21,15 +21,15 @@ from aiohttp.client_exceptions import (
 )
 from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 
-from relay.capture.proxying.exchange import (
+from relay.core.http.headers import Headers
+from relay.core.rules.documents import MAX_BODY
+from relay.proxy.exchange import (
     Body,
     RequestBodyError,
     UpstreamError,
     read_visitor,
 )
-from relay.capture.proxying.site_protocol import SiteProtocol
-from relay.core.http.headers import Headers
-from relay.core.rules.documents import MAX_BODY
+from relay.proxy.upstream_protocol import SiteProtocol
 
 READ_BUFFER: Final = 2**16
 """Bytes buffered of one answer before the site is made to wait (twice that)."""

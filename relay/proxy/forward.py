@@ -14,18 +14,6 @@ from typing import Any, Final
 from aiohttp import web
 
 from relay.capture.landing import Landing, Visit, with_cookies
-from relay.capture.proxying.balance import Sites
-from relay.capture.proxying.connection import Limits, UpstreamAnswer
-from relay.capture.proxying.copies import CopiedAnswer, copied_request
-from relay.capture.proxying.exchange import Body, RequestBodyError, UpstreamError
-from relay.capture.proxying.express import Express
-from relay.capture.proxying.flights import Begun, Sent, Settling
-from relay.capture.proxying.inject import Page, is_html, is_page, page_headers
-from relay.capture.proxying.reply import Reply, own_answer
-from relay.capture.proxying.settling import Settled, close_answer, settle
-from relay.capture.proxying.signup import Signup, Signups, Store, Tasks
-from relay.capture.proxying.tunnel import Tunnels
-from relay.capture.proxying.upstream import write_head
 from relay.core.http.forwarding import Forwarding
 from relay.core.http.headers import (
     Headers,
@@ -50,6 +38,49 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
+from relay.proxy.balancing import Sites
+from relay.proxy.body_capture import (
+    CopiedAnswer,
+    copied_request,
+)
+from relay.proxy.exchange import (
+    Body,
+    RequestBodyError,
+    UpstreamError,
+)
+from relay.proxy.fast_exchange import (
+    Begun,
+    Sent,
+    Settling,
+)
+from relay.proxy.fast_path import Express
+from relay.proxy.injection import (
+    Page,
+    is_html,
+    is_page,
+    page_headers,
+)
+from relay.proxy.settling import (
+    Settled,
+    close_answer,
+    settle,
+)
+from relay.proxy.signup_exchange import (
+    Signup,
+    Signups,
+    Store,
+    Tasks,
+)
+from relay.proxy.site_response import (
+    Reply,
+    own_answer,
+)
+from relay.proxy.upstream import write_head
+from relay.proxy.upstream_connection import (
+    Limits,
+    UpstreamAnswer,
+)
+from relay.proxy.websocket import Tunnels
 
 log = get_logger()
 

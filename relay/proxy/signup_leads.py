@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Final
 
 from relay.capture.intake import Capture, Intake
-from relay.capture.proxying.signup import Held
 from relay.capture.spill import Spill
 from relay.core.dub.track_lead import (
     InvalidFieldError,
@@ -19,6 +18,7 @@ from relay.core.rules.rule import Draft
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import Offer, OutboxUnavailableError
+from relay.proxy.signup_exchange import Held
 
 log = get_logger()
 

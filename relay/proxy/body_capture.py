@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from aiohttp import StreamReader
 
-from relay.capture.proxying.connection import UpstreamAnswer
-from relay.capture.proxying.exchange import Body, UpstreamError, read_visitor
 from relay.core.rules.documents import (
     MAX_BODY,
     Copy,
@@ -18,6 +16,12 @@ from relay.http.request_guard import (
     Framing,
     every,
 )
+from relay.proxy.exchange import (
+    Body,
+    UpstreamError,
+    read_visitor,
+)
+from relay.proxy.upstream_connection import UpstreamAnswer
 
 
 @dataclass(frozen=True, slots=True)

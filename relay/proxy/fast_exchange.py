@@ -9,16 +9,19 @@ from typing import Protocol
 
 from aiohttp import StreamReader
 
-from relay.capture.proxying.balance import Sites
-from relay.capture.proxying.connection import Connection
-from relay.capture.proxying.exchange import chunk
-from relay.capture.proxying.settling import Settled, close_answer
-from relay.capture.proxying.upstream import Upstream
 from relay.core.http.forwarding import (
     Returned,
     ordinary_answer,
 )
 from relay.core.http.headers import Headers
+from relay.proxy.balancing import Sites
+from relay.proxy.exchange import chunk
+from relay.proxy.settling import (
+    Settled,
+    close_answer,
+)
+from relay.proxy.upstream import Upstream
+from relay.proxy.upstream_connection import Connection
 
 Declines = Callable[[bytes], bool] | None
 """Says by Content-Type which answers are to be changed; None: none are."""

@@ -16,12 +16,12 @@ from typing import Final, Protocol
 
 import brotli  # type: ignore[import-untyped]  # ships no types
 
-from relay.capture.proxying.exchange import UpstreamError
 from relay.core.http.headers import (
     Headers,
     Line,
 )
 from relay.http.request_guard import every
+from relay.proxy.exchange import UpstreamError
 
 LOOKED_AT: Final = 2**18
 """Bytes of a page in which ``</head>`` is looked for; heads are far smaller."""

@@ -14,8 +14,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
-from relay.capture.proxying.exchange import chunk
 from relay.core.http.headers import Headers
+from relay.proxy.exchange import chunk
 
 _PAGE: Final = (
     "<!doctype html><html lang=en><meta charset=utf-8>"

@@ -15,7 +15,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 
-from relay.capture.proxying.connection import UpstreamAnswer
+from relay.proxy.upstream_connection import UpstreamAnswer
 
 BUFFER: Final = 2**16
 """Bytes waiting in one direction before its sender is made to wait (twice)."""

@@ -6,10 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from relay.capture.proxying.connection import UpstreamAnswer
-from relay.capture.proxying.copies import CopiedAnswer, copied_answer
-from relay.capture.proxying.exchange import RequestBodyError, UpstreamError
-from relay.capture.proxying.signup import Signup
+from relay.proxy.body_capture import (
+    CopiedAnswer,
+    copied_answer,
+)
+from relay.proxy.exchange import (
+    RequestBodyError,
+    UpstreamError,
+)
+from relay.proxy.signup_exchange import Signup
+from relay.proxy.upstream_connection import UpstreamAnswer
 
 
 class Settled(NamedTuple):

@@ -11,22 +11,28 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from relay import openapi
 from relay.alerts import causes
 from relay.alerts import watch as alerts
 from relay.alerts.watch import Watch
-from relay.capture.api import TrackApi
-from relay.capture.cookie import CookieEndpoint
-from relay.capture.dubhook import DubHook
-from relay.capture.hooks import SignupHook
+from relay.capture import openapi
+from relay.capture.click_cookie import Landing
+from relay.capture.cookie_endpoint import CookieEndpoint
+from relay.capture.dub_webhook import DubHook
 from relay.capture.intake import Intake
-from relay.capture.landing import Landing
-from relay.capture.passthrough import PATHS, Passthrough
-from relay.capture.providers import Parts, ProviderHook
-from relay.capture.script import Snippet
+from relay.capture.pass_through import (
+    PATHS,
+    Passthrough,
+)
+from relay.capture.provider_hooks import (
+    Parts,
+    ProviderHook,
+)
+from relay.capture.signup_hook import SignupHook
+from relay.capture.snippet import Snippet
 from relay.capture.spill import Spill, spill_path
-from relay.capture.ticket import TicketEndpoint
-from relay.capture.waiting import Waiting
+from relay.capture.ticket_endpoint import TicketEndpoint
+from relay.capture.track_api import TrackApi
+from relay.capture.wait_mode import Waiting
 from relay.config.settings import Settings
 from relay.core.clock import (
     now_ms,

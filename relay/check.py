@@ -19,7 +19,10 @@ from typing import Any, Final
 
 import aiohttp
 
-from relay.capture.script import BrokenSnippetError, Snippet
+from relay.capture.snippet import (
+    BrokenSnippetError,
+    Snippet,
+)
 from relay.cli_base import sqlite_file
 from relay.config.settings import Settings
 from relay.core.clock import now_ms

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.capture.landing import Landing
+from relay.capture.click_cookie import Landing
 from relay.core.http.cookies import Attribution
 from relay.core.rules.rule import (
     Draft,

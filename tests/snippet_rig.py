@@ -23,8 +23,8 @@ from playwright.async_api import BrowserContext, Page
 from proxy_rig import landing
 from snippet_nothing import NOTHING, PATIENCE
 
-from relay.capture.cookie import CookieEndpoint
-from relay.capture.script import Snippet
+from relay.capture.cookie_endpoint import CookieEndpoint
+from relay.capture.snippet import Snippet
 from relay.core.http.cookies import Attribution
 from relay.http.client_address import Trusted
 from relay.http.responses import speaking_json

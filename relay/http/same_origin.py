@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.capture.landing import Visit
+from relay.capture.click_cookie import Visit
 from relay.core.http.headers import is_host
 from relay.http.client_address import Trusted
 from relay.http.request_guard import every

@@ -15,7 +15,10 @@ from typing import Final, Protocol
 
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
-from relay.capture.landing import PARAMETER, Visit
+from relay.capture.click_cookie import (
+    PARAMETER,
+    Visit,
+)
 from relay.core.http import cookies
 from relay.core.http.forwarding import (
     Forwarding,

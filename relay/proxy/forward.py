@@ -13,7 +13,11 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.capture.landing import Landing, Visit, with_cookies
+from relay.capture.click_cookie import (
+    Landing,
+    Visit,
+    with_cookies,
+)
 from relay.core.http.forwarding import Forwarding
 from relay.core.http.headers import (
     Headers,

@@ -11,7 +11,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from relay.capture.landing import Landing, Visit
+from relay.capture.click_cookie import (
+    Landing,
+    Visit,
+)
 from relay.core.clock import iso
 from relay.core.http import cookies
 from relay.core.http.cookies import Companion

@@ -15,9 +15,9 @@ from aiohttp import web
 from harness import HOOK_SECRET, RelayProcess, SandboxDub, clean_environment
 from servers import TOP
 
-from relay import openapi
 from relay.app import Relay
-from relay.capture.script import NAMES
+from relay.capture import openapi
+from relay.capture.snippet import NAMES
 from relay.config import settings
 
 DUB_SECRET = "whsec_of_dubs_webhook"

@@ -9,7 +9,7 @@ from aiohttp import web
 from playwright.async_api import BrowserContext, Page
 from proxy_rig import landing
 
-from relay.capture.cookie import CookieEndpoint
+from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.clock import now_ms
 from relay.http.client_address import Trusted
 from relay.http.responses import speaking_json

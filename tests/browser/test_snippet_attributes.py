@@ -22,7 +22,7 @@ from snippet_rig import (
     watched,
 )
 
-from relay.capture.script import NAMES
+from relay.capture.snippet import NAMES
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from relay.capture.script import EXTRAS, NAMES, Script, Snippet
+from relay.capture.snippet import (
+    EXTRAS,
+    NAMES,
+    Script,
+    Snippet,
+)
 
 SNIPPET = Path(__file__).parents[2] / "static" / "snippet"
 DIST = SNIPPET / "dist"

@@ -16,7 +16,10 @@ from snippet_rig import (
     watched,
 )
 
-from relay.capture.script import NAMES, Snippet
+from relay.capture.snippet import (
+    NAMES,
+    Snippet,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "snippet.md").read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from pages_rig import serving_pages
 from proxy_rig import NOW, SECRETS, landing
 from recording_site import Message, as_message, ask, closed, request
 
-from relay.capture.cookie import CookieEndpoint
-from relay.capture.landing import Landing
+from relay.capture.click_cookie import Landing
+from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.http import cookies
 from relay.http.client_address import Trusted
 

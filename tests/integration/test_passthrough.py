@@ -16,7 +16,13 @@ from harness import API_KEY, SandboxDub
 from pages_rig import serving_pages
 from recording_site import Message, Site, ask, request, says, visits
 
-from relay.capture.passthrough import CORS, MAX_ANSWER, MAX_BODY, PATHS, Passthrough
+from relay.capture.pass_through import (
+    CORS,
+    MAX_ANSWER,
+    MAX_BODY,
+    PATHS,
+    Passthrough,
+)
 from relay.http.body_limit import read_small
 from relay.http.client_address import Trusted
 from relay.http.responses import (

@@ -14,7 +14,7 @@ import servers
 from aiohttp import web
 from harness import RelayProcess, SandboxDub
 
-from relay.capture.script import NAMES
+from relay.capture.snippet import NAMES
 
 CLICK = "hQWlM2kPzX9aBcDe"
 HOST = "www.example.com"

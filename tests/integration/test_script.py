@@ -18,7 +18,13 @@ from harness import RelayProcess
 from pages_rig import serving_pages
 from recording_site import ask, request, talk
 
-from relay.capture.script import EXTRAS, NAMES, TOKEN, BrokenSnippetError, Snippet
+from relay.capture.snippet import (
+    EXTRAS,
+    NAMES,
+    TOKEN,
+    BrokenSnippetError,
+    Snippet,
+)
 
 HASHED = re.compile(r"(script(?:\.[a-z-]+)*)\.([0-9a-f]{16})\.js")
 

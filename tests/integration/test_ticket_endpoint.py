@@ -10,7 +10,7 @@ from pages_rig import serving_pages
 from proxy_rig import NOW, SECRETS, landing
 from recording_site import Message, ask, request
 
-from relay.capture.ticket import TicketEndpoint
+from relay.capture.ticket_endpoint import TicketEndpoint
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
 from relay.http.client_address import Trusted

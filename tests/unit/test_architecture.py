@@ -56,7 +56,7 @@ CALLERS = (
     "relay.proxy.upstream_protocol",  # their protocol,
     "relay.proxy.websocket",  # its WebSockets,
     "relay.proxy.upstream",  # and its calls
-    "relay.capture.passthrough",  # passes browsers' calls on to Dub
+    "relay.capture.pass_through",  # passes browsers' calls on to Dub
     "relay.alerts.client",  # the operator's webhook
     "relay.check",  # `check` tries whether upstream answers
     "relay.sandbox",  # plays the site and Dub, webhooks included

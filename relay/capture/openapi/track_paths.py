@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from relay.capture.openapi.components import (
+    Json,
+    Paths,
+    error,
+    operation,
+    response,
+)
+from relay.capture.openapi.hook_paths import some_text
 from relay.core.dub.track_lead import (
     MAX_CUSTOMER_ID,
     MAX_EVENT_NAME,
 )
 from relay.core.leads import Status
-from relay.openapi.hooks import some_text
-from relay.openapi.parts import Json, Paths, error, operation, response
 
 TAG: Final = "Dub's API"
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from relay.capture.landing import Landing, Visit
+from relay.capture.click_cookie import (
+    Landing,
+    Visit,
+)
 from relay.core.clock import Clock
 from relay.core.http import tickets
 from relay.core.http.tickets import Opener

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay.openapi.parts import Paths, error, operation, response, status_of, text
+from relay.capture.openapi.components import (
+    Paths,
+    error,
+    operation,
+    response,
+    status_of,
+    text,
+)
 
 TAG: Final = "watching"
 

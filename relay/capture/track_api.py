@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
 from relay.capture.intake import Capture, Intake
-from relay.capture.waiting import Waiting
+from relay.capture.wait_mode import Waiting
 from relay.core import jsontext
 from relay.core.dub import errors
 from relay.core.dub.track_lead import (

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from relay.capture.landing import Landing
+from relay.capture.click_cookie import Landing
 from relay.core.http.cookies import is_click_id
 from relay.http.body_limit import read_small
 from relay.http.client_address import Trusted

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from relay.capture.openapi.components import (
+    Json,
+    Paths,
+    error,
+    header,
+    operation,
+    response,
+)
 from relay.core.dub.track_lead import (
     MAX_CUSTOMER_ID,
     MAX_EVENT_NAME,
@@ -12,7 +20,6 @@ from relay.core.dub.track_lead import (
 from relay.core.leads import Mode
 from relay.core.providers import PROVIDERS
 from relay.core.providers.account import Provider
-from relay.openapi.parts import Json, Paths, error, header, operation, response
 
 TAG: Final = "hooks"
 

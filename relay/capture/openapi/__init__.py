@@ -13,11 +13,22 @@ from typing import Any, Final
 from aiohttp import web
 
 import relay
+from relay.capture.openapi import (
+    health_paths as watching,
+)
+from relay.capture.openapi import (
+    hook_paths as hooks,
+)
+from relay.capture.openapi import (
+    page_paths as pages,
+)
+from relay.capture.openapi import (
+    track_paths as api,
+)
+from relay.capture.openapi.components import SCHEMAS
 from relay.core import jsontext
 from relay.core.http.negotiation import matches
 from relay.http.fixed_responses import FixedAnswer
-from relay.openapi import api, hooks, pages, watching
-from relay.openapi.parts import SCHEMAS
 
 PATH: Final = "openapi.json"
 

@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from relay.capture.passthrough import KEYED_PATHS, OPEN_PATHS
-from relay.capture.script import EXTRAS, NAMES
-from relay.openapi.parts import Json, Paths, header, operation, response, text
+from relay.capture.openapi.components import (
+    Json,
+    Paths,
+    header,
+    operation,
+    response,
+    text,
+)
+from relay.capture.pass_through import (
+    KEYED_PATHS,
+    OPEN_PATHS,
+)
+from relay.capture.snippet import (
+    EXTRAS,
+    NAMES,
+)
 
 TAG: Final = "pages"
 

@@ -41,8 +41,12 @@ from relay.core.clock import (
 from relay.core.dub.retry import Policy
 from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
-from relay.delivery.client import DubClient
-from relay.delivery.delivery import Delivery, Terms, lease_ms
+from relay.delivery.deliver import (
+    Delivery,
+    Terms,
+    lease_ms,
+)
+from relay.delivery.dub_client import DubClient
 from relay.delivery.worker import Worker
 from relay.http.client_address import Trusted
 from relay.http.fast_endpoints import (
@@ -136,7 +140,7 @@ class Relay:
         if self.tracing is None:
             return Delivery
         # Here, for it needs packages that only tracing needs.
-        from relay.delivery.traced import TracedDelivery  # noqa: PLC0415
+        from relay.delivery.traced_delivery import TracedDelivery  # noqa: PLC0415
 
         return partial(TracedDelivery, tracing=self.tracing)
 

@@ -35,7 +35,7 @@ from relay.core.dub.replies import (
 from relay.core.leads import Step
 from relay.core.providers import PROVIDERS
 from relay.core.signing import sign_call
-from relay.delivery.client import DubClient
+from relay.delivery.dub_client import DubClient
 from relay.outbox.contract import Outbox, OutboxError
 
 TIMEOUT_S: Final = 5.0

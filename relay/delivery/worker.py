@@ -15,7 +15,11 @@ from relay.core.dub.replies import Meaning
 from relay.core.dub.retry import probe_delay
 from relay.core.leads import Status
 from relay.core.pacing import LONGEST_PAUSE_MS, ready_at
-from relay.delivery.delivery import Delivered, Delivery, Terms
+from relay.delivery.deliver import (
+    Delivered,
+    Delivery,
+    Terms,
+)
 from relay.observability.logging import get_logger
 from relay.outbox.contract import (
     Claim,

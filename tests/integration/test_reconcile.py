@@ -12,8 +12,11 @@ from outbox_rig import DAY, HOUR, LEASE, entry, lead, offer
 from relay.core.clock import now_ms
 from relay.core.dub.retry import Policy
 from relay.core.leads import Entry, Status, Step
-from relay.delivery.client import DubClient
-from relay.delivery.delivery import Delivery, Terms
+from relay.delivery.deliver import (
+    Delivery,
+    Terms,
+)
+from relay.delivery.dub_client import DubClient
 from relay.observability.metrics import Metrics
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox

@@ -51,7 +51,7 @@ CLIENT_PARTS = frozenset(
 """What makes calls with aiohttp; its server's own parts are everybody's."""
 
 CALLERS = (
-    "relay.delivery.client",  # the only code that delivers to Dub
+    "relay.delivery.dub_client",  # the only code that delivers to Dub
     "relay.proxy.upstream_connection",  # the proxy's connections to the site,
     "relay.proxy.upstream_protocol",  # their protocol,
     "relay.proxy.websocket",  # its WebSockets,
@@ -260,7 +260,7 @@ def test_a_rule_notices_what_it_forbids(
         ("relay.core.a", "from relay.core import leads"),
         ("relay.capture.a", "from relay.outbox.contract import Outbox"),
         ("relay.capture.a", "import asyncio, time\nfrom aiohttp import web"),
-        ("relay.delivery.client", "import aiohttp\naiohttp.ClientSession()"),
+        ("relay.delivery.dub_client", "import aiohttp\naiohttp.ClientSession()"),
         ("relay.outbox.sqlite", "import sqlite3"),
         ("relay.sandbox.site", "from aiohttp import ClientSession"),
     ],

@@ -9,7 +9,11 @@ from relay.core.dub.replies import (
     Outcome,
 )
 from relay.core.leads import Lead, Step
-from relay.delivery.delivery import Call, Delivered, Delivery
+from relay.delivery.deliver import (
+    Call,
+    Delivered,
+    Delivery,
+)
 from relay.observability.tracing import (
     Tracing,
     tell,

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from relay.alerts import causes
-from relay.alerts import watch as alerts
-from relay.alerts.watch import Watch
 from relay.capture import openapi
 from relay.capture.click_cookie import Landing
 from relay.capture.cookie_endpoint import CookieEndpoint
@@ -61,13 +58,19 @@ from relay.http.responses import (
     speaking_json,
 )
 from relay.http.same_origin import OwnPages
-from relay.keeping import Sweeper
 from relay.observability import metrics as prometheus
 from relay.observability.metrics import Metrics
+from relay.operations.alerts import causes
+from relay.operations.alerts import watcher as alerts
+from relay.operations.alerts.watcher import Watch
+from relay.operations.retention import Sweeper
+from relay.operations.status import (
+    Overview,
+    look,
+)
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError
 from relay.outbox.sealing import Seal
-from relay.overview import Overview, look
 from relay.proxy.forward import Proxy
 from relay.proxy.signup_leads import ProxiedSignups
 from relay.proxy.upstream_connection import Limits

@@ -164,7 +164,7 @@ def check(*, as_json: bool, saved: str | None) -> int:
         return _try_out(saved, as_json=as_json)
     settings = read_settings()
     outbox = make_outbox(settings)
-    from relay.check import report_json, report_lines, run_checks  # noqa: PLC0415
+    from relay.operations.diagnostics import report_json, report_lines, run_checks  # noqa: PLC0415
 
     findings = asyncio.run(run_checks(settings, outbox))
     if as_json:

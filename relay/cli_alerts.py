@@ -62,7 +62,8 @@ def test_alert(*, as_json: bool) -> None:
     settings = read_settings(complete=False)
     if settings.alerts_url is None:
         raise ConfigError("RELAY_ALERTS_URL: is required to send an alert")
-    from relay.alerts import client, messages  # noqa: PLC0415 - loads a client
+    from relay.operations.alerts import messages
+    from relay.operations.alerts import webhook as client  # noqa: PLC0415 - loads a client
 
     message = messages.trial(now_ms())
     taken, answer = asyncio.run(

@@ -28,12 +28,16 @@ from relay.config.settings import (
 )
 from relay.core.clock import now_ms
 from relay.core.leads import Entry, Status
+from relay.operations.presentation import (
+    EXPORT_COLUMNS,
+    export_json,
+    export_row,
+)
 from relay.outbox.contract import Outbox, Query
 from relay.outbox.keeping import ON_THE_WAY, Forgotten, Wanted
-from relay.views import EXPORT_COLUMNS, export_json, export_row
 
 if TYPE_CHECKING:
-    from relay.erasing import Erased
+    from relay.operations.erasure import Erased
 
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet run a cell (OWASP, "CSV Injection")."""
@@ -212,7 +216,7 @@ def _confirm(found: list[Entry], *, yes: bool) -> None:
 
 def _forget(settings: Settings, wanted: Wanted) -> Erased:
     # Here, so that the other commands do not wait for it.
-    from relay.erasing import erase  # noqa: PLC0415
+    from relay.operations.erasure import erase  # noqa: PLC0415
     from relay.outbox.sealing import Seal  # noqa: PLC0415
 
     seal = Seal(settings.data_key)

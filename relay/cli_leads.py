@@ -26,8 +26,7 @@ from relay.core.clock import (
     now_ms,
 )
 from relay.core.leads import RETRYABLE, Attempt, Entry, Status, why_not_again
-from relay.outbox.contract import Gate, Outbox, Query
-from relay.views import (
+from relay.operations.presentation import (
     STEP_WORDS,
     click_origin,
     cookie_story,
@@ -38,6 +37,7 @@ from relay.views import (
     span,
     story_json,
 )
+from relay.outbox.contract import Gate, Outbox, Query
 
 PLAIN_LIMIT: Final = 50
 """Rows of a listing for people; a program that asks for --json gets all."""

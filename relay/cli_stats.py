@@ -20,8 +20,13 @@ from relay.core.clock import (
     now_ms,
 )
 from relay.core.leads import Status
-from relay.overview import Overview, delivery_state, look, overview_json
-from relay.views import span
+from relay.operations.presentation import span
+from relay.operations.status import (
+    Overview,
+    delivery_state,
+    look,
+    overview_json,
+)
 
 _DELIVERY = {
     "going": "going on",

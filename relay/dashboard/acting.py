@@ -13,9 +13,9 @@ from relay.core.leads import Entry, Status, why_not_again
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.dashboard.watch import Watch
-from relay.erasing import Erased
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
+from relay.operations.erasure import Erased
 from relay.outbox.contract import Act, Outbox, Query
 from relay.outbox.keeping import ON_THE_WAY, pseudonym
 

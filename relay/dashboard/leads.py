@@ -16,14 +16,14 @@ from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
 from relay.http.responses import RefusedError
-from relay.outbox.contract import Act, Gate, Outbox, Query
-from relay.views import (
+from relay.operations.presentation import (
     STEP_WORDS,
     click_origin,
     cookie_story,
     next_step,
     sale_words,
 )
+from relay.outbox.contract import Act, Gate, Outbox, Query
 
 PAGE: Final = 50
 """Leads on a page of the list."""

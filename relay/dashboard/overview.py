@@ -18,8 +18,8 @@ from relay.dashboard.pages import Pages
 from relay.dashboard.sampling import EVERY_S, plots
 from relay.dashboard.watch import Standing, Watch
 from relay.http.responses import RefusedError
+from relay.operations.presentation import span
 from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError
-from relay.views import span
 
 PACE_S: Final = 2.0
 """How often an open page is told what has changed."""

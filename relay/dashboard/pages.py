@@ -18,8 +18,8 @@ from relay.core.resources import templates_dir
 from relay.dashboard.access import Access, Session
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
+from relay.operations.presentation import span
 from relay.outbox.contract import OutboxUnavailableError
-from relay.views import span
 
 log = get_logger()
 

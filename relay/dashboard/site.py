@@ -17,9 +17,12 @@ from relay.dashboard.overview import OverviewPages
 from relay.dashboard.pages import HEADERS, Pages
 from relay.dashboard.tools import ToolPages
 from relay.dashboard.watch import Watch
-from relay.erasing import Erased, erase
 from relay.http.client_address import Trusted
 from relay.http.responses import RefusedError
+from relay.operations.erasure import (
+    Erased,
+    erase,
+)
 from relay.outbox.contract import Outbox
 from relay.outbox.keeping import Wanted
 from relay.outbox.sealing import Seal

@@ -8,7 +8,6 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.check import run_checks
 from relay.config.settings import Settings
 from relay.core.rules.preview import (
     TryoutError,
@@ -18,6 +17,7 @@ from relay.core.rules.preview import (
 from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import Session
 from relay.dashboard.pages import Pages
+from relay.operations.diagnostics import run_checks
 from relay.outbox import open_outbox
 
 SAMPLE: Final = json.dumps(

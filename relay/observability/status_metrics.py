@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.core.leads import Status
-from relay.overview import Overview
+from relay.operations.status import Overview
 
 Value = float | dict[str, float]
 """A number, or one for each value of the gauge's only label."""

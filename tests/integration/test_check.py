@@ -17,10 +17,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from relay.check import Finding, Result, run_checks
 from relay.config.settings import (
     Settings,
     load,
+)
+from relay.operations.diagnostics import (
+    Finding,
+    Result,
+    run_checks,
 )
 from relay.outbox import open_outbox
 from relay.outbox.contract import Gate

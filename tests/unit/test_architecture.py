@@ -57,8 +57,8 @@ CALLERS = (
     "relay.proxy.websocket",  # its WebSockets,
     "relay.proxy.upstream",  # and its calls
     "relay.capture.pass_through",  # passes browsers' calls on to Dub
-    "relay.alerts.client",  # the operator's webhook
-    "relay.check",  # `check` tries whether upstream answers
+    "relay.operations.alerts.webhook",  # the operator's webhook
+    "relay.operations.diagnostics",  # `check` tries whether upstream answers
     "relay.sandbox",  # plays the site and Dub, webhooks included
     "relay.demo",  # plays the visitor
 )

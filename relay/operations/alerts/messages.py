@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from relay.alerts.causes import Cause
 from relay.core.clock import iso
+from relay.operations.alerts.causes import Cause
 from relay.outbox.contract import Alert
 
 LEASE_MS: Final = 60_000

@@ -11,16 +11,25 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from relay.alerts import client, messages
-from relay.alerts.causes import Limits, find, is_mine
 from relay.core.clock import (
     Clock,
     Roll,
 )
 from relay.core.leads import Status
 from relay.observability.logging import get_logger
+from relay.operations.alerts import (
+    messages,
+)
+from relay.operations.alerts import (
+    webhook as client,
+)
+from relay.operations.alerts.causes import (
+    Limits,
+    find,
+    is_mine,
+)
+from relay.operations.status import Overview
 from relay.outbox.contract import Alert, Outbox, OutboxError
-from relay.overview import Overview
 
 log = get_logger()
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from relay.core.leads import Status
-from relay.overview import Overview
-from relay.views import span
+from relay.operations.presentation import span
+from relay.operations.status import Overview
 
 PARKED: Final = "leads.parked"
 REJECTED: Final = "lead.rejected"

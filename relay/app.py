@@ -207,7 +207,7 @@ class Relay:
 
     def _add_dashboard(self, app: web.Application) -> None:
         # Here, so that a relay without a dashboard does not carry it.
-        from relay.dashboard.site import Dashboard  # noqa: PLC0415
+        from relay.dashboard.routes import Dashboard  # noqa: PLC0415
 
         dashboard = Dashboard(
             self.settings, self.outbox, now_ms, stopping=lambda: self.stopping

@@ -11,12 +11,12 @@ from relay.config.settings import Settings
 from relay.core.clock import Clock
 from relay.core.resources import static_dir
 from relay.dashboard.access import Access, Identity
-from relay.dashboard.acting import Acting
-from relay.dashboard.leads import LeadPages
-from relay.dashboard.overview import OverviewPages
+from relay.dashboard.actions import Acting
+from relay.dashboard.lead_pages import LeadPages
+from relay.dashboard.live import Watch
+from relay.dashboard.overview_page import OverviewPages
 from relay.dashboard.pages import HEADERS, Pages
-from relay.dashboard.tools import ToolPages
-from relay.dashboard.watch import Watch
+from relay.dashboard.tool_pages import ToolPages
 from relay.http.client_address import Trusted
 from relay.http.responses import RefusedError
 from relay.operations.erasure import (

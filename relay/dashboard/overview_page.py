@@ -14,9 +14,12 @@ from relay.core import jsontext
 from relay.core.clock import Clock
 from relay.core.leads import Status
 from relay.dashboard.access import Session
+from relay.dashboard.live import (
+    Standing,
+    Watch,
+)
 from relay.dashboard.pages import Pages
 from relay.dashboard.sampling import EVERY_S, plots
-from relay.dashboard.watch import Standing, Watch
 from relay.http.responses import RefusedError
 from relay.operations.presentation import span
 from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError

@@ -11,8 +11,8 @@ from aiohttp import web
 from relay.core.clock import Clock
 from relay.core.leads import Entry, Status, why_not_again
 from relay.dashboard.access import Session
+from relay.dashboard.live import Watch
 from relay.dashboard.pages import Pages
-from relay.dashboard.watch import Watch
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.erasure import Erased

@@ -23,7 +23,7 @@ from relay.capture.snippet import (
     BrokenSnippetError,
     Snippet,
 )
-from relay.cli_base import sqlite_file
+from relay.cli.base import sqlite_file
 from relay.config.settings import Settings
 from relay.core.clock import now_ms
 from relay.core.dub.replies import (

@@ -19,7 +19,10 @@ from typing import Any
 import click
 import pytest
 
-from relay.cli import cli, main
+from relay.cli.main import (
+    cli,
+    main,
+)
 from relay.core import signing
 from relay.core.clock import (
     iso,

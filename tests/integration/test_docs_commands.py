@@ -10,7 +10,7 @@ import click
 import pytest
 from samples import TOP, pages, samples, spans
 
-from relay.cli import cli
+from relay.cli.main import cli
 from relay.config.table import SETTINGS
 
 COMMANDS: Final = re.compile(rf"dub-relay .*|({'|'.join(cli.commands)}) .*")

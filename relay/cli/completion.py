@@ -7,7 +7,7 @@ from typing import Final
 import click
 from click.shell_completion import get_completion_class
 
-from relay.cli_base import config_option
+from relay.cli.base import config_option
 
 _SHELLS: Final = ("bash", "zsh", "fish")
 

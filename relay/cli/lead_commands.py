@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from relay.cli_base import (
+from relay.cli.base import (
     Command,
     FailedError,
     config_option,

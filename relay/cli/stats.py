@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 
 from relay.capture.spill import spill_path
-from relay.cli_base import (
+from relay.cli.base import (
     config_option,
     printable,
     read_settings,

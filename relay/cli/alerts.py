@@ -7,7 +7,7 @@ import json
 
 import click
 
-from relay.cli_base import (
+from relay.cli.base import (
     FailedError,
     config_option,
     read_settings,

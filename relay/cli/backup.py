@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from relay.capture.spill import Spill, spill_path, spilled_lines
-from relay.cli_base import (
+from relay.cli.base import (
     FailedError,
     config_option,
     existing_outbox,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from relay.cli_base import (
+from relay.cli.base import (
     FailedError,
     config_option,
     existing_outbox,

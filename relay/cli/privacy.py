@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-from relay.cli_base import (
+from relay.cli.base import (
     FailedError,
     config_option,
     printable,
@@ -21,7 +21,10 @@ from relay.cli_base import (
     run_with_outbox,
     say,
 )
-from relay.cli_leads import filters, json_option
+from relay.cli.lead_commands import (
+    filters,
+    json_option,
+)
 from relay.config.settings import (
     ConfigError,
     Settings,

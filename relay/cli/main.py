@@ -21,9 +21,12 @@ from typing import Final, TextIO
 import click
 
 from relay import __version__
-from relay.cli_alerts import alerts
-from relay.cli_backup import backup, restore
-from relay.cli_base import (
+from relay.cli.alerts import alerts
+from relay.cli.backup import (
+    backup,
+    restore,
+)
+from relay.cli.base import (
     FailedError,
     config_option,
     make_outbox,
@@ -31,12 +34,16 @@ from relay.cli_base import (
     read_settings,
     say,
 )
-from relay.cli_completion import completion
-from relay.cli_health import health
-from relay.cli_keeping import export, forget, rekey
-from relay.cli_leads import leads
-from relay.cli_migrate import migrate
-from relay.cli_stats import stats
+from relay.cli.completion import completion
+from relay.cli.health import health
+from relay.cli.lead_commands import leads
+from relay.cli.migrate import migrate
+from relay.cli.privacy import (
+    export,
+    forget,
+    rekey,
+)
+from relay.cli.stats import stats
 from relay.config.reference import settings_help
 from relay.config.settings import (
     ConfigError,

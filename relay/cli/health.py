@@ -10,7 +10,12 @@ from typing import Final
 
 import click
 
-from relay.cli_base import FailedError, config_option, printable, read_settings
+from relay.cli.base import (
+    FailedError,
+    config_option,
+    printable,
+    read_settings,
+)
 from relay.config.settings import Settings
 
 TIMEOUT_S: Final = 5.0

@@ -95,7 +95,7 @@ def serve(*, workers: int, no_web: bool, no_delivery: bool) -> int:
     if settings.traces != "off" and find_spec("opentelemetry") is None:
         raise ConfigError("RELAY_TRACES: needs pip install 'dub-relay[otel]'")
     # Here, so that --help and version do not wait for the whole program.
-    from relay.server import serve as run  # noqa: PLC0415
+    from relay.server.process import serve as run  # noqa: PLC0415
 
     return run(settings, web=not no_web, delivery=not no_delivery, workers=workers)
 

@@ -32,7 +32,7 @@ from relay.config.table import (
     SETTINGS,
 )
 from relay.delivery.worker import STOP_GRACE_S
-from relay.face import REQUEST_GRACE_S
+from relay.server.listeners import REQUEST_GRACE_S
 
 CONTAINER = DEPLOY / "container" / "Containerfile"
 COMPOSE = DEPLOY / "compose"

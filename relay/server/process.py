@@ -16,15 +16,15 @@ from typing import Final
 import uvloop
 from aiohttp import http_parser
 
-from relay import supervised
 from relay.app import Relay
 from relay.config.settings import Settings
 from relay.core.clock import now_ms
-from relay.face import Face
 from relay.observability import logging as logs
 from relay.observability.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
-from relay.workers import supervise
+from relay.server import systemd as supervised
+from relay.server.listeners import Face
+from relay.server.prefork import supervise
 
 log = logs.get_logger()
 

@@ -21,7 +21,10 @@ from relay.http.listener_limits import FrontLimits
 from relay.http.listener_server import FrontRunner
 from relay.observability.logging import get_logger
 from relay.proxy.forward import EXPRESS
-from relay.tls import Certificate, TlsError
+from relay.server.tls import (
+    Certificate,
+    TlsError,
+)
 
 log = get_logger()
 

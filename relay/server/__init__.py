@@ -1,0 +1,1 @@
+"""The process: sockets, signals, workers, and a graceful stop."""

@@ -110,7 +110,7 @@ def demo(*, once: bool) -> int:
 
     It brings its own settings and reads none of yours.
     """
-    from relay.demo import run  # noqa: PLC0415 - as in serve
+    from relay.sandbox.demo import run  # noqa: PLC0415 - as in serve
 
     return run(once=once)
 

@@ -18,8 +18,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from relay.core.dub.track_lead import LeadFields
-from relay.demo import PORTS
 from relay.sandbox.app import DUB, make_dub, make_site
+from relay.sandbox.demo import PORTS
 from relay.sandbox.dub import Dub
 from relay.sandbox.model import Link
 from relay.sandbox.site import Hook

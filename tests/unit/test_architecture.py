@@ -60,7 +60,7 @@ CALLERS = (
     "relay.operations.alerts.webhook",  # the operator's webhook
     "relay.operations.diagnostics",  # `check` tries whether upstream answers
     "relay.sandbox",  # plays the site and Dub, webhooks included
-    "relay.demo",  # plays the visitor
+    "relay.sandbox.demo",  # plays the visitor
 )
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.core.leads import Lead, Status
+from relay.core.leads import Lead, LeadStatus
 from relay.outbox.contract import Claim, Offer, Settlement
 from relay.outbox.queries import sql
 from relay.outbox.rows import Row, row_of
@@ -92,7 +92,7 @@ async def claim(outbox: SqliteOutbox) -> tuple[float, list[Claim]]:
 async def give_back(outbox: SqliteOutbox, claims: list[Claim]) -> None:
     """Put leads back to where they were, so that the backlog stays as it is."""
     for one in claims:
-        end = Settlement(Status.QUEUED, due_at=one.entry.lead.created_at)
+        end = Settlement(LeadStatus.QUEUED, due_at=one.entry.lead.created_at)
         await outbox.settle(one, end, NOW)
 
 

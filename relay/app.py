@@ -40,7 +40,7 @@ from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
 from relay.delivery.deliver import (
     Delivery,
-    Terms,
+    DeliveryTerms,
     lease_ms,
 )
 from relay.delivery.dub_client import DubClient
@@ -62,7 +62,7 @@ from relay.observability import metrics as prometheus
 from relay.observability.metrics import Metrics
 from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
-from relay.operations.alerts.watcher import Watch
+from relay.operations.alerts.watcher import AlertWatcher
 from relay.operations.retention import Sweeper
 from relay.operations.status import (
     Overview,
@@ -73,7 +73,7 @@ from relay.outbox.contract import Outbox, OutboxUnavailableError
 from relay.outbox.sealing import Seal
 from relay.proxy.forward import Proxy
 from relay.proxy.signup_leads import ProxiedSignups
-from relay.proxy.upstream_connection import Limits
+from relay.proxy.upstream_connection import UpstreamLimits
 
 if TYPE_CHECKING:
     from relay.observability.tracing import Tracing
@@ -147,20 +147,22 @@ class Relay:
 
         return partial(TracedDelivery, tracing=self.tracing)
 
-    def watch(self) -> Watch | None:
+    def watch(self) -> AlertWatcher | None:
         """Put together what tells the operator's webhook; None: there is none."""
         settings = self.settings
         if settings.alerts_url is None:
             return None
-        terms = alerts.Terms(
+        terms = alerts.AlertTerms(
             url=settings.alerts_url,
             keys=settings.alerts_secret,
-            limits=causes.Limits(settings.alerts_backlog, settings.alerts_disk / 100),
+            limits=causes.AlertLimits(
+                settings.alerts_backlog, settings.alerts_disk / 100
+            ),
             every_s=settings.alerts_every,
             retry_base_s=settings.retry_base,
             host=gethostname(),
         )
-        return Watch(self.outbox, self.overview, terms, clock=now_ms, roll=roll)
+        return AlertWatcher(self.outbox, self.overview, terms, clock=now_ms, roll=roll)
 
     def sweeper(self) -> Sweeper:
         """Put together what erases personal data whose time is over."""
@@ -321,7 +323,7 @@ class Relay:
             unix_trusted=settings.listen.unix is not None,
             prefix=settings.prefix,
             script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
-            limits=Limits(
+            limits=UpstreamLimits(
                 connect=settings.upstream_connect,
                 answer=settings.upstream_answer,
                 stall=settings.upstream_stall,
@@ -381,8 +383,8 @@ def _tracing(settings: Settings) -> Tracing | None:
     return Tracing(settings.prefix, takes_sign_ups)
 
 
-def _terms(settings: Settings) -> Terms:
-    return Terms(
+def _terms(settings: Settings) -> DeliveryTerms:
+    return DeliveryTerms(
         policy=Policy(
             base_ms=round(settings.retry_base * 1000),
             max_ms=round(settings.retry_max * 1000),

@@ -22,7 +22,7 @@ from relay.proxy.forward import (
     Proxy,
 )
 from relay.proxy.signup_exchange import Held
-from relay.proxy.upstream_connection import Limits
+from relay.proxy.upstream_connection import UpstreamLimits
 
 SECRETS = ("a-secret-for-tests-only",)
 EXPRESS_LANE = True
@@ -103,7 +103,7 @@ async def proxied(
     signups: Remembering | None = None,
     *,
     landings: Landing | None = None,
-    limits: Limits | None = None,
+    limits: UpstreamLimits | None = None,
     now: int = NOW,
     grace: float = 1.0,
     express: bool | None = None,

@@ -17,7 +17,7 @@ from relay.core.dub.track_lead import (
     dedupe_key,
 )
 from relay.core.dub.track_sale import sale_key
-from relay.core.leads import Lead, Mode, Status
+from relay.core.leads import Lead, LeadStatus, Mode
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import (
@@ -94,7 +94,7 @@ class Intake:
             log.info(
                 f"lead.repeated_{receipt.taken}", lead=receipt.lead_id, source=source
             )
-        elif offer.status is Status.REJECTED:
+        elif offer.status is LeadStatus.REJECTED:
             self.count(source, "rejected")
             log.warning("lead.rejected", lead=receipt.lead_id, reason=offer.reason)
         else:
@@ -115,7 +115,7 @@ class Intake:
 
     async def hold(self, offer: Offer) -> str:
         """Write a sign-up down before it is passed on; give its id."""
-        held = replace(offer, dedupe_since=None, status=Status.HELD, reason=None)
+        held = replace(offer, dedupe_since=None, status=LeadStatus.HELD, reason=None)
         return (await self._outbox.put(held)).lead_id
 
     async def drop(self, held: str) -> None:

@@ -23,15 +23,15 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.dub.track_sale import sanitise_sale
 from relay.core.http.tickets import (
-    Found,
+    FoundClick,
     Opener,
 )
 from relay.core.providers.account import (
     Ignored,
+    NewAccount,
     PayloadError,
     Provider,
-    Sale,
-    Signup,
+    ProviderSale,
 )
 from relay.http.responses import (
     RETRY_AFTER_S,
@@ -110,7 +110,7 @@ class ProviderHook:
             told["sale"] = await self._sale(event, event.sale)
         return told
 
-    def _read(self, body: bytes, message_id: str) -> Signup | Ignored:
+    def _read(self, body: bytes, message_id: str) -> NewAccount | Ignored:
         document = read_json(body)
         if not isinstance(document, dict):
             raise RefusedError(422, "The body must be a JSON object.")
@@ -119,7 +119,7 @@ class ProviderHook:
         except PayloadError as error:
             raise RefusedError(422, str(error)) from None
 
-    async def _lead(self, signup: Signup) -> dict[str, Any]:
+    async def _lead(self, signup: NewAccount) -> dict[str, Any]:
         if not signup.lead:
             return self._ignored("This purchase is of a customer known before.")
         opener, now = self._parts.opener, self._parts.clock()
@@ -129,7 +129,7 @@ class ProviderHook:
             return {"id": None, "status": "unattributed", "reason": found.told_by}
         return await self._commit(self._offer(signup, found, found.click_id))
 
-    def _offer(self, signup: Signup, found: Found, click_id: str) -> Offer:
+    def _offer(self, signup: NewAccount, found: FoundClick, click_id: str) -> Offer:
         try:
             fields, notes = sanitise({**signup.person, "eventName": self._parts.event})
         except InvalidFieldError as error:
@@ -169,7 +169,7 @@ class ProviderHook:
         self._count("missed")
         return {"id": None, "status": "missed", "reason": "neither database nor disk"}
 
-    async def _sale(self, signup: Signup, sale: Sale) -> dict[str, Any]:
+    async def _sale(self, signup: NewAccount, sale: ProviderSale) -> dict[str, Any]:
         """Commit a sale; in its customer's line it waits behind the lead, if any."""
         try:
             fields, notes = sanitise_sale({**signup.person, **sale.body})

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from relay.core import jsontext
-from relay.core.leads import Lead, Mode, Status
+from relay.core.leads import Lead, LeadStatus, Mode
 from relay.observability.logging import get_logger
 from relay.outbox.contract import Offer, OutboxError, UnstorableError
 from relay.outbox.sealing import PLAIN, Seal, SealedError
@@ -262,5 +262,5 @@ def _read(line: bytes, seal: Seal) -> tuple[Offer, str | None]:
     held = document.pop("held")
     lead = document.pop("lead")
     lead |= {"mode": Mode(lead["mode"]), "notes": tuple(lead["notes"])}
-    document["status"] = Status(document["status"])
+    document["status"] = LeadStatus(document["status"])
     return Offer(lead=Lead(**lead), **document), held

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from relay.core.clock import Clock
 from relay.core.dub.errors import CODES
-from relay.core.leads import Entry, Status
+from relay.core.leads import LeadRecord, LeadStatus
 from relay.http.responses import (
     RefusedError,
     answer,
@@ -30,9 +30,13 @@ WITHIN_S: Final = 10.0
 FIRST_NAP_S: Final = 0.005
 """Dub needs several times as long for its two calls."""
 
-_UNDER_WAY: Final = frozenset({Status.QUEUED, Status.SENDING, Status.WAITING})
+_UNDER_WAY: Final = frozenset(
+    {LeadStatus.QUEUED, LeadStatus.SENDING, LeadStatus.WAITING}
+)
 
-_TAKEN: Final = frozenset({Status.DELIVERED, Status.CONFIRMED, Status.DUPLICATE})
+_TAKEN: Final = frozenset(
+    {LeadStatus.DELIVERED, LeadStatus.CONFIRMED, LeadStatus.DUPLICATE}
+)
 
 
 class Waiting:
@@ -72,7 +76,7 @@ class Waiting:
             " does no harm.",
         )
 
-    async def _ended(self, lead_id: str, within: float) -> Entry | None:
+    async def _ended(self, lead_id: str, within: float) -> LeadRecord | None:
         """Give a lead when nothing more can happen to it in time, or time is up."""
         started = time.monotonic()
         while True:
@@ -83,18 +87,18 @@ class Waiting:
             nap = max(FIRST_NAP_S, waited / 10)
             await asyncio.sleep(min(nap, within - waited))
 
-    async def _may_end(self, entry: Entry, left: float) -> bool:
+    async def _may_end(self, entry: LeadRecord, left: float) -> bool:
         """Tell whether a lead may still come to its end in so many seconds."""
         if left <= 0:
             return False
-        if entry.status is Status.QUEUED:
+        if entry.status is LeadStatus.QUEUED:
             return not (await self._outbox.gate()).closed
-        if entry.status is Status.WAITING and entry.due_at is not None:
+        if entry.status is LeadStatus.WAITING and entry.due_at is not None:
             return entry.due_at < self._clock() + left * 1000
-        return entry.status is Status.SENDING
+        return entry.status is LeadStatus.SENDING
 
 
-def _told(entry: Entry | None) -> web.Response | None:
+def _told(entry: LeadRecord | None) -> web.Response | None:
     """Write Dub's final answer as Dub wrote it; None if there is none.
 
     An error that may pass is not final: the lead is still on its way.
@@ -105,6 +109,6 @@ def _told(entry: Entry | None) -> web.Response | None:
     if status == 200:
         relay = {"id": entry.lead.id, "status": entry.status.value}
         return answer({**body, "relay": relay})
-    if entry.status is Status.REJECTED and status in CODES.values():
+    if entry.status is LeadStatus.REJECTED and status in CODES.values():
         return answer(body, status)
     return None

@@ -30,7 +30,7 @@ from relay.core.clock import (
     iso,
     now_ms,
 )
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.observability import logging as logs
 from relay.outbox import open_outbox
 from relay.outbox.contract import OutboxError
@@ -182,7 +182,7 @@ def _use_pg(settings: Settings, command: str) -> NoReturn:
 
 
 def _tell(made: Copied, did: str, more: dict[str, Any], *, as_json: bool) -> None:
-    counted = {one.value: made.leads[one] for one in Status if one in made.leads}
+    counted = {one.value: made.leads[one] for one in LeadStatus if one in made.leads}
     total = sum(counted.values())
     if as_json:
         facts = {"leads": counted, "total": total, "attempts": made.attempts}

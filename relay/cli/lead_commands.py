@@ -25,7 +25,7 @@ from relay.core.clock import (
     iso,
     now_ms,
 )
-from relay.core.leads import RETRYABLE, Attempt, Entry, Status, why_not_again
+from relay.core.leads import RETRYABLE, Attempt, LeadRecord, LeadStatus, why_not_again
 from relay.operations.presentation import (
     STEP_WORDS,
     click_origin,
@@ -64,11 +64,13 @@ def _since(_: click.Context, __: click.Parameter, value: str | None) -> int | No
         ) from error
 
 
-def _status(_: click.Context, __: click.Parameter, value: str | None) -> Status | None:
-    return Status(value) if value else None
+def _status(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> LeadStatus | None:
+    return LeadStatus(value) if value else None
 
 
-def _statuses(chosen: Sequence[Status]) -> click.Choice[str]:
+def _statuses(chosen: Sequence[LeadStatus]) -> click.Choice[str]:
     return click.Choice([status.value for status in chosen])
 
 
@@ -95,7 +97,7 @@ def filters(command: Command) -> Command:
     options = (
         click.option(
             "--status",
-            type=_statuses(list(Status)),
+            type=_statuses(list(LeadStatus)),
             callback=_status,
             help="Only leads in this state.",
         ),
@@ -119,7 +121,7 @@ def filters(command: Command) -> Command:
 @config_option
 def list_leads(
     *,
-    status: Status | None,
+    status: LeadStatus | None,
     customer: str | None,
     since: int | None,
     limit: int | None,
@@ -140,7 +142,7 @@ def list_leads(
         say(f"There are more than these {shown}: --limit N shows them.")
 
 
-def _row(entry: Entry) -> tuple[object, ...]:
+def _row(entry: LeadRecord) -> tuple[object, ...]:
     lead = entry.lead
     return (
         lead.id,
@@ -152,7 +154,7 @@ def _row(entry: Entry) -> tuple[object, ...]:
     )
 
 
-def _news(entry: Entry) -> str:
+def _news(entry: LeadRecord) -> str:
     due = next_attempt_at(entry)
     if entry.last_error and due is not None:
         return f"{entry.last_error}; again at {_to_seconds(due)}"
@@ -171,7 +173,7 @@ def _to_seconds(at: int) -> str:
 def show(*, lead_id: str, as_json: bool) -> None:
     """Tell the whole story of one lead, the customer's own data included."""
 
-    async def look(outbox: Outbox) -> tuple[Entry, list[Attempt], Gate]:
+    async def look(outbox: Outbox) -> tuple[LeadRecord, list[Attempt], Gate]:
         entry = await outbox.get(lead_id)
         if entry is None:
             raise FailedError(f"no lead {printable(lead_id)} in this database")
@@ -186,7 +188,7 @@ def show(*, lead_id: str, as_json: bool) -> None:
 
 
 def story(
-    entry: Entry, attempts: Sequence[Attempt], gate: Gate, now: int
+    entry: LeadRecord, attempts: Sequence[Attempt], gate: Gate, now: int
 ) -> Iterator[str]:
     """Tell a lead's story in plain lines: captured, noted, called, and next."""
     yield f"{entry.lead.id} is {entry.status}."
@@ -204,7 +206,7 @@ def story(
     yield from ("", f"Next: {printable(next_step(entry, gate, now))}")
 
 
-def _facts(entry: Entry, now: int) -> Iterator[tuple[str, object]]:
+def _facts(entry: LeadRecord, now: int) -> Iterator[tuple[str, object]]:
     lead = entry.lead
     ago = span(now - lead.created_at)
     yield "captured", f"{iso(lead.created_at)} ({ago} ago) by {lead.source}"
@@ -249,7 +251,7 @@ def _attempt_line(attempt: Attempt) -> str:
 def retry(
     *,
     lead_ids: tuple[str, ...],
-    status: Status | None,
+    status: LeadStatus | None,
     dry_run: bool,
     limit: int | None,
     as_json: bool,
@@ -275,9 +277,11 @@ def retry(
         raise FailedError("; ".join(map(printable, refused)))
 
 
-async def _waiting(outbox: Outbox, status: Status, limit: int | None) -> list[Entry]:
+async def _waiting(
+    outbox: Outbox, status: LeadStatus, limit: int | None
+) -> list[LeadRecord]:
     """Get the newest leads in a state that can be sent again."""
-    found: list[Entry] = []
+    found: list[LeadRecord] = []
     async for entry in outbox.scan(Query(status=status)):
         if limit is not None and len(found) == limit:
             break
@@ -288,7 +292,7 @@ async def _waiting(outbox: Outbox, status: Status, limit: int | None) -> list[En
 
 async def _named(
     outbox: Outbox, lead_ids: Sequence[str], refused: list[str]
-) -> list[Entry]:
+) -> list[LeadRecord]:
     """Get the leads that may be sent again; say of the others why not."""
     found = []
     for lead_id in dict.fromkeys(lead_ids):
@@ -304,7 +308,7 @@ async def _named(
 
 async def _retry(
     outbox: Outbox,
-    entries: Sequence[Entry],
+    entries: Sequence[LeadRecord],
     refused: list[str],
     *,
     dry_run: bool,
@@ -319,7 +323,7 @@ async def _retry(
             refused.append(f"{entry.lead.id} has moved on meanwhile")
             continue
         current = entry if dry_run else await outbox.get(entry.lead.id) or entry
-        line = f"{entry.lead.id}  {entry.status} -> {Status.QUEUED}"
+        line = f"{entry.lead.id}  {entry.status} -> {LeadStatus.QUEUED}"
         click.echo(json.dumps(entry_json(current)) if as_json else line)
     if entries and (gate := await outbox.gate()).closed:
         waits_for = "a person" if gate.parks else "Dub"

@@ -20,7 +20,7 @@ from relay.cli.base import (
     table,
 )
 from relay.config.settings import ConfigError
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox import is_postgres
 from relay.outbox.contract import OutboxError
 
@@ -93,7 +93,7 @@ def _move(source: Path, url: str) -> Moved:
 
 
 def _counted(moved: Moved) -> dict[str, int]:
-    return {one.value: moved.leads[one] for one in Status if one in moved.leads}
+    return {one.value: moved.leads[one] for one in LeadStatus if one in moved.leads}
 
 
 def _moved_json(moved: Moved) -> dict[str, Any]:

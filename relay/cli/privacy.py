@@ -30,7 +30,7 @@ from relay.config.settings import (
     Settings,
 )
 from relay.core.clock import now_ms
-from relay.core.leads import Entry, Status
+from relay.core.leads import LeadRecord, LeadStatus
 from relay.operations.presentation import (
     EXPORT_COLUMNS,
     export_json,
@@ -48,7 +48,7 @@ FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 REKEY_BATCH: Final = 500
 """Leads written anew in one transaction: some milliseconds, in which others wait."""
 
-Write = Callable[[Entry], None]
+Write = Callable[[LeadRecord], None]
 
 
 @click.command()
@@ -65,7 +65,7 @@ Write = Callable[[Entry], None]
 def export(
     *,
     form: str,
-    status: Status | None,
+    status: LeadStatus | None,
     customer: str | None,
     since: int | None,
     limit: int | None,
@@ -114,7 +114,7 @@ def _opened(output: str | None) -> Iterator[TextIO]:
 
 
 def _json_writer(stream: TextIO) -> Write:
-    def write(entry: Entry) -> None:
+    def write(entry: LeadRecord) -> None:
         stream.write(json.dumps(export_json(entry)) + "\n")
 
     return write
@@ -124,7 +124,7 @@ def _csv_writer(stream: TextIO) -> Write:
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(EXPORT_COLUMNS)
 
-    def write(entry: Entry) -> None:
+    def write(entry: LeadRecord) -> None:
         rows.writerow([cell(value) for value in export_row(entry)])
 
     return write
@@ -185,14 +185,14 @@ def forget(
         raise FailedError(erased.problem)
 
 
-async def _found(outbox: Outbox, wanted: Wanted) -> list[Entry]:
+async def _found(outbox: Outbox, wanted: Wanted) -> list[LeadRecord]:
     if wanted.lead_id is not None:
         entry = await outbox.get(wanted.lead_id)
         return [] if entry is None else [entry]
     return await outbox.list(Query(customer=wanted.customer))
 
 
-def _say_found(found: list[Entry], *, dry_run: bool, as_json: bool) -> None:
+def _say_found(found: list[LeadRecord], *, dry_run: bool, as_json: bool) -> None:
     fresh = _count([entry for entry in found if entry.erased_at is None])
     if dry_run and as_json:
         click.echo(json.dumps({"wouldErase": fresh}))
@@ -203,7 +203,7 @@ def _say_found(found: list[Entry], *, dry_run: bool, as_json: bool) -> None:
     click.echo(told, err=as_json)
 
 
-def _confirm(found: list[Entry], *, yes: bool) -> None:
+def _confirm(found: list[LeadRecord], *, yes: bool) -> None:
     """Ask before leads are erased that Dub would still get."""
     losing = [
         one for one in found if one.erased_at is None and one.status in ON_THE_WAY
@@ -291,15 +291,15 @@ async def _rekey_all(outbox: Outbox) -> dict[str, int]:
     return totals
 
 
-def _count(entries: list[Entry]) -> dict[Status, int]:
-    counts: dict[Status, int] = {}
+def _count(entries: list[LeadRecord]) -> dict[LeadStatus, int]:
+    counts: dict[LeadStatus, int] = {}
     for entry in entries:
         counts[entry.status] = counts.get(entry.status, 0) + 1
     return counts
 
 
-def _by_status(counts: Mapping[Status, int]) -> str:
-    told = ", ".join(f"{counts[one]} {one}" for one in Status if counts.get(one))
+def _by_status(counts: Mapping[LeadStatus, int]) -> str:
+    told = ", ".join(f"{counts[one]} {one}" for one in LeadStatus if counts.get(one))
     return f" ({told})" if told else ""
 
 

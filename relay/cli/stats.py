@@ -19,7 +19,7 @@ from relay.core.clock import (
     iso,
     now_ms,
 )
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.operations.presentation import span
 from relay.operations.status import (
     Overview,
@@ -56,7 +56,7 @@ def stats(*, as_json: bool) -> None:
         return
     table(
         ("STATUS", "LEADS"),
-        [(status.value, seen.leads.get(status, 0)) for status in Status],
+        [(status.value, seen.leads.get(status, 0)) for status in LeadStatus],
     )
     for name, value in _facts(seen):
         click.echo(f"{name:<9} {printable(value)}")

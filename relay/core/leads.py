@@ -22,7 +22,7 @@ class Mode(StrEnum):
     DEFERRED = "deferred"
 
 
-class Status(StrEnum):
+class LeadStatus(StrEnum):
     """Where a lead is on its way. The words are those a user reads."""
 
     HELD = "held"
@@ -38,59 +38,61 @@ class Status(StrEnum):
 
 
 OPEN: Final = frozenset(
-    {Status.QUEUED, Status.SENDING, Status.WAITING, Status.PARKED},
+    {LeadStatus.QUEUED, LeadStatus.SENDING, LeadStatus.WAITING, LeadStatus.PARKED},
 )
 """States from which delivery goes on by itself; a customer's later leads wait."""
 
 RETRYABLE: Final = frozenset(
-    {Status.HELD, Status.PARKED, Status.UNCONFIRMED, Status.REJECTED},
+    {LeadStatus.HELD, LeadStatus.PARKED, LeadStatus.UNCONFIRMED, LeadStatus.REJECTED},
 )
 """States that a person may send again. Never one that Dub has already taken."""
 
-SETTLED: Final = frozenset({Status.DELIVERED, Status.CONFIRMED, Status.DUPLICATE})
+SETTLED: Final = frozenset(
+    {LeadStatus.DELIVERED, LeadStatus.CONFIRMED, LeadStatus.DUPLICATE}
+)
 """States of leads that Dub has: their personal data is not needed any more."""
 
-_FORGOTTEN: Final = frozenset({Status.REJECTED, Status.UNCONFIRMED})
+_FORGOTTEN: Final = frozenset({LeadStatus.REJECTED, LeadStatus.UNCONFIRMED})
 
-MOVES: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
+MOVES: Final[Mapping[LeadStatus, frozenset[LeadStatus]]] = MappingProxyType(
     {
         # Anything that waits -> rejected or, in doubt, unconfirmed: a person had
         # the customer's data erased (`leads forget`), and there is nothing to send.
         #
         # The site answered (queued), refused (the row is removed), or the
         # relay died in between and a person decides.
-        Status.HELD: frozenset({Status.QUEUED, Status.REJECTED}),
+        LeadStatus.HELD: frozenset({LeadStatus.QUEUED, LeadStatus.REJECTED}),
         # Dub's webhook may tell of a lead whose call got no answer, at any
         # moment before the lead is settled: whatever is in doubt -> confirmed.
-        Status.QUEUED: frozenset(
-            {Status.SENDING, Status.PARKED, Status.CONFIRMED} | _FORGOTTEN
+        LeadStatus.QUEUED: frozenset(
+            {LeadStatus.SENDING, LeadStatus.PARKED, LeadStatus.CONFIRMED} | _FORGOTTEN
         ),
         # A lease that ran out is claimed again: sending -> sending.
-        Status.SENDING: frozenset(
+        LeadStatus.SENDING: frozenset(
             {
-                Status.SENDING,
-                Status.QUEUED,
-                Status.WAITING,
-                Status.PARKED,
-                Status.DELIVERED,
-                Status.CONFIRMED,
-                Status.DUPLICATE,
-                Status.UNCONFIRMED,
-                Status.REJECTED,
+                LeadStatus.SENDING,
+                LeadStatus.QUEUED,
+                LeadStatus.WAITING,
+                LeadStatus.PARKED,
+                LeadStatus.DELIVERED,
+                LeadStatus.CONFIRMED,
+                LeadStatus.DUPLICATE,
+                LeadStatus.UNCONFIRMED,
+                LeadStatus.REJECTED,
             },
         ),
-        Status.WAITING: frozenset(
-            {Status.SENDING, Status.PARKED, Status.CONFIRMED} | _FORGOTTEN
+        LeadStatus.WAITING: frozenset(
+            {LeadStatus.SENDING, LeadStatus.PARKED, LeadStatus.CONFIRMED} | _FORGOTTEN
         ),
         # The probe is sent straight from parked; the others go back in line.
-        Status.PARKED: frozenset(
-            {Status.SENDING, Status.QUEUED, Status.CONFIRMED} | _FORGOTTEN
+        LeadStatus.PARKED: frozenset(
+            {LeadStatus.SENDING, LeadStatus.QUEUED, LeadStatus.CONFIRMED} | _FORGOTTEN
         ),
-        Status.DELIVERED: frozenset({Status.CONFIRMED}),
-        Status.UNCONFIRMED: frozenset({Status.CONFIRMED, Status.QUEUED}),
-        Status.REJECTED: frozenset({Status.QUEUED}),
-        Status.DUPLICATE: frozenset(),
-        Status.CONFIRMED: frozenset(),
+        LeadStatus.DELIVERED: frozenset({LeadStatus.CONFIRMED}),
+        LeadStatus.UNCONFIRMED: frozenset({LeadStatus.CONFIRMED, LeadStatus.QUEUED}),
+        LeadStatus.REJECTED: frozenset({LeadStatus.QUEUED}),
+        LeadStatus.DUPLICATE: frozenset(),
+        LeadStatus.CONFIRMED: frozenset(),
     },
 )
 """Every move there is. Both stores, delivery, the CLI and the docs read it."""
@@ -100,7 +102,7 @@ class IllegalMoveError(Exception):
     """A move that :data:`MOVES` does not have: a defect, never bad input."""
 
 
-def require_move(old: Status, new: Status) -> None:
+def require_move(old: LeadStatus, new: LeadStatus) -> None:
     """Raise :class:`IllegalMoveError` unless a lead may go from old to new."""
     if new not in MOVES[old]:
         raise IllegalMoveError(f"a lead cannot go from {old} to {new}")
@@ -168,7 +170,7 @@ class Lead:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LeadRecord:
     """A lead in the outbox, with what has happened to it so far.
 
     ``attempts`` counts calls to Dub. ``due_at`` (epoch ms) is the next attempt
@@ -183,7 +185,7 @@ class Entry:
     """
 
     lead: Lead
-    status: Status
+    status: LeadStatus
     attempts: int = 0
     last_error: str | None = None
     due_at: int | None = None
@@ -195,7 +197,7 @@ class Entry:
     answer: str | None = field(default=None, repr=False)
 
 
-def why_not_again(entry: Entry) -> str | None:
+def why_not_again(entry: LeadRecord) -> str | None:
     """Say why a person cannot send a lead again, as the end of a sentence; or None."""
     if entry.erased_at is not None:
         return "was erased: there is nothing left to send"

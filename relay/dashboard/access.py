@@ -46,7 +46,7 @@ _FORM: Final = "dashboard form"
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class AdminSession:
     """Somebody who is signed in; ``key`` ties the forms to this session."""
 
     actor: str
@@ -105,10 +105,10 @@ class Access:
         """Whether there is a password to sign in with."""
         return self._password is not None
 
-    def session(self, request: web.Request) -> Session | None:
+    def session(self, request: web.Request) -> AdminSession | None:
         """Give the session of a request, None if nobody is signed in."""
         if self._identity is not None and (who := self._identity.actor(request)):
-            return Session(who, who)
+            return AdminSession(who, who)
         if self._password is None:
             return None
         try:
@@ -123,7 +123,7 @@ class Access:
             return None
         match told:
             case {"m": self._mark, "k": str(key)}:
-                return Session(ADMIN, key)
+                return AdminSession(ADMIN, key)
             case _:
                 return None
 
@@ -159,11 +159,11 @@ class Access:
         """Remove the cookie."""
         response.del_cookie(COOKIE, path=self._path)
 
-    def token(self, session: Session) -> str:
+    def token(self, session: AdminSession) -> str:
         """Give the token that a form of this session must carry."""
         return sign_json(session.key, self._secrets, _FORM, self._clock())
 
-    def require_token(self, session: Session, given: str) -> None:
+    def require_token(self, session: AdminSession, given: str) -> None:
         """Raise RefusedError(403) unless the form was one of this session's."""
         try:
             key = verify_json(

@@ -9,9 +9,9 @@ from typing import Final
 from aiohttp import web
 
 from relay.core.clock import Clock
-from relay.core.leads import Entry, Status, why_not_again
-from relay.dashboard.access import Session
-from relay.dashboard.live import Watch
+from relay.core.leads import LeadRecord, LeadStatus, why_not_again
+from relay.dashboard.access import AdminSession
+from relay.dashboard.live import LiveWatch
 from relay.dashboard.pages import Pages
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
@@ -48,7 +48,7 @@ class Acting:
     def __init__(
         self,
         outbox: Outbox,
-        watch: Watch,
+        watch: LiveWatch,
         pages: Pages,
         clock: Clock,
         erase: Callable[[str], Awaitable[Erased]],
@@ -66,7 +66,7 @@ class Acting:
             "resume": self._resume,
         }
 
-    async def act(self, request: web.Request, session: Session) -> web.Response:
+    async def act(self, request: web.Request, session: AdminSession) -> web.Response:
         """Show what would happen; with ``sure`` in the form, do it."""
         form = await request.post()
         name, subject = str(form.get("do", "")), str(form.get("subject", ""))
@@ -86,7 +86,7 @@ class Acting:
             "confirm.html", session, plan=plan, do=name, done=done
         )
 
-    async def audit(self, _: web.Request, session: Session) -> web.Response:
+    async def audit(self, _: web.Request, session: AdminSession) -> web.Response:
         """List what people did, newest first."""
         acts = await self._outbox.acts(SHOWN)
         return self._pages.answer("audit.html", session, acts=acts, most=SHOWN)
@@ -117,7 +117,7 @@ class Acting:
         question = f"{many} {like.status}{why}. Send all of them again?"
         return Plan(question, f"Send {len(alike)} again", f"like {lead_id}", run)
 
-    async def _found(self, lead_id: str) -> Entry:
+    async def _found(self, lead_id: str) -> LeadRecord:
         entry = await self._outbox.get(lead_id)
         if entry is None:
             raise RefusedError(404, "There is no such lead in this database.")
@@ -125,7 +125,7 @@ class Acting:
             raise RefusedError(409, f"{lead_id} {reason}.")
         return entry
 
-    async def _send(self, entries: Sequence[Entry]) -> str:
+    async def _send(self, entries: Sequence[LeadRecord]) -> str:
         """Send leads again in the order in which they came."""
         sent = 0
         for entry in sorted(entries, key=lambda entry: entry.lead.created_at):
@@ -172,7 +172,7 @@ class Acting:
             return "Resumed."
 
         counts = await self._outbox.counts()
-        waiting = sum(counts.get(s, 0) for s in (Status.QUEUED, Status.WAITING))
+        waiting = sum(counts.get(s, 0) for s in (LeadStatus.QUEUED, LeadStatus.WAITING))
         many = "1 lead waits" if waiting == 1 else f"{waiting} leads wait"
         question = f"Resume delivery? {many}."
         return Plan(question, "Resume delivery", "delivery", run)

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from relay.core.clock import Clock
-from relay.core.leads import Attempt, Entry, Status, why_not_again
+from relay.core.leads import Attempt, LeadRecord, LeadStatus, why_not_again
 from relay.core.rules.rule import SignupRule
-from relay.dashboard.access import Session
+from relay.dashboard.access import AdminSession
 from relay.dashboard.pages import Pages
 from relay.http.responses import RefusedError
 from relay.operations.presentation import (
@@ -55,7 +55,7 @@ class LeadPages:
         self._pages = pages
         self._clock = clock
 
-    async def index(self, request: web.Request, session: Session) -> web.Response:
+    async def index(self, request: web.Request, session: AdminSession) -> web.Response:
         """List the leads that a person asks for, newest first."""
         asked = {
             name: value
@@ -76,14 +76,14 @@ class LeadPages:
             asked=asked,
             older=older,
             first="before" not in request.query,
-            statuses=list(Status),
+            statuses=list(LeadStatus),
         )
 
-    async def story(self, request: web.Request, session: Session) -> web.Response:
+    async def story(self, request: web.Request, session: AdminSession) -> web.Response:
         """Tell the story of one lead; names and addresses are masked."""
         return await self._tell(request, session, masked=True)
 
-    async def reveal(self, request: web.Request, session: Session) -> web.Response:
+    async def reveal(self, request: web.Request, session: AdminSession) -> web.Response:
         """Tell it with the person's own data, and note who asked."""
         lead_id = request.match_info["id"]
         act = Act(self._clock(), session.actor, "reveal", lead_id)
@@ -91,7 +91,7 @@ class LeadPages:
         return await self._tell(request, session, masked=False)
 
     async def _tell(
-        self, request: web.Request, session: Session, *, masked: bool
+        self, request: web.Request, session: AdminSession, *, masked: bool
     ) -> web.Response:
         lead_id = request.match_info["id"]
         entry = await self._outbox.get(lead_id)
@@ -113,10 +113,10 @@ class LeadPages:
 
 def _query(asked: Mapping[str, str], before: str | None) -> Query:
     status = asked.get("status")
-    if status is not None and status not in list(Status):
+    if status is not None and status not in list(LeadStatus):
         raise RefusedError(400, "There is no such state.")
     return Query(
-        status=Status(status) if status else None,
+        status=LeadStatus(status) if status else None,
         customer=asked.get("customer"),
         click=asked.get("click"),
         event=asked.get("event"),
@@ -127,7 +127,7 @@ def _query(asked: Mapping[str, str], before: str | None) -> Query:
 
 
 def moments(
-    entry: Entry,
+    entry: LeadRecord,
     attempts: Sequence[Attempt],
     gate: Gate,
     now: int,
@@ -155,7 +155,7 @@ def moments(
     yield Moment(None, "What happens next", next_step(entry, gate, now), "next")
 
 
-def _captured(entry: Entry) -> str:
+def _captured(entry: LeadRecord) -> str:
     lead = entry.lead
     rule = lead.origin.get("rule")
     by = f"rule {rule}" if rule else f"the {lead.source}"
@@ -163,7 +163,7 @@ def _captured(entry: Entry) -> str:
     return f"“{lead.event_name}” of {lead.customer_external_id}{sold}, seen by {by}."
 
 
-def _sources(entry: Entry) -> tuple[str, ...]:
+def _sources(entry: LeadRecord) -> tuple[str, ...]:
     """Say which field came from where, as far as that was written down."""
     known = entry.lead.origin.items()
     return tuple(
@@ -190,7 +190,7 @@ def _call(attempt: Attempt) -> Moment:
     return Moment(attempt.at, title, text, "good" if good else "bad")
 
 
-def _person(entry: Entry, *, masked: bool) -> Iterator[tuple[str, str]]:
+def _person(entry: LeadRecord, *, masked: bool) -> Iterator[tuple[str, str]]:
     lead = entry.lead
     fields: tuple[tuple[str, Any], ...] = (
         ("Name", lead.customer_name),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from relay.core.clock import Clock
-from relay.core.leads import OPEN, Entry, Status
+from relay.core.leads import OPEN, LeadRecord, LeadStatus
 from relay.core.pacing import Budget
 from relay.dashboard.sampling import EVERY_S, Seen, funnel
 from relay.outbox.contract import (
@@ -33,23 +33,28 @@ twentieth of one database connection at most, however busy that is."""
 WINDOW_MS: Final = 24 * 3600 * 1000
 """What the funnel and the plots look back on."""
 
-TROUBLES: Final = (Status.PARKED, Status.REJECTED, Status.UNCONFIRMED, Status.HELD)
+TROUBLES: Final = (
+    LeadStatus.PARKED,
+    LeadStatus.REJECTED,
+    LeadStatus.UNCONFIRMED,
+    LeadStatus.HELD,
+)
 """States that wait for a person, the most urgent first."""
 
 SHOWN_TROUBLES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LiveStatus:
     """How things stand; ``at`` and ``oldest`` are epoch ms."""
 
     at: int
-    counts: Mapping[Status, int]
+    counts: Mapping[LeadStatus, int]
     gate: Gate
     budget: Budget
     oldest: int | None
     seen: Seen
-    troubles: Sequence[Entry] = field(default_factory=tuple)
+    troubles: Sequence[LeadRecord] = field(default_factory=tuple)
 
     @property
     def open(self) -> int:
@@ -62,19 +67,19 @@ class Standing:
         return sum(self.counts.values())
 
 
-class Watch:
+class LiveWatch:
     """Reads how things stand, at most every few seconds."""
 
     def __init__(self, outbox: Outbox, clock: Clock) -> None:
         self._outbox = outbox
         self._clock = clock
-        self._standing: Standing | None = None
+        self._standing: LiveStatus | None = None
         self._fresh_until = 0.0
-        self._reading: asyncio.Task[Standing] | None = None
+        self._reading: asyncio.Task[LiveStatus] | None = None
         self._samples: Sequence[Sample] = ()
         self._sampled_until = 0.0
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> LiveStatus:
         """Give how things stand; raise OutboxUnavailableError if nobody knows."""
         if time.monotonic() >= self._fresh_until and self._reading is None:
             self._reading = asyncio.create_task(self._read())
@@ -90,12 +95,12 @@ class Watch:
         self._fresh_until = 0.0
         self._standing = None
 
-    async def _read(self) -> Standing:
+    async def _read(self) -> LiveStatus:
         started = time.monotonic()
         now = self._clock()
         outbox = self._outbox
         counts = await outbox.counts()
-        standing = Standing(
+        standing = LiveStatus(
             at=now,
             counts=counts,
             gate=await outbox.gate(),
@@ -123,7 +128,7 @@ class Watch:
             self._sampled_until = time.monotonic() + EVERY_S
         return self._samples
 
-    def _done(self, task: asyncio.Task[Standing]) -> None:
+    def _done(self, task: asyncio.Task[LiveStatus]) -> None:
         self._reading = None
         if not task.cancelled() and task.exception() is not None:
             # Whoever waits is told; the others see that the page stands still.

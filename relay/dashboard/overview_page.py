@@ -12,11 +12,11 @@ from aiohttp import web
 
 from relay.core import jsontext
 from relay.core.clock import Clock
-from relay.core.leads import Status
-from relay.dashboard.access import Session
+from relay.core.leads import LeadStatus
+from relay.dashboard.access import AdminSession
 from relay.dashboard.live import (
-    Standing,
-    Watch,
+    LiveStatus,
+    LiveWatch,
 )
 from relay.dashboard.pages import Pages
 from relay.dashboard.sampling import EVERY_S, plots
@@ -46,7 +46,7 @@ class Headline:
     hint: str = ""
 
 
-def headline(standing: Standing) -> Headline:
+def headline(standing: LiveStatus) -> Headline:
     """Say in ten seconds' reading how things stand, the worst first."""
     return _stopped(standing.gate) or _waiting(standing) or _flowing(standing)
 
@@ -63,11 +63,11 @@ def _stopped(gate: Gate) -> Headline | None:
     return None
 
 
-def _waiting(standing: Standing) -> Headline | None:
+def _waiting(standing: LiveStatus) -> Headline | None:
     if standing.oldest is not None and standing.at - standing.oldest > OLD_MS:
         age = span(standing.at - standing.oldest)
         return Headline("warn", f"The oldest open lead has waited for {age}.")
-    resting = (Status.REJECTED, Status.UNCONFIRMED, Status.HELD)
+    resting = (LeadStatus.REJECTED, LeadStatus.UNCONFIRMED, LeadStatus.HELD)
     number = sum(standing.counts.get(status, 0) for status in resting)
     if number:
         many = "1 lead waits" if number == 1 else f"{number:,} leads wait"
@@ -75,7 +75,7 @@ def _waiting(standing: Standing) -> Headline | None:
     return None
 
 
-def _flowing(standing: Standing) -> Headline:
+def _flowing(standing: LiveStatus) -> Headline:
     if standing.total:
         return Headline("good", "Leads flow.")
     return Headline("good", "Ready. No lead has come yet.")
@@ -87,7 +87,7 @@ class OverviewPages:
     def __init__(
         self,
         outbox: Outbox,
-        watch: Watch,
+        watch: LiveWatch,
         pages: Pages,
         clock: Clock,
         stopping: Callable[[], bool],
@@ -97,17 +97,17 @@ class OverviewPages:
         self._pages = pages
         self._clock = clock
         self._stopping = stopping
-        self._drawn: tuple[Standing, str] | None = None
+        self._drawn: tuple[LiveStatus, str] | None = None
         self._plotted: dict[int, tuple[float, bytes]] = {}
 
-    async def page(self, _: web.Request, session: Session) -> web.Response:
+    async def page(self, _: web.Request, session: AdminSession) -> web.Response:
         """Show how things stand."""
         standing = await self._watch.standing()
         return self._pages.answer(
             "overview.html", session, live=self._draw(standing), gate=standing.gate
         )
 
-    async def live(self, request: web.Request, _: Session) -> web.StreamResponse:
+    async def live(self, request: web.Request, _: AdminSession) -> web.StreamResponse:
         """Send the live part whenever it has changed, until the page is closed."""
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
@@ -137,7 +137,7 @@ class OverviewPages:
                 told_at = time.monotonic()
                 yield b": still here\n\n"
 
-    def _draw(self, standing: Standing) -> str:
+    def _draw(self, standing: LiveStatus) -> str:
         """Render the live part, once for each standing."""
         if self._drawn is None or self._drawn[0] is not standing:
             text = self._pages.text(
@@ -150,7 +150,7 @@ class OverviewPages:
             self._drawn = (standing, text)
         return self._drawn[1]
 
-    async def plots(self, request: web.Request, _: Session) -> web.Response:
+    async def plots(self, request: web.Request, _: AdminSession) -> web.Response:
         """Give the series of the last hours as JSON."""
         hours = request.query.get("hours", "24")
         if not hours.isascii() or not hours.isdigit() or int(hours) not in HOURS:
@@ -171,13 +171,15 @@ class OverviewPages:
         return body
 
 
-def _tiles(standing: Standing) -> Iterator[tuple[Status, int, str]]:
+def _tiles(standing: LiveStatus) -> Iterator[tuple[LeadStatus, int, str]]:
     """Give each state with its number and its tone, in the order of the way."""
     tones = {
-        **dict.fromkeys((Status.DELIVERED, Status.CONFIRMED), "good"),
-        **dict.fromkeys((Status.REJECTED, Status.PARKED), "bad"),
-        **dict.fromkeys((Status.UNCONFIRMED, Status.HELD, Status.WAITING), "warn"),
+        **dict.fromkeys((LeadStatus.DELIVERED, LeadStatus.CONFIRMED), "good"),
+        **dict.fromkeys((LeadStatus.REJECTED, LeadStatus.PARKED), "bad"),
+        **dict.fromkeys(
+            (LeadStatus.UNCONFIRMED, LeadStatus.HELD, LeadStatus.WAITING), "warn"
+        ),
     }
-    for status in Status:
+    for status in LeadStatus:
         number = standing.counts.get(status, 0)
         yield status, number, tones.get(status, "") if number else ""

@@ -13,9 +13,9 @@ from relay.core.clock import (
     Clock,
     iso,
 )
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.core.resources import templates_dir
-from relay.dashboard.access import Access, Session
+from relay.dashboard.access import Access, AdminSession
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.presentation import span
@@ -35,20 +35,20 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 
-Page = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+Page = Callable[[web.Request, AdminSession], Awaitable[web.StreamResponse]]
 """A handler that is called only with somebody who is signed in."""
 
-WORDS: Final[Mapping[Status, str]] = {
-    Status.HELD: "passed on, the site's answer is not known",
-    Status.QUEUED: "to be sent",
-    Status.SENDING: "a call is under way",
-    Status.WAITING: "tried, and tried again soon",
-    Status.PARKED: "waits until a person acts",
-    Status.DELIVERED: "Dub has taken it",
-    Status.CONFIRMED: "Dub's webhook said so",
-    Status.DUPLICATE: "Dub had it already",
-    Status.UNCONFIRMED: "may or may not have counted",
-    Status.REJECTED: "will not pass as it is",
+WORDS: Final[Mapping[LeadStatus, str]] = {
+    LeadStatus.HELD: "passed on, the site's answer is not known",
+    LeadStatus.QUEUED: "to be sent",
+    LeadStatus.SENDING: "a call is under way",
+    LeadStatus.WAITING: "tried, and tried again soon",
+    LeadStatus.PARKED: "waits until a person acts",
+    LeadStatus.DELIVERED: "Dub has taken it",
+    LeadStatus.CONFIRMED: "Dub's webhook said so",
+    LeadStatus.DUPLICATE: "Dub had it already",
+    LeadStatus.UNCONFIRMED: "may or may not have counted",
+    LeadStatus.REJECTED: "will not pass as it is",
 }
 """Each state in a few words, in the order of a lead's way."""
 
@@ -75,14 +75,14 @@ class Pages:
             "number": lambda value: f"{value:,}",
         }
 
-    def text(self, name: str, session: Session | None, **what: Any) -> str:
+    def text(self, name: str, session: AdminSession | None, **what: Any) -> str:
         """Render a template."""
         token = self.access.token(session) if session is not None else ""
         page = self._made.get_template(name)
         return page.render(session=session, csrf=token, now=self._clock(), **what)
 
     def answer(
-        self, name: str, session: Session | None, status: int = 200, **what: Any
+        self, name: str, session: AdminSession | None, status: int = 200, **what: Any
     ) -> web.Response:
         """Render a page as an answer that nobody keeps."""
         return web.Response(
@@ -93,7 +93,7 @@ class Pages:
         )
 
     def problem(
-        self, refused: RefusedError, session: Session | None = None
+        self, refused: RefusedError, session: AdminSession | None = None
     ) -> web.Response:
         """Render what went wrong, for a person."""
         page = self.answer(
@@ -136,7 +136,9 @@ class Pages:
 
         return handle
 
-    async def _require_own_form(self, request: web.Request, session: Session) -> None:
+    async def _require_own_form(
+        self, request: web.Request, session: AdminSession
+    ) -> None:
         self.access.require_own_page(request)
         form = await request.post()
         self.access.require_token(session, str(form.get("csrf", "")))

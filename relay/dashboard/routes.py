@@ -13,7 +13,7 @@ from relay.core.resources import static_dir
 from relay.dashboard.access import Access, Identity
 from relay.dashboard.actions import Acting
 from relay.dashboard.lead_pages import LeadPages
-from relay.dashboard.live import Watch
+from relay.dashboard.live import LiveWatch
 from relay.dashboard.overview_page import OverviewPages
 from relay.dashboard.pages import HEADERS, Pages
 from relay.dashboard.tool_pages import ToolPages
@@ -69,7 +69,7 @@ class Dashboard:
             identity=identity,
         )
         self._pages = Pages(self._access, path, clock)
-        watch = Watch(outbox, clock)
+        watch = LiveWatch(outbox, clock)
         self._overview = OverviewPages(outbox, watch, self._pages, clock, stopping)
         self._leads = LeadPages(outbox, self._pages, clock, settings.signup)
         seal = Seal(settings.data_key)

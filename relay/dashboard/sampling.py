@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.core.clock import Clock
-from relay.core.leads import OPEN, Status
+from relay.core.leads import OPEN, LeadStatus
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Sample
@@ -43,7 +43,7 @@ ATTRIBUTED: Final = f"{CAPTURED}new"
 UNATTRIBUTED: Final = f"{CAPTURED}unattributed"
 LOST_RULE: Final = f"{CAPTURED}rejected"
 
-ARRIVED: Final = frozenset({Status.DELIVERED, Status.CONFIRMED})
+ARRIVED: Final = frozenset({LeadStatus.DELIVERED, LeadStatus.CONFIRMED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Sampler:
         self._minute = 0
         # What had been counted when the minute began, and when last looked at.
         self._began = self._before = metrics.totals()
-        self._stood: Mapping[Status, int] = {}
+        self._stood: Mapping[LeadStatus, int] = {}
 
     async def run(self) -> None:
         """Sample for ever. Trouble with the database is waited out."""
@@ -105,7 +105,7 @@ class Sampler:
         await self._outbox.sample(sample, now - KEEP_MS)
 
 
-def funnel(samples: Sequence[Sample], counts: Mapping[Status, int]) -> Seen:
+def funnel(samples: Sequence[Sample], counts: Mapping[LeadStatus, int]) -> Seen:
     """Sum the samples of all relays up; counts is the outbox as it stands now."""
     sums: defaultdict[str, float] = defaultdict(float)
     for sample in samples:
@@ -118,13 +118,15 @@ def funnel(samples: Sequence[Sample], counts: Mapping[Status, int]) -> Seen:
         signups=attributed + round(sums[UNATTRIBUTED] + sums[LOST_RULE]),
         attributed=attributed,
         delivered=delivered,
-        confirmed=min(delivered, _grown(samples, counts, {Status.CONFIRMED})),
+        confirmed=min(delivered, _grown(samples, counts, {LeadStatus.CONFIRMED})),
         minutes=len({sample.at for sample in samples}),
     )
 
 
 def _grown(
-    samples: Sequence[Sample], counts: Mapping[Status, int], states: Collection[Status]
+    samples: Sequence[Sample],
+    counts: Mapping[LeadStatus, int],
+    states: Collection[LeadStatus],
 ) -> int:
     """How many leads have come into these states since the first sample began."""
     if not samples:
@@ -165,7 +167,7 @@ def _all(prefix: str) -> Callable[[Sequence[Sample]], float]:
     )
 
 
-def _standing(*states: Status) -> Callable[[Sequence[Sample]], float]:
+def _standing(*states: LeadStatus) -> Callable[[Sequence[Sample]], float]:
     """Take one relay's word: all count the same leads."""
     return lambda taken: max(
         sum(s.seen.get(f"{LEADS}{status}", 0.0) for status in states) for s in taken
@@ -189,11 +191,11 @@ _SERIES: Final[Mapping[str, Callable[[Sequence[Sample]], float | None]]] = {
     "attributed": _sum(ATTRIBUTED),
     "unattributed": _sum(UNATTRIBUTED),
     "open": _standing(*OPEN),
-    "parked": _standing(Status.PARKED),
-    "rejected": _standing(Status.REJECTED),
-    "held": _standing(Status.HELD),
-    "delivered": _standing(Status.DELIVERED),
-    "confirmed": _standing(Status.CONFIRMED),
+    "parked": _standing(LeadStatus.PARKED),
+    "rejected": _standing(LeadStatus.REJECTED),
+    "held": _standing(LeadStatus.HELD),
+    "delivered": _standing(LeadStatus.DELIVERED),
+    "confirmed": _standing(LeadStatus.CONFIRMED),
     "calls": _all(CALLS),
     "failed": _sum(f"{CALLS}again", f"{CALLS}throttled", f"{CALLS}operator"),
     "plan": _most(PLAN),

@@ -15,7 +15,7 @@ from relay.core.rules.preview import (
     try_out,
 )
 from relay.core.rules.rule import SignupRule
-from relay.dashboard.access import Session
+from relay.dashboard.access import AdminSession
 from relay.dashboard.pages import Pages
 from relay.operations.diagnostics import run_checks
 from relay.outbox import open_outbox
@@ -45,7 +45,7 @@ class ToolPages:
         self._settings = settings
         self._pages = pages
 
-    async def health(self, _: web.Request, session: Session) -> web.Response:
+    async def health(self, _: web.Request, session: AdminSession) -> web.Response:
         """Run all checks now."""
         # An outbox of its own: the check opens and closes it.
         findings = await run_checks(
@@ -56,7 +56,7 @@ class ToolPages:
             "health.html", session, findings=findings, settings=shown
         )
 
-    async def rules(self, request: web.Request, session: Session) -> web.Response:
+    async def rules(self, request: web.Request, session: AdminSession) -> web.Response:
         """Show what the rules make of a sign-up that is pasted."""
         given, verdict, problem = SAMPLE, None, None
         if request.method == "POST":

@@ -14,8 +14,8 @@ from relay.core.clock import (
     iso,
 )
 from relay.core.dub.lookup import (
-    Found,
-    Verdict,
+    CustomerMatch,
+    LookupVerdict,
     can_tell,
     judge,
     over_at,
@@ -39,7 +39,7 @@ from relay.core.dub.retry import (
 )
 from relay.core.dub.track_lead import lead_body
 from relay.core.dub.track_sale import sale_body
-from relay.core.leads import Attempt, Entry, Lead, Mode, Status, Step
+from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus, Mode, Step
 from relay.core.pacing import Pace
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
@@ -79,7 +79,7 @@ def lease_ms(timeout_s: float, *, two_step: bool = True) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class DeliveryTerms:
     """What the settings say about delivery.
 
     With ``two_step`` off, only the recording call is made: half the calls, but
@@ -147,7 +147,7 @@ class Delivery:
         dub: Track,
         *,
         secrets: tuple[str, ...],
-        terms: Terms,
+        terms: DeliveryTerms,
         clock: Clock,
         roll: Roll,
         metrics: Metrics,
@@ -199,7 +199,7 @@ class Delivery:
         outcome = await self._call(lead, step, calls)
         decision = self._decide(claim.entry, step, outcome)
         move = decision if isinstance(decision, Move) else None
-        if step is Step.RECORD and move and move.status is Status.UNCONFIRMED:
+        if step is Step.RECORD and move and move.status is LeadStatus.UNCONFIRMED:
             answered = outcome.meaning is Meaning.NO_LINK
             decision = await self._reconciled(
                 claim.entry, move, calls, answered=answered
@@ -207,7 +207,7 @@ class Delivery:
         return await self._settle(claim, decision, outcome, calls)
 
     async def _reconciled(
-        self, entry: Entry, move: Move, calls: list[Call], *, answered: bool
+        self, entry: LeadRecord, move: Move, calls: list[Call], *, answered: bool
     ) -> Move:
         """Ask Dub once for the customer, where that can tell what became of a lead.
 
@@ -219,25 +219,25 @@ class Delivery:
         if not can_tell(doubted, attempts):
             return move
         verdict = await self._look_up(doubted, attempts, calls)
-        if verdict.found is Found.RECORDED:
-            return Move(Status.DELIVERED, note=f"{verdict.reason}.")
+        if verdict.found is CustomerMatch.RECORDED:
+            return Move(LeadStatus.DELIVERED, note=f"{verdict.reason}.")
         over = over_at(attempts)
         early = self._clock() < over
-        if verdict.found is Found.UNTOLD or (early and not answered):
+        if verdict.found is CustomerMatch.UNTOLD or (early and not answered):
             return move
         if early:
             # Dub may still be at work on the call that we gave up.
-            return replace(move, status=Status.WAITING, due_at=over)
+            return replace(move, status=LeadStatus.WAITING, due_at=over)
         due_at = max(unlocked_at(attempts), self._clock())
         note = (
             f"{verdict.reason}, but Dub keeps this customer and event locked for a "
             f"week and would ignore the lead; it is sent again at {iso(due_at)}."
         )
-        return Move(Status.WAITING, due_at, verdict.reason, note=note, since=due_at)
+        return Move(LeadStatus.WAITING, due_at, verdict.reason, note=note, since=due_at)
 
     async def _look_up(
-        self, entry: Entry, attempts: list[Attempt], calls: list[Call]
-    ) -> Verdict:
+        self, entry: LeadRecord, attempts: list[Attempt], calls: list[Call]
+    ) -> LookupVerdict:
         at = self._clock()
         # It belongs to no claim: the next one finds that much less.
         await self._outbox.spend(self._terms.pace.plan, at, 1)
@@ -265,7 +265,7 @@ class Delivery:
         """Leave a lead whose data cannot be read for later; no call is made."""
         now = self._clock()
         end = Settlement(
-            Status.WAITING, due_at=now + KEY_WAIT_MS, last_error=reason, since=now
+            LeadStatus.WAITING, due_at=now + KEY_WAIT_MS, last_error=reason, since=now
         )
         settled = await self._outbox.settle(claim, end, now)
         _tell(claim.entry.lead, end, kept=settled)
@@ -300,7 +300,7 @@ class Delivery:
         return outcome
 
     def _decide(
-        self, entry: Entry, step: Step, outcome: Outcome
+        self, entry: LeadRecord, step: Step, outcome: Outcome
     ) -> Proceed | Park | Move:
         return decide(
             entry,
@@ -337,7 +337,7 @@ def _settlement(
         raise TypeError("a recording call never proceeds to another step")
     if isinstance(decision, Park):
         return Settlement(
-            Status.PARKED,
+            LeadStatus.PARKED,
             attempts,
             last_error=decision.reason,
             in_doubt=decision.in_doubt,
@@ -347,7 +347,7 @@ def _settlement(
         attempts,
         due_at=decision.due_at,
         last_error=decision.reason,
-        delivered_at=now if decision.status is Status.DELIVERED else None,
+        delivered_at=now if decision.status is LeadStatus.DELIVERED else None,
         in_doubt=decision.in_doubt,
         notes=(decision.note,) if decision.note else (),
         since=decision.since,
@@ -358,7 +358,7 @@ def _settlement(
 def _tell(lead: Lead, end: Settlement, *, kept: bool) -> None:
     if not kept:
         log.warning("lead.lease_lost", lead=lead.id)
-    elif end.status in (Status.DELIVERED, Status.DUPLICATE):
+    elif end.status in (LeadStatus.DELIVERED, LeadStatus.DUPLICATE):
         log.info(f"lead.{end.status}", lead=lead.id)
     else:
         due = None if end.due_at is None else iso(end.due_at)

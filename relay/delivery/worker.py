@@ -13,12 +13,12 @@ from relay.core.clock import (
 )
 from relay.core.dub.replies import Meaning
 from relay.core.dub.retry import probe_delay
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.core.pacing import LONGEST_PAUSE_MS, ready_at
 from relay.delivery.deliver import (
     Delivered,
     Delivery,
-    Terms,
+    DeliveryTerms,
 )
 from relay.observability.logging import get_logger
 from relay.outbox.contract import (
@@ -81,7 +81,7 @@ class Worker:
         outbox: Outbox,
         delivery: Delivery,
         *,
-        terms: Terms,
+        terms: DeliveryTerms,
         clock: Clock,
     ) -> None:
         self._outbox = outbox
@@ -236,7 +236,7 @@ class Worker:
         """Return a claim at a stop; begin_recording has said if it is in doubt."""
         now = self._clock()
         end = Settlement(
-            Status.WAITING,
+            LeadStatus.WAITING,
             due_at=now,
             last_error="the relay was stopped during the call",
         )

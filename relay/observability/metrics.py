@@ -25,7 +25,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from relay.observability.status_metrics import Standing
+from relay.observability.status_metrics import StatusCollector
 from relay.operations.status import Overview
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -101,7 +101,7 @@ class Metrics:
             buckets=_CALL_SECONDS,
             registry=own,
         )
-        self._standing = Standing()
+        self._standing = StatusCollector()
         self.registry = own
         if SHARED in os.environ:
             self.registry = CollectorRegistry()

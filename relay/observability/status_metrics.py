@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from relay import __version__
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.operations.status import Overview
 
 Value = float | dict[str, float]
@@ -29,7 +29,7 @@ _GAUGES: Final = (
     _Gauge(
         "dub_relay_leads",
         "Leads in the outbox, by state.",
-        lambda seen: {one.value: seen.leads.get(one, 0) for one in Status},
+        lambda seen: {one.value: seen.leads.get(one, 0) for one in LeadStatus},
         "status",
     ),
     _Gauge(
@@ -75,7 +75,7 @@ _GAUGES: Final = (
 )
 
 
-class Standing(Collector):
+class StatusCollector(Collector):
     """Tells of the overview that it was given last; None: the database is down."""
 
     def __init__(self) -> None:

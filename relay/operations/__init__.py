@@ -1,1 +1,1 @@
-"""What an operator sees and does, once for the command line, the dashboard and the API."""
+"""What an operator sees and does: one service for command line, dashboard, API."""

@@ -49,7 +49,7 @@ PROBE: Final = b"{}"
 every required field, so that nothing can be recorded."""
 
 
-class Result(StrEnum):
+class CheckResult(StrEnum):
     """How a check ended. A note is no failure: something to know."""
 
     OK = "ok"
@@ -62,28 +62,28 @@ class Finding:
     """One line of the report."""
 
     name: str
-    result: Result
+    result: CheckResult
     detail: str
 
     @property
     def failed(self) -> bool:
         """Tell whether the command must end with 1."""
-        return self.result is Result.FAIL
+        return self.result is CheckResult.FAIL
 
 
 def ok(name: str, detail: str) -> Finding:
     """Make a finding of something that works."""
-    return Finding(name, Result.OK, detail)
+    return Finding(name, CheckResult.OK, detail)
 
 
 def note(name: str, detail: str) -> Finding:
     """Make a finding of something to know."""
-    return Finding(name, Result.NOTE, detail)
+    return Finding(name, CheckResult.NOTE, detail)
 
 
 def fail(name: str, detail: str) -> Finding:
     """Make a finding of something that does not work."""
-    return Finding(name, Result.FAIL, detail)
+    return Finding(name, CheckResult.FAIL, detail)
 
 
 async def run_checks(settings: Settings, outbox: Outbox) -> list[Finding]:
@@ -140,7 +140,7 @@ async def check_upstream(settings: Settings) -> Finding:
     found = await asyncio.gather(*map(_check_site, settings.upstream))
     if len(found) == 1:
         return found[0]
-    worst = max(found, key=lambda each: list(Result).index(each.result))
+    worst = max(found, key=lambda each: list(CheckResult).index(each.result))
     told = "; ".join(
         f"{url}: {each.detail}"
         for url, each in zip(settings.upstream, found, strict=True)

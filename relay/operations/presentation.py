@@ -15,9 +15,9 @@ from relay.core.leads import (
     OPEN,
     RETRYABLE,
     Attempt,
-    Entry,
+    LeadRecord,
+    LeadStatus,
     Sale,
-    Status,
     Step,
     why_not_again,
 )
@@ -50,25 +50,25 @@ CLICK_OF_SALE: Final = "nobody: a sale goes to the click of its customer's lead"
 _RETRY: Final = "`dub-relay leads retry {id}` sends it"
 
 _ENDS: Final = {
-    Status.HELD: (
+    LeadStatus.HELD: (
         "Nothing happens by itself: the sign-up was passed on, but the relay ended"
         f" before the site's answer was known. If the site has this customer, {_RETRY}."
     ),
-    Status.DELIVERED: (
+    LeadStatus.DELIVERED: (
         "Nothing more: Dub has taken it. Dub's own lead.created webhook would turn"
         " it into confirmed."
     ),
-    Status.CONFIRMED: "Nothing more: Dub has confirmed it.",
-    Status.DUPLICATE: (
+    LeadStatus.CONFIRMED: "Nothing more: Dub has confirmed it.",
+    LeadStatus.DUPLICATE: (
         "Nothing more: Dub had this customer and event before the relay's first call."
     ),
-    Status.UNCONFIRMED: (
+    LeadStatus.UNCONFIRMED: (
         "A person or Dub's webhook decides: a call that got no answer may or may not"
         " have counted, and Dub's list of customers cannot tell, as it shows no leads"
         f" and an earlier call made the customer. If Dub does not show it, {_RETRY}"
         " again."
     ),
-    Status.REJECTED: (
+    LeadStatus.REJECTED: (
         f"Nothing happens by itself: this will not pass as it is. After a fix, {_RETRY}"
         " again."
     ),
@@ -76,8 +76,8 @@ _ENDS: Final = {
 
 _SALE_ENDS: Final = {
     **_ENDS,
-    Status.DELIVERED: "Nothing more: Dub has taken it.",
-    Status.UNCONFIRMED: (
+    LeadStatus.DELIVERED: "Nothing more: Dub has taken it.",
+    LeadStatus.UNCONFIRMED: (
         "A person decides: a call that got no answer may or may not have counted, and"
         " Dub would count a sale without an invoice id twice. If Dub does not show it,"
         f" {_RETRY} again."
@@ -85,7 +85,7 @@ _SALE_ENDS: Final = {
 }
 
 
-def entry_json(entry: Entry) -> dict[str, Any]:
+def entry_json(entry: LeadRecord) -> dict[str, Any]:
     """Give an entry as ``leads list --json`` has it: nothing of a person's but ids."""
     lead = entry.lead
     return {
@@ -130,20 +130,20 @@ EXPORT_COLUMNS: Final = (*EXPORT_FIELDS[:-1], *SALE_COLUMNS)
 """Columns of an export as a table; new ones come last."""
 
 
-def export_json(entry: Entry) -> dict[str, Any]:
+def export_json(entry: LeadRecord) -> dict[str, Any]:
     """Give an entry as ``leads export`` writes it, the person's own fields included."""
     document = {**entry_json(entry), **_person_json(entry)}
     return {name: document[name] for name in EXPORT_FIELDS}
 
 
-def export_row(entry: Entry) -> list[Any]:
+def export_row(entry: LeadRecord) -> list[Any]:
     """Give an entry as a row of :data:`EXPORT_COLUMNS`."""
     document = export_json(entry)
     document |= document["sale"] or {}
     return [document.get(name) for name in EXPORT_COLUMNS]
 
 
-def _person_json(entry: Entry) -> dict[str, Any]:
+def _person_json(entry: LeadRecord) -> dict[str, Any]:
     lead = entry.lead
     return {
         "customerName": lead.customer_name,
@@ -169,7 +169,7 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
 
 
 def story_json(
-    entry: Entry, attempts: Sequence[Attempt], gate: Gate, now: int
+    entry: LeadRecord, attempts: Sequence[Attempt], gate: Gate, now: int
 ) -> dict[str, Any]:
     """Give the whole story of a lead, the person's own fields included."""
     return {
@@ -182,24 +182,24 @@ def story_json(
     }
 
 
-def next_attempt_at(entry: Entry) -> int | None:
+def next_attempt_at(entry: LeadRecord) -> int | None:
     """Tell when the next call is due (epoch ms); None if none is planned.
 
     A lead that is being sent has a lease's end there, which is no attempt.
     """
-    planned = entry.status in (Status.QUEUED, Status.WAITING)
+    planned = entry.status in (LeadStatus.QUEUED, LeadStatus.WAITING)
     return entry.due_at if planned else None
 
 
-def next_step(entry: Entry, gate: Gate, now: int) -> str:
+def next_step(entry: LeadRecord, gate: Gate, now: int) -> str:
     """Say in a sentence what happens next to this lead, and when."""
     if entry.erased_at is not None:
         return "Nothing more: the personal data was erased, and it cannot be sent."
-    if gate.paused and entry.status in OPEN - {Status.SENDING}:
+    if gate.paused and entry.status in OPEN - {LeadStatus.SENDING}:
         return PAUSED
-    if entry.status is Status.PARKED or (gate.closed and _is_line(entry)):
+    if entry.status is LeadStatus.PARKED or (gate.closed and _is_line(entry)):
         return _gate_sentence(entry, gate)
-    if entry.status is Status.SENDING:
+    if entry.status is LeadStatus.SENDING:
         return (
             "A call to Dub is under way. If its relay died, another one takes the"
             f" lead up after {_when(entry.due_at, now)}."
@@ -209,14 +209,14 @@ def next_step(entry: Entry, gate: Gate, now: int) -> str:
     return _end_sentence(entry)
 
 
-def _end_sentence(entry: Entry) -> str:
+def _end_sentence(entry: LeadRecord) -> str:
     if entry.status in RETRYABLE and (reason := why_not_again(entry)) is not None:
         return f"Nothing happens by itself: the lead {reason}."
     ends = _SALE_ENDS if entry.lead.sale else _ENDS
     return ends[entry.status].format(id=entry.lead.id)
 
 
-def click_origin(entry: Entry) -> str:
+def click_origin(entry: LeadRecord) -> str:
     """Say where the click id came from."""
     told_by = entry.lead.origin.get("click", "")
     if entry.lead.sale and not entry.lead.click_id:
@@ -236,7 +236,7 @@ def sale_words(sale: Sale) -> str:
     return ", ".join(parts)
 
 
-def cookie_story(entry: Entry) -> str | None:
+def cookie_story(entry: LeadRecord) -> str | None:
     """Say who set the click cookie and when, None where no cookie took part."""
     origin = entry.lead.origin
     told_by, landed = origin.get("click"), origin.get("landed")
@@ -262,11 +262,11 @@ def span(milliseconds: int) -> str:
     return f"{seconds:.0f} s"
 
 
-def _is_line(entry: Entry) -> bool:
-    return entry.status in (Status.QUEUED, Status.WAITING)
+def _is_line(entry: LeadRecord) -> bool:
+    return entry.status in (LeadStatus.QUEUED, LeadStatus.WAITING)
 
 
-def _line_sentence(entry: Entry, now: int) -> str:
+def _line_sentence(entry: LeadRecord, now: int) -> str:
     if entry.due_at is None or entry.due_at <= now:
         return (
             "It is due: it goes as soon as a relay is free, after the customer's"
@@ -276,7 +276,7 @@ def _line_sentence(entry: Entry, now: int) -> str:
     return f"{word} at {_when(entry.due_at, now)}."
 
 
-def _gate_sentence(entry: Entry, gate: Gate) -> str:
+def _gate_sentence(entry: LeadRecord, gate: Gate) -> str:
     reason = (gate.reason or entry.last_error or "no reason kept").rstrip(".")
     if gate.closed and not gate.parks:
         probe = f", the next at {iso(gate.probe_at)}" if gate.probe_at else ""

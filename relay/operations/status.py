@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.core.clock import iso
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.core.pacing import Budget, rate_at
 from relay.outbox.contract import Gate, Outbox
 
@@ -44,7 +44,7 @@ class Overview:
     """
 
     at: int
-    leads: Mapping[Status, int]
+    leads: Mapping[LeadStatus, int]
     oldest_open: int | None
     gate: Gate
     budget: Budget
@@ -112,7 +112,7 @@ def overview_json(seen: Overview) -> dict[str, Any]:
     gate = seen.gate
     return {
         "at": iso(seen.at),
-        "leads": {status.value: seen.leads.get(status, 0) for status in Status},
+        "leads": {status.value: seen.leads.get(status, 0) for status in LeadStatus},
         "total": sum(seen.leads.values()),
         "oldestOpenAt": _iso_or_none(seen.oldest_open),
         "oldestOpenSeconds": seen.oldest_open_s,

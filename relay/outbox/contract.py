@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from relay.core.leads import Attempt, Entry, Lead, Status
+from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Offer:
     dedupe_since: int | None
     idempotency_key: str | None = None
     body_hash: bytes | None = None
-    status: Status = Status.QUEUED
+    status: LeadStatus = LeadStatus.QUEUED
     reason: str | None = None
     as_held: bool = False
 
@@ -73,14 +73,14 @@ class Receipt(NamedTuple):
 
     taken: Taken
     lead_id: str
-    status: Status
+    status: LeadStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A leased entry. Only the holder of the token may settle it."""
 
-    entry: Entry
+    entry: LeadRecord
     token: str
 
 
@@ -112,7 +112,7 @@ class Settlement:
     ``since`` begins a new round of attempts then. ``answer`` is for who waits.
     """
 
-    status: Status
+    status: LeadStatus
     attempts: Sequence[Attempt] = ()
     due_at: int | None = None
     last_error: str | None = None
@@ -131,7 +131,7 @@ class Query:
     page as quick as the first.
     """
 
-    status: Status | None = None
+    status: LeadStatus | None = None
     customer: str | None = None
     since: int | None = None
     limit: int | None = None
@@ -317,22 +317,22 @@ class Outbox(Protocol):
     async def spend(self, plan: int, now: int, calls: int) -> None:
         """Take calls out of the shared budget that belong to no claim."""
 
-    async def get(self, lead_id: str) -> Entry | None:
+    async def get(self, lead_id: str) -> LeadRecord | None:
         """One entry, or None."""
 
     async def attempts(self, lead_id: str) -> list[Attempt]:
         """Every call made for a lead, oldest first."""
 
-    async def list(self, query: Query) -> list[Entry]:
+    async def list(self, query: Query) -> list[LeadRecord]:
         """Entries, newest first."""
 
-    def scan(self, query: Query) -> AsyncIterator[Entry]:
+    def scan(self, query: Query) -> AsyncIterator[LeadRecord]:
         """Entries, newest first, a page at a time: memory does not grow with them.
 
         What comes meanwhile is not given.
         """
 
-    async def counts(self) -> Mapping[Status, int]:
+    async def counts(self) -> Mapping[LeadStatus, int]:
         """How many entries are in each state that has any."""
 
     async def oldest_open(self) -> int | None:
@@ -341,7 +341,7 @@ class Outbox(Protocol):
     async def next_due(self) -> int | None:
         """When the next entry becomes due (epoch ms)."""
 
-    async def reasons(self, status: Status) -> Mapping[str, int]:
+    async def reasons(self, status: LeadStatus) -> Mapping[str, int]:
         """How many leads of a state there are for each reason (last_error)."""
 
     async def alerts(self) -> Sequence[Alert]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox.contract import OutboxError, OutboxUnavailableError
 from relay.outbox.queries import sql
 from relay.outbox.schema import version
@@ -67,7 +67,7 @@ class Copied:
     ``kept`` is where the database went whose place was taken.
     """
 
-    leads: Mapping[Status, int]
+    leads: Mapping[LeadStatus, int]
     attempts: int
     taken_at: int | None = None
     set_aside: bool = False
@@ -246,9 +246,9 @@ def _verify(made: sqlite3.Connection, found: Copied) -> None:
         raise CopyError("the copy does not hold what the database holds")
 
 
-def _counts(connection: sqlite3.Connection) -> dict[Status, int]:
+def _counts(connection: sqlite3.Connection) -> dict[LeadStatus, int]:
     rows = connection.execute("SELECT status, count(*) FROM leads GROUP BY status")
-    return {Status(status): number for status, number in rows}
+    return {LeadStatus(status): number for status, number in rows}
 
 
 def _attempts(connection: sqlite3.Connection) -> int:

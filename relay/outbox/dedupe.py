@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox.contract import Offer, Receipt, Taken
 from relay.outbox.keeping import ERASED, pseudonym
 from relay.outbox.queries import UNCOUNTED
@@ -16,7 +16,7 @@ class Earlier(NamedTuple):
     """What must be known of a lead that was taken before."""
 
     lead_id: str
-    status: Status
+    status: LeadStatus
     customer: str
     dedupe_key: str
     created_at: int

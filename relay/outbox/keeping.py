@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from relay.core.clock import iso
-from relay.core.leads import OPEN, RETRYABLE, Status
+from relay.core.leads import OPEN, RETRYABLE, LeadStatus
 from relay.outbox.rows import Row, encode_notes, without_invoice
 
 ERASED: Final = "erased:"
 """Begins what stands in the place of a name."""
 
-ON_THE_WAY: Final = frozenset({Status.QUEUED, Status.SENDING, Status.WAITING})
+ON_THE_WAY: Final = frozenset(
+    {LeadStatus.QUEUED, LeadStatus.SENDING, LeadStatus.WAITING}
+)
 """States from which a lead would get to Dub by itself; erased, it does not."""
 
 FORGOTTEN: Final = "the customer's data was erased on request before Dub had the lead"
@@ -34,7 +36,7 @@ class Kept(NamedTuple):
     dedupe_key: str
     idempotency_key: str | None
     sale: str | None
-    status: Status
+    status: LeadStatus
     in_doubt: bool
 
 
@@ -53,7 +55,7 @@ class Forgotten:
     ``traces`` are bytes that would show a copy that was left in a file.
     """
 
-    leads: Mapping[Status, int]
+    leads: Mapping[LeadStatus, int]
     before: int = 0
     traces: tuple[bytes, ...] = field(default=(), repr=False)
 
@@ -83,7 +85,7 @@ def both(names: Iterable[str]) -> list[str]:
 def kept(row: Any) -> Kept:
     """Read the columns that :class:`Kept` has, in its order."""
     *names, status, in_doubt = row
-    return Kept._make([*names, Status(status), bool(in_doubt)])
+    return Kept._make([*names, LeadStatus(status), bool(in_doubt)])
 
 
 def erasure(lead: Kept, why: str, now: int) -> Row:
@@ -119,12 +121,12 @@ def traces(wanted: Wanted, leads: Iterable[Kept]) -> tuple[bytes, ...]:
         customers.add(lead.customer)
         found |= {f"{lead.id}{lead.source}{lead.customer}", lead.dedupe_key}
         found.add(lead.idempotency_key or "")
-    found |= {f"{one}{status}" for one in customers if one for status in Status}
+    found |= {f"{one}{status}" for one in customers if one for status in LeadStatus}
     return tuple(text.encode() for text in sorted(found) if text)
 
 
-def _after(lead: Kept) -> Status:
+def _after(lead: Kept) -> LeadStatus:
     """Give the state after: what still waits can never be sent any more."""
-    if lead.status in OPEN or lead.status is Status.HELD:
-        return Status.UNCONFIRMED if lead.in_doubt else Status.REJECTED
+    if lead.status in OPEN or lead.status is LeadStatus.HELD:
+        return LeadStatus.UNCONFIRMED if lead.in_doubt else LeadStatus.REJECTED
     return lead.status

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from relay.core.leads import IllegalMoveError, Status, require_move
+from relay.core.leads import IllegalMoveError, LeadStatus, require_move
 from relay.core.pacing import Budget, Pace, affordable
 from relay.outbox.contract import Claim, Offer, Settlement
 from relay.outbox.queries import ENTRY_COLUMNS
@@ -70,7 +70,7 @@ class Due(NamedTuple):
     def claimed(self, lease: Lease) -> Row:
         """Give the row as it is after the lease."""
         row: list[Any] = list(self.row)
-        row[_STATUS], row[_DUE_AT] = Status.SENDING.value, lease.until
+        row[_STATUS], row[_DUE_AT] = LeadStatus.SENDING.value, lease.until
         return tuple(row)
 
 
@@ -103,7 +103,7 @@ def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
     IllegalMoveError for a state in which no delivery ends.
     """
     require_end(end.status)
-    again = end.status in {Status.QUEUED, Status.WAITING}
+    again = end.status in {LeadStatus.QUEUED, LeadStatus.WAITING}
     # Without a time the lead would never be due.
     due_at = (now if end.due_at is None else end.due_at) if again else None
     if end.notes:
@@ -115,9 +115,9 @@ def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
     )
 
 
-def require_end(status: Status) -> None:
+def require_end(status: LeadStatus) -> None:
     """Raise IllegalMoveError for a state in which no delivery ends."""
-    require_move(Status.SENDING, status)
-    if status in {Status.SENDING, Status.CONFIRMED}:
+    require_move(LeadStatus.SENDING, status)
+    if status in {LeadStatus.SENDING, LeadStatus.CONFIRMED}:
         # MOVES means a claim by the first, Dub's webhook by the second.
         raise IllegalMoveError(f"a delivery cannot end in {status}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox.contract import OutboxError
 from relay.outbox.postgres_schema import migrate
 from relay.outbox.postgres_session import Connection, connect, translated
@@ -37,7 +37,7 @@ class MoveError(OutboxError):
 class Moved:
     """What a move has brought over, counted in the new database and checked."""
 
-    leads: Mapping[Status, int]
+    leads: Mapping[LeadStatus, int]
     attempts: int
     before: bool = False
     """Whether an earlier run had finished the move already."""
@@ -165,7 +165,7 @@ class _Move:
         rows = self._rows(
             "SELECT status, count(*) AS number FROM leads GROUP BY status"
         )
-        left = {Status(row["status"]): row["number"] for row in rows}
+        left = {LeadStatus(row["status"]): row["number"] for row in rows}
         moved = Moved(await self._counts(), await self._attempts())
         attempts = self._one("SELECT count(*) FROM attempts")
         if left != dict(moved.leads) or attempts != moved.attempts:
@@ -175,11 +175,11 @@ class _Move:
             )
         return moved
 
-    async def _counts(self) -> dict[Status, int]:
+    async def _counts(self) -> dict[LeadStatus, int]:
         rows = await self._connection.fetch(
             "SELECT status, count(*) FROM leads GROUP BY status"
         )
-        return {Status(status): number for status, number in rows}
+        return {LeadStatus(status): number for status, number in rows}
 
     async def _attempts(self) -> int:
         return int(await self._connection.fetchval("SELECT count(*) FROM attempts"))
@@ -199,5 +199,7 @@ def _value(value: Any, kind: str) -> Any:
     return bool(value) if kind == "bool" else value
 
 
-def _words(counts: Mapping[Status, int]) -> str:
-    return ", ".join(f"{counts[one]} {one}" for one in Status if one in counts) or "0"
+def _words(counts: Mapping[LeadStatus, int]) -> str:
+    return (
+        ", ".join(f"{counts[one]} {one}" for one in LeadStatus if one in counts) or "0"
+    )

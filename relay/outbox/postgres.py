@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from functools import partial
 from typing import Any, Final
 
-from relay.core.leads import Attempt, Entry, Status
+from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
 from relay.outbox import (
     postgres_alerts,
@@ -239,7 +239,7 @@ class PostgresOutbox:
         """Every relay's samples since then, oldest first."""
         return await self._readers.run(postgres_operating.samples, since)
 
-    async def get(self, lead_id: str) -> Entry | None:
+    async def get(self, lead_id: str) -> LeadRecord | None:
         """One entry, or None."""
         return await self._readers.run(postgres_reading.get, lead_id, self._seal)
 
@@ -247,11 +247,11 @@ class PostgresOutbox:
         """Every call made for a lead, oldest first."""
         return await self._readers.run(postgres_reading.attempts, lead_id)
 
-    async def list(self, query: Query) -> builtins.list[Entry]:
+    async def list(self, query: Query) -> builtins.list[LeadRecord]:
         """Entries, newest first."""
         return await self._readers.run(postgres_reading.entries, query, self._seal)
 
-    def scan(self, query: Query) -> AsyncIterator[Entry]:
+    def scan(self, query: Query) -> AsyncIterator[LeadRecord]:
         """Entries, newest first, a page at a time."""
 
         async def read(
@@ -261,7 +261,7 @@ class PostgresOutbox:
 
         return scanned(read, query, self._seal)
 
-    async def counts(self) -> Mapping[Status, int]:
+    async def counts(self) -> Mapping[LeadStatus, int]:
         """How many entries are in each state that has any."""
         return await self._readers.run(postgres_reading.counts)
 
@@ -269,7 +269,7 @@ class PostgresOutbox:
         """When the oldest open lead was created (epoch ms)."""
         return await self._readers.run(postgres_reading.oldest_open)
 
-    async def reasons(self, status: Status) -> Mapping[str, int]:
+    async def reasons(self, status: LeadStatus) -> Mapping[str, int]:
         """How many leads of a state there are for each reason (last_error)."""
         return await self._readers.run(postgres_alerts.reasons, status)
 

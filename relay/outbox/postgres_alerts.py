@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox.contract import Alert
 from relay.outbox.postgres_session import Connection
 from relay.outbox.postgres_writer import each
@@ -48,7 +48,7 @@ async def swap(connection: Connection, old: Alert | None, new: Alert | None) -> 
     return done.endswith(" 1")
 
 
-async def reasons(connection: Connection, status: Status) -> dict[str, int]:
+async def reasons(connection: Connection, status: LeadStatus) -> dict[str, int]:
     """How many leads of a state there are for each reason."""
     rows = await connection.fetch(
         """

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from zlib import crc32
 
-from relay.core.leads import Status, require_move
+from relay.core.leads import LeadStatus, require_move
 from relay.outbox.contract import Offer, Receipt, Taken
 from relay.outbox.dedupe import Earlier, Ledger
 from relay.outbox.keeping import both
@@ -114,7 +114,7 @@ async def release(
         await _remove(connection, lead_id)
         return None
     offer, row = final
-    require_move(Status.HELD, offer.status)
+    require_move(LeadStatus.HELD, offer.status)
     earlier = map(_earlier, await connection.fetch(_FIND, *_sought([offer])))
     receipt = Ledger(one for one in earlier if one.lead_id != lead_id).enter(offer)
     if receipt.taken is Taken.NEW:
@@ -143,4 +143,4 @@ def _sought(offers: Sequence[Offer]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _earlier(row: Sequence[Any]) -> Earlier:
-    return Earlier(row[0], Status(row[1]), *tuple(row)[2:])
+    return Earlier(row[0], LeadStatus(row[1]), *tuple(row)[2:])

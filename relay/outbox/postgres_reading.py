@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar, TypeVarTuple
 
-from relay.core.leads import OPEN, Attempt, Entry, Status
+from relay.core.leads import OPEN, Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget
 from relay.outbox.contract import Gate, OutboxUnavailableError, Query
 from relay.outbox.keeping import both
@@ -58,7 +58,7 @@ class Readers:
             await (await self._free.get()).close()
 
 
-async def get(connection: Connection, lead_id: str, seal: Seal) -> Entry | None:
+async def get(connection: Connection, lead_id: str, seal: Seal) -> LeadRecord | None:
     """One entry, or None."""
     row = await connection.fetchrow(
         sql("SELECT {entry} FROM leads AS l WHERE l.id = $1"), lead_id
@@ -78,7 +78,7 @@ async def attempts(connection: Connection, lead_id: str) -> list[Attempt]:
     return [attempt_of(tuple(row)) for row in rows]
 
 
-async def entries(connection: Connection, query: Query, seal: Seal) -> list[Entry]:
+async def entries(connection: Connection, query: Query, seal: Seal) -> list[LeadRecord]:
     """Entries, newest first."""
     tests, values = where(query)
     parts = [
@@ -108,13 +108,13 @@ def where(query: Query) -> tuple[str, list[Any]]:
     return " AND ".join(["TRUE", *tests]), [value for _, value in given]
 
 
-async def counts(connection: Connection) -> dict[Status, int]:
+async def counts(connection: Connection) -> dict[LeadStatus, int]:
     """How many entries are in each state."""
     # As changes, one by one (migrations/postgres/0006_looking.sql).
     rows = await connection.fetch(
         "SELECT status, sum(leads)::bigint FROM tallies GROUP BY status"
     )
-    return {Status(status): number for status, number in rows if number}
+    return {LeadStatus(status): number for status, number in rows if number}
 
 
 async def oldest_open(connection: Connection) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from relay.core.leads import MOVES, OPEN, RETRYABLE, SETTLED, Status, require_move
+from relay.core.leads import MOVES, OPEN, RETRYABLE, SETTLED, LeadStatus, require_move
 
 ENTRY_COLUMNS: Final = (
     *("id", "source", "customer", "event", "click_id", "mode"),
@@ -28,7 +28,7 @@ OFFER_COLUMNS: Final = (
 """What :func:`relay.outbox.rows.row_of` writes, in this order."""
 
 
-def from_to(old: Iterable[Status], new: Status) -> frozenset[Status]:
+def from_to(old: Iterable[LeadStatus], new: LeadStatus) -> frozenset[LeadStatus]:
     """Give old back; raise IllegalMoveError if one of them may not become new."""
     states = frozenset(old)
     for status in states:
@@ -36,20 +36,22 @@ def from_to(old: Iterable[Status], new: Status) -> frozenset[Status]:
     return states
 
 
-SENDABLE: Final = from_to(OPEN, Status.SENDING)
-PARKABLE: Final = from_to({Status.QUEUED, Status.WAITING}, Status.PARKED)
-CONFIRMABLE: Final = frozenset(s for s in Status if Status.CONFIRMED in MOVES[s])
-RESENDABLE: Final = from_to(RETRYABLE, Status.QUEUED)
+SENDABLE: Final = from_to(OPEN, LeadStatus.SENDING)
+PARKABLE: Final = from_to({LeadStatus.QUEUED, LeadStatus.WAITING}, LeadStatus.PARKED)
+CONFIRMABLE: Final = frozenset(
+    s for s in LeadStatus if LeadStatus.CONFIRMED in MOVES[s]
+)
+RESENDABLE: Final = from_to(RETRYABLE, LeadStatus.QUEUED)
 
-UNCOUNTED: Final = frozenset({Status.HELD, Status.REJECTED})
+UNCOUNTED: Final = frozenset({LeadStatus.HELD, LeadStatus.REJECTED})
 """States whose leads make no later one a duplicate: nothing came of them yet."""
 
 
-def _listed(states: Iterable[Status]) -> str:
+def _listed(states: Iterable[LeadStatus]) -> str:
     # In the order of Status: SQLite uses an index on some of the rows only for
     # a query that writes its condition letter by letter as the index does.
     wanted = frozenset(states)
-    return "(" + ", ".join(f"'{s.value}'" for s in Status if s in wanted) + ")"
+    return "(" + ", ".join(f"'{s.value}'" for s in LeadStatus if s in wanted) + ")"
 
 
 _TYPES: Final = {

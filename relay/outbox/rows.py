@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from relay.core import jsontext
-from relay.core.leads import Attempt, Entry, Lead, Mode, Sale, Status, Step
+from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus, Mode, Sale, Step
 from relay.outbox.contract import Offer, Settlement, UnstorableError
 from relay.outbox.sealing import PLAIN, Seal, SealedError
 
@@ -55,7 +55,7 @@ def row_of(offer: Offer, seal: Seal = PLAIN) -> Row:
         lead.created_at,
         str(offer.status),
         readable(offer.reason),
-        lead.created_at if offer.status is Status.QUEUED else None,
+        lead.created_at if offer.status is LeadStatus.QUEUED else None,
         lead.created_at,
         offer.dedupe_key,
         key,
@@ -64,7 +64,7 @@ def row_of(offer: Offer, seal: Seal = PLAIN) -> Row:
     )
 
 
-def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> Entry:
+def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> LeadRecord:
     """Read an entry from :data:`relay.outbox.queries.ENTRY_COLUMNS`.
 
     One whose personal data cannot be decrypted comes without it, and says so.
@@ -88,9 +88,9 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> Entry:
         created_at=row[9],
         sale=None if row[18] is None else Sale(**jsontext.decode(row[18])),
     )
-    return Entry(
+    return LeadRecord(
         lead,
-        status=Status(row[10]),
+        status=LeadStatus(row[10]),
         attempts=row[11],
         last_error=row[12],
         due_at=row[13],

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from relay.core.leads import Attempt, Entry, Status
+from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
 from relay.outbox import (
     sqlite_alerts,
@@ -138,7 +138,7 @@ class SqliteOutbox:
     async def put(self, offer: Offer) -> Receipt:
         """Commit a lead, or say which earlier one it repeats."""
         row = row_of(offer, self._seal)
-        if offer.status is Status.HELD and offer.idempotency_key is None:
+        if offer.status is LeadStatus.HELD and offer.idempotency_key is None:
             return await self._writer.submit(sqlite_held.hold, row)
         return await self._writer.submit(sqlite_intake.put, (offer, row))
 
@@ -249,7 +249,7 @@ class SqliteOutbox:
         """Every relay's samples since then, oldest first."""
         return await self._readers.run(sqlite_operating.samples, since)
 
-    async def get(self, lead_id: str) -> Entry | None:
+    async def get(self, lead_id: str) -> LeadRecord | None:
         """One entry, or None."""
         return await self._readers.run(sqlite_reading.get, lead_id, self._seal)
 
@@ -257,11 +257,11 @@ class SqliteOutbox:
         """Every call made for a lead, oldest first."""
         return await self._readers.run(sqlite_reading.attempts, lead_id)
 
-    async def list(self, query: Query) -> builtins.list[Entry]:
+    async def list(self, query: Query) -> builtins.list[LeadRecord]:
         """Entries, newest first."""
         return await self._readers.run(sqlite_reading.entries, query, self._seal)
 
-    def scan(self, query: Query) -> AsyncIterator[Entry]:
+    def scan(self, query: Query) -> AsyncIterator[LeadRecord]:
         """Entries, newest first, a page at a time."""
 
         async def read(
@@ -271,7 +271,7 @@ class SqliteOutbox:
 
         return scanned(read, query, self._seal)
 
-    async def counts(self) -> Mapping[Status, int]:
+    async def counts(self) -> Mapping[LeadStatus, int]:
         """How many entries are in each state that has any."""
         counted = await self._readers.run(sqlite_tallies.counts)
         more = counted.late > sqlite_tallies.MANY
@@ -285,7 +285,7 @@ class SqliteOutbox:
         """When the oldest open lead was created (epoch ms)."""
         return await self._readers.run(sqlite_reading.oldest_open)
 
-    async def reasons(self, status: Status) -> Mapping[str, int]:
+    async def reasons(self, status: LeadStatus) -> Mapping[str, int]:
         """How many leads of a state there are for each reason (last_error)."""
         return await self._readers.run(sqlite_alerts.reasons, status)
 

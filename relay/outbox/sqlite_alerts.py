@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox.contract import Alert
 from relay.outbox.writer import each
 
@@ -49,7 +49,7 @@ def swap(connection: sqlite3.Connection, old: Alert | None, new: Alert | None) -
     return done is not None and done.rowcount == 1
 
 
-def reasons(connection: sqlite3.Connection, status: Status) -> dict[str, int]:
+def reasons(connection: sqlite3.Connection, status: LeadStatus) -> dict[str, int]:
     """How many leads of a state there are for each reason."""
     rows = connection.execute(
         """

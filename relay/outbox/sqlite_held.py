@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox.contract import Offer, Receipt, Taken
 from relay.outbox.dedupe import Ledger
 from relay.outbox.queries import OFFER_COLUMNS, from_to
@@ -33,13 +33,13 @@ _LET_GO: Final = """
 
 _REMOVE: Final = "DELETE FROM leads WHERE id IN (SELECT value FROM json_each(?))"
 
-from_to({Status.HELD}, Status.QUEUED)
+from_to({LeadStatus.HELD}, LeadStatus.QUEUED)
 
 
 def hold(connection: sqlite3.Connection, rows: Sequence[Row]) -> Sequence[Receipt]:
     """Write sign-ups down; nothing that is only held repeats another lead."""
     connection.executemany(INSERT, rows)
-    return [Receipt(Taken.NEW, row[_ID], Status.HELD) for row in rows]
+    return [Receipt(Taken.NEW, row[_ID], LeadStatus.HELD) for row in rows]
 
 
 def let_go(

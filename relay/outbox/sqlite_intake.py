@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from relay.core.leads import Status, require_move
+from relay.core.leads import LeadStatus, require_move
 from relay.outbox.contract import Offer, Receipt, Taken
 from relay.outbox.dedupe import Earlier, Ledger
 from relay.outbox.keeping import both
@@ -65,7 +65,7 @@ def release(
         _remove(connection, lead_id)
         return None
     offer, row = final
-    require_move(Status.HELD, offer.status)
+    require_move(LeadStatus.HELD, offer.status)
     earlier = earlier_leads(connection, [offer])
     receipt = Ledger(one for one in earlier if one.lead_id != lead_id).enter(offer)
     if receipt.taken is Taken.NEW:
@@ -97,4 +97,4 @@ def earlier_leads(
             json.dumps(both(offer.dedupe_key for offer in counted)),
         ),
     )
-    return [Earlier(row[0], Status(row[1]), *row[2:]) for row in rows]
+    return [Earlier(row[0], LeadStatus(row[1]), *row[2:]) for row in rows]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar, TypeVarTuple
 
-from relay.core.leads import OPEN, SETTLED, Attempt, Entry
+from relay.core.leads import OPEN, SETTLED, Attempt, LeadRecord
 from relay.core.pacing import Budget
 from relay.outbox.contract import Gate, OutboxUnavailableError, Query
 from relay.outbox.keeping import both
@@ -71,7 +71,7 @@ class Readers:
             self._free.put(file)
 
 
-def get(connection: sqlite3.Connection, lead_id: str, seal: Seal) -> Entry | None:
+def get(connection: sqlite3.Connection, lead_id: str, seal: Seal) -> LeadRecord | None:
     """One entry, or None."""
     row = connection.execute(
         sql("SELECT {entry} FROM leads AS l WHERE l.id = ?"), (lead_id,)
@@ -91,7 +91,9 @@ def attempts(connection: sqlite3.Connection, lead_id: str) -> list[Attempt]:
     return [attempt_of(row) for row in rows]
 
 
-def entries(connection: sqlite3.Connection, query: Query, seal: Seal) -> list[Entry]:
+def entries(
+    connection: sqlite3.Connection, query: Query, seal: Seal
+) -> list[LeadRecord]:
     """Entries, newest first."""
     tests, values = where(query)
     parts = [sql("SELECT {entry} FROM leads AS l WHERE"), tests, _NEWEST_FIRST]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final, NamedTuple
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox.writer import each
 
 MANY: Final = 1_000
@@ -24,7 +24,7 @@ BATCH: Final = 16_384
 class Counted(NamedTuple):
     """Leads by state, and how many of them had to be counted one by one."""
 
-    leads: dict[Status, int]
+    leads: dict[LeadStatus, int]
     late: int
 
 
@@ -42,7 +42,7 @@ def counts(connection: sqlite3.Connection) -> Counted:
         GROUP BY status
         """
     ).fetchall()
-    leads = {Status(status): number for status, number, _ in rows if number}
+    leads = {LeadStatus(status): number for status, number, _ in rows if number}
     return Counted(leads, sum(late for _, _, late in rows))
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from relay.core.leads import Entry
+from relay.core.leads import LeadRecord
 from relay.outbox.contract import Query, Rekeyed
 from relay.outbox.rows import Row, entry_of
 from relay.outbox.sealing import Seal, SealedError
@@ -23,7 +23,7 @@ Change = tuple[str, int, str]
 Replace = Callable[[tuple[list[Change]]], Awaitable[int]]
 
 
-async def scanned(read: Read, query: Query, seal: Seal) -> AsyncIterator[Entry]:
+async def scanned(read: Read, query: Query, seal: Seal) -> AsyncIterator[LeadRecord]:
     """Give every entry of a query, up to its limit."""
     left, below = query.limit, None
     everything = replace(query, limit=None)

@@ -21,8 +21,8 @@ from relay.proxy.exchange import (
 from relay.proxy.upstream import Upstream
 from relay.proxy.upstream_connection import (
     Connection,
-    Limits,
     UpstreamAnswer,
+    UpstreamLimits,
 )
 
 log = get_logger()
@@ -35,7 +35,9 @@ came back may wait for work; one that went away is noticed by the next request."
 class Sites:
     """The instances of the site, and which of them are up."""
 
-    def __init__(self, urls: Sequence[str], *, limits: Limits | None = None) -> None:
+    def __init__(
+        self, urls: Sequence[str], *, limits: UpstreamLimits | None = None
+    ) -> None:
         if not urls:
             raise ValueError("an upstream is needed")
         self._all = [Upstream(url, limits=limits) for url in urls]

@@ -70,7 +70,7 @@ from relay.proxy.settling import (
     settle,
 )
 from relay.proxy.signup_exchange import (
-    Signup,
+    SignupExchange,
     Signups,
     Store,
     Tasks,
@@ -81,8 +81,8 @@ from relay.proxy.site_response import (
 )
 from relay.proxy.upstream import write_head
 from relay.proxy.upstream_connection import (
-    Limits,
     UpstreamAnswer,
+    UpstreamLimits,
 )
 from relay.proxy.websocket import Tunnels
 
@@ -118,7 +118,7 @@ class Proxy:
         *,
         trusted: Sequence[Network] = (),
         unix_trusted: bool = False,
-        limits: Limits | None = None,
+        limits: UpstreamLimits | None = None,
         prefix: str = "",
         script: str | None = None,
     ) -> None:
@@ -127,7 +127,7 @@ class Proxy:
         ``prefix`` is where the relay's own paths begin; ``script`` the URL of
         the script to put into pages, None to leave them alone.
         """
-        self._limits = limits or Limits()
+        self._limits = limits or UpstreamLimits()
         urls = (upstream,) if isinstance(upstream, str) else upstream
         self._sites = Sites(urls, limits=self._limits)
         self._rules = tuple(rules)
@@ -221,12 +221,12 @@ class Proxy:
             raise
         return await self._deliver(passage, *settled)
 
-    def _signup(self, passage: _Passage) -> Signup | None:
+    def _signup(self, passage: _Passage) -> SignupExchange | None:
         path = passage.target.partition("?")[0]
         found = match(self._rules, passage.request.method, path)
-        return Signup(*found, passage.visit, self._store) if found else None
+        return SignupExchange(*found, passage.visit, self._store) if found else None
 
-    async def _sign_up(self, passage: _Passage, signup: Signup) -> Settled:
+    async def _sign_up(self, passage: _Passage, signup: SignupExchange) -> Settled:
         body, copy = await copied_request(
             passage.request.content,
             passage.framing,
@@ -248,7 +248,7 @@ class Proxy:
         body: bytes,
     ) -> asyncio.Task[Settled]:
         """Start a sign-up of the express lane; its body is all there."""
-        signup = Signup(rule, path_params, visit, self._store)
+        signup = SignupExchange(rule, path_params, visit, self._store)
 
         async def send() -> UpstreamAnswer:
             whole = Body(len(body), start=body)

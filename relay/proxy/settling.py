@@ -14,7 +14,7 @@ from relay.proxy.exchange import (
     RequestBodyError,
     UpstreamError,
 )
-from relay.proxy.signup_exchange import Signup
+from relay.proxy.signup_exchange import SignupExchange
 from relay.proxy.upstream_connection import UpstreamAnswer
 
 
@@ -30,7 +30,7 @@ class Settled(NamedTuple):
 
 
 async def settle(
-    signup: Signup,
+    signup: SignupExchange,
     copy: bytes | None,
     send: Callable[[], Awaitable[UpstreamAnswer]],
     bound: int,

@@ -128,7 +128,7 @@ class Store:
     tasks: Tasks
 
 
-class Signup:
+class SignupExchange:
     """One request that a rule matches, from its body to the site's answer.
 
     No method raises for a mistake of the relay's own.

@@ -13,7 +13,7 @@ from relay.core.dub.track_lead import (
     LeadFields,
     sanitise,
 )
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.core.rules.rule import Draft
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
@@ -52,7 +52,7 @@ class ProxiedSignups:
             # Not missed yet: the lead is still taken once the site has answered.
             log.error("signup.not_held", reason=str(error))
             return None
-        as_held = offer.status is Status.QUEUED
+        as_held = offer.status is LeadStatus.QUEUED
         return Held(lead_id, draft, replace(offer, as_held=True) if as_held else None)
 
     async def take(
@@ -83,7 +83,7 @@ class ProxiedSignups:
             if not await self._spill.keep(offer, lead_id):
                 self.missed(str(error))
                 return False
-        return offer.status is Status.QUEUED
+        return offer.status is LeadStatus.QUEUED
 
     async def drop(self, held: Held) -> None:
         """Forget a held sign-up that the site refused."""
@@ -121,7 +121,7 @@ class ProxiedSignups:
             self._intake.lead(salvaged, held),
             dedupe_key="",
             dedupe_since=None,
-            status=Status.REJECTED,
+            status=LeadStatus.REJECTED,
             reason=problem,
         )
 

@@ -16,8 +16,8 @@ from relay.proxy.exchange import (
 from relay.proxy.upstream_connection import (
     Connection,
     GoneError,
-    Limits,
     UpstreamAnswer,
+    UpstreamLimits,
 )
 from relay.proxy.upstream_protocol import SiteProtocol
 
@@ -79,11 +79,11 @@ class Upstream:
         self,
         url: str,
         *,
-        limits: Limits | None = None,
+        limits: UpstreamLimits | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.site = parse_site(url)
-        self._limits = limits or Limits()
+        self._limits = limits or UpstreamLimits()
         self._tls = (tls or ssl.create_default_context()) if self.site.tls else None
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()

@@ -47,7 +47,7 @@ _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class UpstreamLimits:
     """How long the site and the visitor may take, in seconds.
 
     ``connect`` until the connection stands, ``answer`` from the end of the
@@ -86,7 +86,7 @@ class Connection:
     def __init__(
         self,
         protocol: SiteProtocol,
-        limits: Limits,
+        limits: UpstreamLimits,
         keep: Callable[[Connection], None],
         left: Callable[[Connection], None],
     ) -> None:

@@ -22,7 +22,7 @@ from postgres_server import PostgresServer
 
 from relay.capture.spill import Spill
 from relay.core.clock import now_ms
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox import open_outbox
 from relay.outbox.contract import OutboxUnavailableError, Settlement
 from relay.outbox.sealing import PLAIN, Seal
@@ -109,8 +109,8 @@ async def test_dead_letters_are_forgotten_and_what_is_on_its_way_is_asked_about(
     relay = await RelayProcess(tmp_path, {"RELAY_RETRY_BASE": "30m"}).start()
     outbox = open_outbox(f"sqlite:///{tmp_path}/relay.db")
     await outbox.open()
-    await outbox.put(offer(lead(EMAIL, customer_name=NAME), status=Status.HELD))
-    await outbox.put(offer(lead(EMAIL, customer_name=NAME), status=Status.REJECTED))
+    await outbox.put(offer(lead(EMAIL, customer_name=NAME), status=LeadStatus.HELD))
+    await outbox.put(offer(lead(EMAIL, customer_name=NAME), status=LeadStatus.REJECTED))
     await outbox.close()
     await post_hook(session, relay.url, zoe("click-of-hers"))
 
@@ -184,7 +184,7 @@ async def old_lead(url: str, seal: Seal = PLAIN) -> str:
     made = lead(EMAIL, customer_name=NAME, created_at=at)
     await outbox.put(offer(made, dedupe_key=f"lead:{EMAIL}", dedupe_since=0))
     [claim] = await outbox.claim(1, now_ms(), LEASE)
-    await outbox.settle(claim, Settlement(Status.DELIVERED, delivered_at=at), at)
+    await outbox.settle(claim, Settlement(LeadStatus.DELIVERED, delivered_at=at), at)
     await outbox.close()
     return made.id
 
@@ -288,7 +288,7 @@ async def test_an_export_is_complete_and_runs_nothing_in_a_spreadsheet(
     ]
     for one in bad:
         await outbox.put(offer(one))
-    await outbox.put(offer(lead("held"), status=Status.HELD))
+    await outbox.put(offer(lead("held"), status=LeadStatus.HELD))
     await outbox.close()
     relay = RelayProcess(tmp_path)
 

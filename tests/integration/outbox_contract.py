@@ -37,7 +37,7 @@ from outbox_rig import (
     status,
 )
 
-from relay.core.leads import Entry, IllegalMoveError, Mode, Status
+from relay.core.leads import IllegalMoveError, LeadRecord, LeadStatus, Mode
 from relay.outbox import open_outbox
 from relay.outbox.contract import (
     Outbox,
@@ -107,8 +107,8 @@ class OutboxContract(
         receipt = await outbox.put(offer(made))
 
         assert (receipt.taken, receipt.lead_id) == (Taken.NEW, made.id)
-        assert await outbox.get(made.id) == Entry(
-            made, Status.QUEUED, due_at=NOW, since=NOW
+        assert await outbox.get(made.id) == LeadRecord(
+            made, LeadStatus.QUEUED, due_at=NOW, since=NOW
         )
 
     async def test_empty_and_absent_metadata_stay_apart(self, outbox: Outbox) -> None:
@@ -183,17 +183,19 @@ class OutboxContract(
     ) -> None:
         made = lead(customer="")
         receipt = await outbox.put(
-            offer(made, status=Status.REJECTED, reason=f"no customer id {SURROGATE}")
+            offer(
+                made, status=LeadStatus.REJECTED, reason=f"no customer id {SURROGATE}"
+            )
         )
 
-        assert receipt.status is Status.REJECTED
+        assert receipt.status is LeadStatus.REJECTED
         found = await entry(outbox, made.id)
-        assert (found.status, found.due_at) == (Status.REJECTED, None)
+        assert (found.status, found.due_at) == (LeadStatus.REJECTED, None)
         assert found.last_error == "no customer id ?"
         assert await outbox.claim(9, NOW + DAY, LEASE) == []
 
     async def test_a_held_lead_is_neither_due_nor_open(self, outbox: Outbox) -> None:
-        held, later = offer(lead("u"), status=Status.HELD), offer(lead("u"))
+        held, later = offer(lead("u"), status=LeadStatus.HELD), offer(lead("u"))
         await put_all(outbox, [held, later])
 
         assert await outbox.oldest_open() == NOW
@@ -204,12 +206,14 @@ class OutboxContract(
     async def test_the_same_request_again_is_a_duplicate(self, outbox: Outbox) -> None:
         first = offer(idempotency_key="msg_1", body_hash=b"one")
         await outbox.put(first)
-        await outbox.settle(await claim_one(outbox), Settlement(Status.DELIVERED), NOW)
+        await outbox.settle(
+            await claim_one(outbox), Settlement(LeadStatus.DELIVERED), NOW
+        )
 
         again = await outbox.put(offer(idempotency_key="msg_1", body_hash=b"one"))
 
         assert (again.taken, again.lead_id) == (Taken.DUPLICATE, first.lead.id)
-        assert again.status is Status.DELIVERED
+        assert again.status is LeadStatus.DELIVERED
         assert len(await ids(outbox)) == 1
 
     async def test_the_same_key_with_another_body_is_a_conflict(
@@ -250,13 +254,13 @@ class OutboxContract(
         self, outbox: Outbox
     ) -> None:
         first = offer(
-            idempotency_key="m", body_hash=b"x", status=Status.REJECTED, reason="no"
+            idempotency_key="m", body_hash=b"x", status=LeadStatus.REJECTED, reason="no"
         )
         await outbox.put(first)
 
         again = await outbox.put(offer(idempotency_key="m", body_hash=b"x"))
 
-        assert (again.taken, again.status) == (Taken.DUPLICATE, Status.REJECTED)
+        assert (again.taken, again.status) == (Taken.DUPLICATE, LeadStatus.REJECTED)
 
     # --- The same sign-up twice: dedupe keys. ---
 
@@ -267,7 +271,7 @@ class OutboxContract(
         again = await outbox.put(signup("u", at=NOW + 7 * DAY))
 
         assert (again.taken, again.lead_id) == (Taken.DUPLICATE, first.lead.id)
-        assert again.status is Status.QUEUED
+        assert again.status is LeadStatus.QUEUED
         assert len(await ids(outbox)) == 1
 
     async def test_it_counts_again_once_the_time_is_over(self, outbox: Outbox) -> None:
@@ -305,11 +309,11 @@ class OutboxContract(
 
         assert [r.taken for r in receipts].count(Taken.NEW) == 5
         assert len({receipt.lead_id for receipt in receipts}) == 5
-        assert await outbox.counts() == {Status.QUEUED: 5}
+        assert await outbox.counts() == {LeadStatus.QUEUED: 5}
 
-    @pytest.mark.parametrize("kept", [Status.REJECTED, Status.HELD])
+    @pytest.mark.parametrize("kept", [LeadStatus.REJECTED, LeadStatus.HELD])
     async def test_a_lead_of_which_nothing_came_blocks_no_good_one(
-        self, outbox: Outbox, kept: Status
+        self, outbox: Outbox, kept: LeadStatus
     ) -> None:
         offers = [signup("u", status=kept), signup("u"), signup("u", status=kept)]
 
@@ -323,7 +327,9 @@ class OutboxContract(
         self, outbox: Outbox
     ) -> None:
         await outbox.put(signup("u"))
-        await outbox.settle(await claim_one(outbox), Settlement(Status.REJECTED), NOW)
+        await outbox.settle(
+            await claim_one(outbox), Settlement(LeadStatus.REJECTED), NOW
+        )
 
         assert (await outbox.put(signup("u"))).taken is Taken.NEW
 
@@ -345,7 +351,7 @@ class OutboxContract(
     async def test_the_final_lead_takes_the_place_of_the_held_one(
         self, outbox: Outbox
     ) -> None:
-        held = offer(lead("", source="proxy"), status=Status.HELD)
+        held = offer(lead("", source="proxy"), status=LeadStatus.HELD)
         await outbox.put(held)
         final = signup("u", at=NOW + 50)
 
@@ -353,7 +359,7 @@ class OutboxContract(
 
         assert receipt is not None
         assert (receipt.taken, receipt.lead_id) == (Taken.NEW, held.lead.id)
-        assert receipt.status is Status.QUEUED
+        assert receipt.status is LeadStatus.QUEUED
         found = await entry(outbox, held.lead.id)
         assert found.lead.customer_external_id == "u"
         assert (found.due_at, found.since) == (NOW + 50, NOW + 50)
@@ -364,7 +370,9 @@ class OutboxContract(
         """Many at once: some repeat an earlier lead, one of them each other."""
         first = signup("u")
         offers = [signup(name) for name in ("u", "v", "v", "w", "x")]
-        held = [replace(one, status=Status.HELD, dedupe_since=None) for one in offers]
+        held = [
+            replace(one, status=LeadStatus.HELD, dedupe_since=None) for one in offers
+        ]
         await put_all(outbox, [first, *held])
         await outbox.release(held[4].lead.id, None)
 
@@ -385,14 +393,14 @@ class OutboxContract(
             first.lead.id,
         ]
         found = await entry(outbox, held[3].lead.id)
-        assert found.status is Status.QUEUED
+        assert found.status is LeadStatus.QUEUED
         assert found.due_at == found.since == offers[3].lead.created_at
         assert (await outbox.put(signup("w"))).taken is Taken.DUPLICATE
 
     async def test_a_held_lead_that_the_site_refused_is_gone(
         self, outbox: Outbox
     ) -> None:
-        held = offer(status=Status.HELD)
+        held = offer(status=LeadStatus.HELD)
         await outbox.put(held)
 
         assert await outbox.release(held.lead.id, None) is None
@@ -401,7 +409,7 @@ class OutboxContract(
     async def test_a_held_lead_that_repeats_another_is_gone(
         self, outbox: Outbox
     ) -> None:
-        first, held = signup("u"), offer(status=Status.HELD)
+        first, held = signup("u"), offer(status=LeadStatus.HELD)
         await put_all(outbox, [first, held])
 
         receipt = await outbox.release(held.lead.id, signup("u"))
@@ -414,7 +422,7 @@ class OutboxContract(
         self, outbox: Outbox
     ) -> None:
         first = offer(idempotency_key="m", body_hash=b"1")
-        held = offer(status=Status.HELD)
+        held = offer(status=LeadStatus.HELD)
         await put_all(outbox, [first, held])
 
         receipt = await outbox.release(
@@ -423,10 +431,10 @@ class OutboxContract(
 
         assert receipt is not None
         assert (receipt.taken, receipt.lead_id) == (Taken.CONFLICT, first.lead.id)
-        assert await status(outbox, held.lead.id) is Status.HELD
+        assert await status(outbox, held.lead.id) is LeadStatus.HELD
 
     async def test_a_held_lead_is_no_repeat_of_itself(self, outbox: Outbox) -> None:
-        held = offer(status=Status.HELD, idempotency_key="m", body_hash=b"1")
+        held = offer(status=LeadStatus.HELD, idempotency_key="m", body_hash=b"1")
         await outbox.put(held)
 
         receipt = await outbox.release(
@@ -437,20 +445,23 @@ class OutboxContract(
         assert receipt.taken is Taken.NEW
 
     async def test_a_held_lead_can_end_as_rejected(self, outbox: Outbox) -> None:
-        held = offer(status=Status.HELD)
+        held = offer(status=LeadStatus.HELD)
         await outbox.put(held)
 
         await outbox.release(
-            held.lead.id, offer(status=Status.REJECTED, reason="no customer id")
+            held.lead.id, offer(status=LeadStatus.REJECTED, reason="no customer id")
         )
 
         found = await entry(outbox, held.lead.id)
-        assert (found.status, found.last_error) == (Status.REJECTED, "no customer id")
+        assert (found.status, found.last_error) == (
+            LeadStatus.REJECTED,
+            "no customer id",
+        )
 
     async def test_a_lead_is_released_once_and_only_while_held(
         self, outbox: Outbox
     ) -> None:
-        held, queued = offer(status=Status.HELD), offer()
+        held, queued = offer(status=LeadStatus.HELD), offer()
         await put_all(outbox, [held, queued])
         await outbox.release(held.lead.id, offer())
 
@@ -462,11 +473,11 @@ class OutboxContract(
     async def test_a_lead_cannot_be_released_into_being_held(
         self, outbox: Outbox
     ) -> None:
-        held = offer(status=Status.HELD)
+        held = offer(status=LeadStatus.HELD)
         await outbox.put(held)
 
         with pytest.raises(IllegalMoveError):
-            await outbox.release(held.lead.id, offer(status=Status.HELD))
+            await outbox.release(held.lead.id, offer(status=LeadStatus.HELD))
 
     # --- What a person and the monitoring ask. ---
 
@@ -486,21 +497,21 @@ class OutboxContract(
         assert await found() == [3, 2, 1, 0]
         assert await found(limit=2) == [3, 2]
         assert await found(limit=0) == []
-        assert await found(status=Status.QUEUED) == [3, 2, 1]
+        assert await found(status=LeadStatus.QUEUED) == [3, 2, 1]
         assert await found(customer="u") == [2, 0]
         assert await found(since=NOW + 2) == [3, 2]
-        assert await found(customer="u", status=Status.SENDING, since=NOW) == [0]
+        assert await found(customer="u", status=LeadStatus.SENDING, since=NOW) == [0]
         assert await found(customer="u' OR 1=1 --") == []
 
     async def test_counts_name_the_states_that_have_any(self, outbox: Outbox) -> None:
         assert await outbox.counts() == {}
-        await put_all(outbox, [offer(), offer(), offer(status=Status.HELD)])
+        await put_all(outbox, [offer(), offer(), offer(status=LeadStatus.HELD)])
         await outbox.claim(1, NOW, LEASE)
 
         assert await outbox.counts() == {
-            Status.QUEUED: 1,
-            Status.SENDING: 1,
-            Status.HELD: 1,
+            LeadStatus.QUEUED: 1,
+            LeadStatus.SENDING: 1,
+            LeadStatus.HELD: 1,
         }
 
     async def test_the_oldest_open_lead_is_known(self, outbox: Outbox) -> None:
@@ -510,7 +521,7 @@ class OutboxContract(
         claim = await claim_one(outbox, NOW + 9)
         assert await outbox.oldest_open() == NOW
 
-        await outbox.settle(claim, Settlement(Status.DELIVERED), NOW + 9)
+        await outbox.settle(claim, Settlement(LeadStatus.DELIVERED), NOW + 9)
 
         assert await outbox.oldest_open() == NOW + 1
 
@@ -575,7 +586,7 @@ class OutboxContract(
         before, after = offer(), offer()
         await outbox.put(before)
         claim = await claim_one(outbox)
-        end = Settlement(Status.DELIVERED, [attempt()])
+        end = Settlement(LeadStatus.DELIVERED, [attempt()])
 
         with outage():
             results = await asyncio.gather(

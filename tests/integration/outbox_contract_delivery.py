@@ -23,15 +23,15 @@ from outbox_rig import (
     status,
 )
 
-from relay.core.leads import IllegalMoveError, Status, Step
+from relay.core.leads import IllegalMoveError, LeadStatus, Step
 from relay.core.pacing import Pace, ready_at
 from relay.outbox.contract import Gate, Outbox, Query, Settlement
 
-DELIVERED = Settlement(Status.DELIVERED, delivered_at=NOW)
+DELIVERED = Settlement(LeadStatus.DELIVERED, delivered_at=NOW)
 
 
 def waiting(due_at: int) -> Settlement:
-    return Settlement(Status.WAITING, due_at=due_at, last_error="Dub was busy")
+    return Settlement(LeadStatus.WAITING, due_at=due_at, last_error="Dub was busy")
 
 
 async def finish(outbox: Outbox, end: Settlement, now: int = NOW) -> str:
@@ -41,17 +41,19 @@ async def finish(outbox: Outbox, end: Settlement, now: int = NOW) -> str:
     return claim.entry.lead.id
 
 
-async def lead_in(outbox: Outbox, wanted: Status) -> str:
+async def lead_in(outbox: Outbox, wanted: LeadStatus) -> str:
     """Bring a lead into a state by the moves that lead there; give its id."""
-    made = offer(status=Status.HELD if wanted is Status.HELD else Status.QUEUED)
+    made = offer(
+        status=LeadStatus.HELD if wanted is LeadStatus.HELD else LeadStatus.QUEUED
+    )
     await outbox.put(made)
-    if wanted in {Status.HELD, Status.QUEUED}:
+    if wanted in {LeadStatus.HELD, LeadStatus.QUEUED}:
         return made.lead.id
     claim = await claim_one(outbox)
-    if wanted is Status.CONFIRMED:
+    if wanted is LeadStatus.CONFIRMED:
         await outbox.settle(claim, DELIVERED, NOW)
         await outbox.confirm([made.lead.id], NOW)
-    elif wanted is not Status.SENDING:
+    elif wanted is not LeadStatus.SENDING:
         await outbox.settle(claim, Settlement(wanted, due_at=NOW + DAY), NOW)
     return made.lead.id
 
@@ -83,7 +85,7 @@ class DeliveryContract:
 
         claim = await claim_one(outbox)
 
-        assert claim.entry.status is Status.SENDING
+        assert claim.entry.status is LeadStatus.SENDING
         assert claim.entry.due_at == NOW + LEASE
         assert claim.entry == await outbox.get(claim.entry.lead.id)
         assert len(claim.token) >= 16
@@ -126,7 +128,7 @@ class DeliveryContract:
         await outbox.settle(claim, waiting(NOW + HOUR), NOW)
 
         assert not await outbox.settle(claim, DELIVERED, NOW)
-        assert await status(outbox, claim.entry.lead.id) is Status.WAITING
+        assert await status(outbox, claim.entry.lead.id) is LeadStatus.WAITING
 
     # --- One customer's leads are a line. ---
 
@@ -158,12 +160,12 @@ class DeliveryContract:
         ("end", "goes"),
         [
             (waiting(NOW + HOUR), False),
-            (Settlement(Status.QUEUED, due_at=NOW + HOUR), False),
-            (Settlement(Status.PARKED), False),
-            (Settlement(Status.DELIVERED), True),
-            (Settlement(Status.DUPLICATE), True),
-            (Settlement(Status.UNCONFIRMED), True),
-            (Settlement(Status.REJECTED), True),
+            (Settlement(LeadStatus.QUEUED, due_at=NOW + HOUR), False),
+            (Settlement(LeadStatus.PARKED), False),
+            (Settlement(LeadStatus.DELIVERED), True),
+            (Settlement(LeadStatus.DUPLICATE), True),
+            (Settlement(LeadStatus.UNCONFIRMED), True),
+            (Settlement(LeadStatus.REJECTED), True),
         ],
     )
     async def test_the_next_in_line_waits_for_an_end(
@@ -229,7 +231,7 @@ class DeliveryContract:
     ) -> None:
         older, newer = offer(lead("u")), offer(lead("u"))
         await outbox.put(older)
-        await finish(outbox, Settlement(Status.REJECTED))
+        await finish(outbox, Settlement(LeadStatus.REJECTED))
         await outbox.put(newer)
         await outbox.requeue(older.lead.id, NOW)
 
@@ -249,7 +251,7 @@ class DeliveryContract:
         await outbox.settle(
             claim,
             Settlement(
-                Status.DELIVERED,
+                LeadStatus.DELIVERED,
                 calls,
                 last_error="nearly",
                 delivered_at=NOW + 3,
@@ -260,7 +262,7 @@ class DeliveryContract:
         )
 
         found = await entry(outbox, claim.entry.lead.id)
-        assert found.status is Status.DELIVERED
+        assert found.status is LeadStatus.DELIVERED
         assert (found.attempts, found.due_at) == (2, None)
         assert (found.last_error, found.delivered_at) == ("nearly", NOW + 3)
         assert found.in_doubt
@@ -273,11 +275,11 @@ class DeliveryContract:
 
         claim = await claim_one(outbox)
         await outbox.begin_recording(claim, calls[:1], NOW, LEASE)
-        end = Settlement(Status.WAITING, calls[1:3], due_at=NOW + 9)
+        end = Settlement(LeadStatus.WAITING, calls[1:3], due_at=NOW + 9)
         await outbox.settle(claim, end, NOW)
         claim = await claim_one(outbox, NOW + 9)
         assert claim.entry.attempts == 3
-        await outbox.settle(claim, Settlement(Status.DELIVERED, calls[3:]), NOW + 9)
+        await outbox.settle(claim, Settlement(LeadStatus.DELIVERED, calls[3:]), NOW + 9)
 
         assert await outbox.attempts(claim.entry.lead.id) == calls
         assert (await entry(outbox, claim.entry.lead.id)).attempts == 5
@@ -293,9 +295,9 @@ class DeliveryContract:
         claim = await claim_one(outbox, NOW + HOUR)
         assert claim.entry.last_error == "Dub was busy"
 
-    @pytest.mark.parametrize("again", [Status.QUEUED, Status.WAITING])
+    @pytest.mark.parametrize("again", [LeadStatus.QUEUED, LeadStatus.WAITING])
     async def test_a_lead_given_back_without_a_time_is_due_at_once(
-        self, outbox: Outbox, again: Status
+        self, outbox: Outbox, again: LeadStatus
     ) -> None:
         await outbox.put(offer())
         await finish(outbox, Settlement(again), NOW + 5)
@@ -306,7 +308,7 @@ class DeliveryContract:
         self, outbox: Outbox
     ) -> None:
         await outbox.put(offer())
-        done = await finish(outbox, Settlement(Status.REJECTED, due_at=NOW + 1))
+        done = await finish(outbox, Settlement(LeadStatus.REJECTED, due_at=NOW + 1))
 
         assert (await entry(outbox, done)).due_at is None
         assert await outbox.next_due() is None
@@ -318,14 +320,18 @@ class DeliveryContract:
         bad = "Dub said \ud83d\0"
         calls = [attempt(outcome=bad, code=bad)]
 
-        done = await finish(outbox, Settlement(Status.REJECTED, calls, last_error=bad))
+        done = await finish(
+            outbox, Settlement(LeadStatus.REJECTED, calls, last_error=bad)
+        )
 
         assert (await entry(outbox, done)).last_error == "Dub said ??"
         assert (await outbox.attempts(done))[0].outcome == "Dub said ??"
 
-    @pytest.mark.parametrize("end", [Status.HELD, Status.CONFIRMED, Status.SENDING])
+    @pytest.mark.parametrize(
+        "end", [LeadStatus.HELD, LeadStatus.CONFIRMED, LeadStatus.SENDING]
+    )
     async def test_a_delivery_cannot_end_where_no_move_leads(
-        self, outbox: Outbox, end: Status
+        self, outbox: Outbox, end: LeadStatus
     ) -> None:
         await outbox.put(offer())
         claim = await claim_one(outbox)
@@ -360,7 +366,9 @@ class DeliveryContract:
         claim = await claim_one(outbox)
         await outbox.begin_recording(claim, [], NOW, LEASE)
 
-        await outbox.settle(claim, Settlement(Status.UNCONFIRMED, in_doubt=told), NOW)
+        await outbox.settle(
+            claim, Settlement(LeadStatus.UNCONFIRMED, in_doubt=told), NOW
+        )
 
         assert (await entry(outbox, claim.entry.lead.id)).in_doubt is kept
 
@@ -379,14 +387,14 @@ class DeliveryContract:
         assert await outbox.park_due(NOW + 2, 2) == 0
         assert await outbox.claim(9, NOW + 2, LEASE) == []
         found = await entry(outbox, made[0])
-        assert (found.status, found.due_at) == (Status.PARKED, None)
+        assert (found.status, found.due_at) == (LeadStatus.PARKED, None)
 
         assert await outbox.unpark(NOW + HOUR, 2) == 2
-        assert sorted(await ids(outbox, Query(Status.PARKED))) == [made[2]]
+        assert sorted(await ids(outbox, Query(LeadStatus.PARKED))) == [made[2]]
         assert await outbox.unpark(NOW + HOUR, 2) == 1
         assert await outbox.unpark(NOW + HOUR, 2) == 0
         found = await entry(outbox, made[0])
-        assert (found.status, found.due_at) == (Status.QUEUED, NOW + HOUR)
+        assert (found.status, found.due_at) == (LeadStatus.QUEUED, NOW + HOUR)
         # The time it was parked is no time it was tried in vain.
         assert found.since == NOW + HOUR
 
@@ -397,7 +405,7 @@ class DeliveryContract:
         await put_all(outbox, [offer(), *late])
         # One waits for good reason, one since before the clock was set back.
         await finish(outbox, waiting(NOW + 2 * HOUR))
-        waits = (await outbox.list(Query(Status.WAITING)))[0].lead.id
+        waits = (await outbox.list(Query(LeadStatus.WAITING)))[0].lead.id
 
         assert await outbox.claim(9, NOW + 1, LEASE) == []
         assert await outbox.hurry(NOW + 1, NOW + 2 * HOUR, 2) == 2
@@ -430,7 +438,7 @@ class DeliveryContract:
         assert probe is not None
         assert probe.entry.lead.id == offers[0].lead.id
         assert probe.entry == await outbox.get(offers[0].lead.id)
-        assert await outbox.settle(probe, Settlement(Status.PARKED), NOW)
+        assert await outbox.settle(probe, Settlement(LeadStatus.PARKED), NOW)
 
     async def test_a_probe_takes_what_is_due_when_nothing_is_parked(
         self, outbox: Outbox
@@ -473,18 +481,23 @@ class DeliveryContract:
 
     # --- Again, and confirmed. ---
 
-    @pytest.mark.parametrize("state", list(Status))
+    @pytest.mark.parametrize("state", list(LeadStatus))
     async def test_only_what_rests_without_success_is_sent_again(
-        self, outbox: Outbox, state: Status
+        self, outbox: Outbox, state: LeadStatus
     ) -> None:
         made = await lead_in(outbox, state)
-        rests = {Status.HELD, Status.PARKED, Status.UNCONFIRMED, Status.REJECTED}
+        rests = {
+            LeadStatus.HELD,
+            LeadStatus.PARKED,
+            LeadStatus.UNCONFIRMED,
+            LeadStatus.REJECTED,
+        }
 
         assert await outbox.requeue(made, NOW + HOUR) is (state in rests)
 
         found = await entry(outbox, made)
         if state in rests:
-            assert (found.status, found.due_at) == (Status.QUEUED, NOW + HOUR)
+            assert (found.status, found.due_at) == (LeadStatus.QUEUED, NOW + HOUR)
             assert found.since == NOW + HOUR
         else:
             assert (found.status, found.since) == (state, NOW)
@@ -493,7 +506,7 @@ class DeliveryContract:
         self, outbox: Outbox
     ) -> None:
         await outbox.put(offer())
-        end = Settlement(Status.UNCONFIRMED, [attempt()], in_doubt=True)
+        end = Settlement(LeadStatus.UNCONFIRMED, [attempt()], in_doubt=True)
         made = await finish(outbox, end)
 
         await outbox.requeue(made, NOW + HOUR)
@@ -503,17 +516,17 @@ class DeliveryContract:
         assert await outbox.attempts(made) == [attempt()]
         assert not await outbox.requeue("lead_unknown", NOW)
 
-    @pytest.mark.parametrize("state", list(Status))
+    @pytest.mark.parametrize("state", list(LeadStatus))
     async def test_only_what_dub_may_have_is_confirmed(
-        self, outbox: Outbox, state: Status
+        self, outbox: Outbox, state: LeadStatus
     ) -> None:
         made = await lead_in(outbox, state)
-        confirmable = state in {Status.DELIVERED, Status.UNCONFIRMED}
+        confirmable = state in {LeadStatus.DELIVERED, LeadStatus.UNCONFIRMED}
 
         done = await outbox.confirm([made, "lead_unknown"], NOW + HOUR)
 
         assert done == (1 if confirmable else 0)
-        expected = Status.CONFIRMED if confirmable else state
+        expected = LeadStatus.CONFIRMED if confirmable else state
         assert await status(outbox, made) is expected
 
     async def test_a_claim_spends_no_more_than_the_shared_budget_has(
@@ -565,12 +578,12 @@ class DeliveryContract:
 
         done = await outbox.confirm([claim.entry.lead.id], NOW + 1)
         kept = await outbox.settle(
-            claim, Settlement(Status.DELIVERED, [attempt()]), NOW + 2
+            claim, Settlement(LeadStatus.DELIVERED, [attempt()]), NOW + 2
         )
 
         assert (done, kept) == (1, True)
         found = await entry(outbox, claim.entry.lead.id)
-        assert (found.status, found.attempts) == (Status.CONFIRMED, 2)
+        assert (found.status, found.attempts) == (LeadStatus.CONFIRMED, 2)
         assert len(await outbox.attempts(claim.entry.lead.id)) == 2
 
     async def test_a_new_round_begins_when_a_settlement_says_so(
@@ -580,7 +593,9 @@ class DeliveryContract:
         claim = await claim_one(outbox, NOW)
 
         await outbox.settle(
-            claim, Settlement(Status.WAITING, due_at=NOW + HOUR, since=NOW + HOUR), NOW
+            claim,
+            Settlement(LeadStatus.WAITING, due_at=NOW + HOUR, since=NOW + HOUR),
+            NOW,
         )
 
         assert (await entry(outbox, claim.entry.lead.id)).since == NOW + HOUR
@@ -589,7 +604,7 @@ class DeliveryContract:
         self, outbox: Outbox
     ) -> None:
         await outbox.put(offer())
-        made = await finish(outbox, Settlement(Status.UNCONFIRMED, in_doubt=True))
+        made = await finish(outbox, Settlement(LeadStatus.UNCONFIRMED, in_doubt=True))
 
         await outbox.confirm([made], NOW + HOUR)
 
@@ -609,13 +624,15 @@ class DeliveryContract:
             await work
             return bool(woken)
 
-        held = offer(status=Status.HELD)
+        held = offer(status=LeadStatus.HELD)
         assert await wakes(outbox.put(offer()))
         claim = await claim_one(outbox)
-        assert await wakes(outbox.settle(claim, Settlement(Status.PARKED), NOW))
+        assert await wakes(outbox.settle(claim, Settlement(LeadStatus.PARKED), NOW))
         assert await wakes(outbox.unpark(NOW, 9))
         await outbox.put(held)
         assert await wakes(outbox.release(held.lead.id, offer()))
-        assert await wakes(outbox.requeue(await lead_in(outbox, Status.REJECTED), NOW))
+        assert await wakes(
+            outbox.requeue(await lead_in(outbox, LeadStatus.REJECTED), NOW)
+        )
         assert not await wakes(outbox.claim(9, NOW, LEASE))
         assert not await wakes(outbox.check_writable())

@@ -23,7 +23,7 @@ from outbox_rig import (
     status,
 )
 
-from relay.core.leads import RETRYABLE, SETTLED, Entry, Lead, Status
+from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
 from relay.outbox import open_outbox
 from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
 from relay.outbox.keeping import FORGOTTEN, Wanted, pseudonym
@@ -50,27 +50,27 @@ def zoe(at: int = NOW, **more: Any) -> Offer:
     return offer(made, dedupe_key="k", dedupe_since=at - 90 * DAY, **more)
 
 
-async def reach(outbox: Outbox, wanted: Status, made: Offer) -> str:
+async def reach(outbox: Outbox, wanted: LeadStatus, made: Offer) -> str:
     """Put a lead and bring it into a state; its id."""
-    if wanted in {Status.HELD, Status.REJECTED}:
+    if wanted in {LeadStatus.HELD, LeadStatus.REJECTED}:
         await outbox.put(offer(made.lead, status=wanted))
         return made.lead.id
     await outbox.put(made)
-    if wanted is Status.QUEUED:
+    if wanted is LeadStatus.QUEUED:
         return made.lead.id
     claim = await claim_one(outbox, made.lead.created_at)
-    if wanted is Status.UNCONFIRMED:
+    if wanted is LeadStatus.UNCONFIRMED:
         await outbox.begin_recording(claim, [], NOW, LEASE)
-    if wanted is not Status.SENDING:
-        end = Status.DELIVERED if wanted is Status.CONFIRMED else wanted
-        due_at = NOW + DAY if wanted is Status.WAITING else None
+    if wanted is not LeadStatus.SENDING:
+        end = LeadStatus.DELIVERED if wanted is LeadStatus.CONFIRMED else wanted
+        due_at = NOW + DAY if wanted is LeadStatus.WAITING else None
         await outbox.settle(claim, Settlement(end, [attempt()], due_at=due_at), NOW)
-    if wanted is Status.CONFIRMED:
+    if wanted is LeadStatus.CONFIRMED:
         await outbox.confirm([made.lead.id], NOW)
     return made.lead.id
 
 
-def require_erased(found: Entry, by: str) -> None:
+def require_erased(found: LeadRecord, by: str) -> None:
     """Nothing of the person is left, and the story says why."""
     kept = found.lead
     assert kept == Lead(
@@ -95,7 +95,7 @@ class KeepingContract:
 
     @pytest.mark.parametrize("settled", sorted(SETTLED))
     async def test_what_dub_has_loses_its_personal_data(
-        self, outbox: Outbox, settled: Status
+        self, outbox: Outbox, settled: LeadStatus
     ) -> None:
         lead_id = await reach(outbox, settled, zoe())
 
@@ -108,11 +108,11 @@ class KeepingContract:
         assert (found.status, found.attempts) == (settled, 1)
         assert len(await outbox.attempts(lead_id)) == 1
 
-    @pytest.mark.parametrize("other", sorted(set(Status) - SETTLED))
+    @pytest.mark.parametrize("other", sorted(set(LeadStatus) - SETTLED))
     async def test_what_dub_has_not_keeps_its_data(
-        self, outbox: Outbox, other: Status
+        self, outbox: Outbox, other: LeadStatus
     ) -> None:
-        if other is Status.PARKED:
+        if other is LeadStatus.PARKED:
             await outbox.put(zoe())
             await outbox.park_due(NOW, 9)
         else:
@@ -123,7 +123,7 @@ class KeepingContract:
     async def test_a_batch_takes_the_oldest_and_no_more(self, outbox: Outbox) -> None:
         made = [zoe_of(n) for n in range(5)]
         for one in made:
-            await reach(outbox, Status.DELIVERED, one)
+            await reach(outbox, LeadStatus.DELIVERED, one)
 
         assert await outbox.erase_due(NOW + DAY, 3, NOW + DAY) == 3
 
@@ -135,7 +135,7 @@ class KeepingContract:
     ) -> None:
         others = [outbox, await reopen(), await reopen()]
         for n in range(12):
-            await reach(outbox, Status.DELIVERED, zoe_of(n))
+            await reach(outbox, LeadStatus.DELIVERED, zoe_of(n))
 
         async def sweep(store: Outbox) -> int:
             total = 0
@@ -151,7 +151,7 @@ class KeepingContract:
 
     async def test_a_repeat_is_a_repeat_after_the_erasure(self, outbox: Outbox) -> None:
         first = zoe(idempotency_key="m", body_hash=b"1")
-        await reach(outbox, Status.DELIVERED, first)
+        await reach(outbox, LeadStatus.DELIVERED, first)
         await outbox.erase_due(NOW + 1, 9, NOW + 40 * DAY)
 
         same_request = await outbox.put(
@@ -169,7 +169,7 @@ class KeepingContract:
     async def test_the_erased_are_found_under_the_customers_id(
         self, outbox: Outbox
     ) -> None:
-        lead_id = await reach(outbox, Status.DELIVERED, zoe())
+        lead_id = await reach(outbox, LeadStatus.DELIVERED, zoe())
         await outbox.erase_due(NOW + 1, 9, NOW + DAY)
 
         for name in ("zoe@example.com", pseudonym("zoe@example.com")):
@@ -178,12 +178,12 @@ class KeepingContract:
 
     # --- Forgetting one customer. ---
 
-    @pytest.mark.parametrize("state", sorted(set(Status) - {Status.PARKED}))
+    @pytest.mark.parametrize("state", sorted(set(LeadStatus) - {LeadStatus.PARKED}))
     async def test_a_customer_is_forgotten_in_every_state(
-        self, outbox: Outbox, state: Status
+        self, outbox: Outbox, state: LeadStatus
     ) -> None:
         lead_id = await reach(outbox, state, zoe())
-        other = await reach(outbox, Status.HELD, offer(lead("other", **PERSON)))
+        other = await reach(outbox, LeadStatus.HELD, offer(lead("other", **PERSON)))
 
         forgotten = await outbox.forget(U, NOW)
         again = await outbox.forget(U, NOW)
@@ -192,8 +192,8 @@ class KeepingContract:
         assert (dict(again.leads), again.before) == ({}, 1)
         found = await entry(outbox, lead_id)
         require_erased(found, "on request")
-        stays = state in SETTLED | {Status.UNCONFIRMED, Status.REJECTED}
-        assert found.status is (state if stays else Status.REJECTED)
+        stays = state in SETTLED | {LeadStatus.UNCONFIRMED, LeadStatus.REJECTED}
+        assert found.status is (state if stays else LeadStatus.REJECTED)
         if found.status in RETRYABLE:
             assert found.last_error == FORGOTTEN
         assert not await outbox.requeue(lead_id, NOW)
@@ -207,7 +207,7 @@ class KeepingContract:
 
         forgotten = await outbox.forget(U, NOW)
 
-        assert dict(forgotten.leads) == {Status.PARKED: 1}
+        assert dict(forgotten.leads) == {LeadStatus.PARKED: 1}
         assert await outbox.claim_probe(NOW, LEASE) is None
 
     async def test_a_call_under_way_loses_its_lease(self, outbox: Outbox) -> None:
@@ -216,8 +216,8 @@ class KeepingContract:
         await outbox.forget(U, NOW)
 
         assert not await outbox.begin_recording(claim, [], NOW, LEASE)
-        assert not await outbox.settle(claim, Settlement(Status.DELIVERED), NOW)
-        assert await status(outbox, claim.entry.lead.id) is Status.REJECTED
+        assert not await outbox.settle(claim, Settlement(LeadStatus.DELIVERED), NOW)
+        assert await status(outbox, claim.entry.lead.id) is LeadStatus.REJECTED
 
     async def test_what_may_have_counted_stays_in_doubt(self, outbox: Outbox) -> None:
         await outbox.put(zoe())
@@ -226,7 +226,7 @@ class KeepingContract:
         await outbox.forget(U, NOW)
 
         found = await entry(outbox, claim.entry.lead.id)
-        assert (found.status, found.in_doubt) == (Status.UNCONFIRMED, True)
+        assert (found.status, found.in_doubt) == (LeadStatus.UNCONFIRMED, True)
         assert (await outbox.put(zoe(NOW + 1))).taken is Taken.DUPLICATE
 
     async def test_one_lead_is_forgotten_and_the_next_in_line_goes(
@@ -250,7 +250,7 @@ class KeepingContract:
         for query in (
             Query(),
             Query(limit=501),
-            Query(customer="u1", status=Status.QUEUED, since=NOW),
+            Query(customer="u1", status=LeadStatus.QUEUED, since=NOW),
             Query(since=NOW + 1),
         ):
             scanned = [one.lead.id async for one in outbox.scan(query)]
@@ -282,7 +282,7 @@ class KeepingContract:
         store = await sealed("first-key-of-them-all")
         await store.put(zoe_of(1))
         claim = await claim_one(store, NOW + 1)
-        end = Settlement(Status.DELIVERED, answer='[200, {"name": "Zoë"}]')
+        end = Settlement(LeadStatus.DELIVERED, answer='[200, {"name": "Zoë"}]')
         await store.settle(claim, end, NOW)
         lead_id = claim.entry.lead.id
 

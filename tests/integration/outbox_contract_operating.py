@@ -8,7 +8,7 @@ from typing import Any
 
 from outbox_rig import NOW, ids, lead, offer, put_all, put_together
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox.contract import Act, Gate, Outbox, Query, Sample
 
 MINUTE = 60_000
@@ -42,8 +42,8 @@ class OperatingContract:
     ) -> None:
         made = [
             offer(lead("a", event_name="Demo", click_id="WantedClick00001")),
-            offer(lead("b", event_name="Demo"), status=Status.REJECTED),
-            offer(lead("a"), status=Status.REJECTED),
+            offer(lead("b", event_name="Demo"), status=LeadStatus.REJECTED),
+            offer(lead("a"), status=LeadStatus.REJECTED),
         ]
         await put_all(outbox, made)
         first, second, third = (one.lead.id for one in made)
@@ -51,25 +51,25 @@ class OperatingContract:
         async def found(**wanted: Any) -> list[str]:
             return await ids(outbox, Query(**wanted))
 
-        assert await found(event="Demo", status=Status.REJECTED) == [second]
-        assert await found(event="Demo", status=Status.DELIVERED) == []
+        assert await found(event="Demo", status=LeadStatus.REJECTED) == [second]
+        assert await found(event="Demo", status=LeadStatus.DELIVERED) == []
         assert await found(event="Demo", customer="a") == [first]
-        assert await found(status=Status.REJECTED, customer="a") == [third]
+        assert await found(status=LeadStatus.REJECTED, customer="a") == [third]
         assert await found(click="WantedClick00001", customer="a") == [first]
         assert await found(click="WantedClick00001", customer="b") == []
         assert await found(click="WantedClick00001", before=second) == [first]
-        assert await found(click="WantedClick00001", status=Status.REJECTED) == []
+        assert await found(click="WantedClick00001", status=LeadStatus.REJECTED) == []
 
     async def test_many_leads_are_counted_and_found_as_they_move(
         self, outbox: Outbox
     ) -> None:
         held = lead("held", click_id="BeforeItsEnd0001")
-        await outbox.put(offer(held, status=Status.HELD))
+        await outbox.put(offer(held, status=LeadStatus.HELD))
         gone = lead("gone", click_id="GoneWithItsLead1")
         offers = [offer() for _ in range(1_200)]
         await put_together(outbox, offers)
-        await outbox.put(offer(gone, status=Status.HELD))
-        assert await outbox.counts() == {Status.HELD: 2, Status.QUEUED: 1_200}
+        await outbox.put(offer(gone, status=LeadStatus.HELD))
+        assert await outbox.counts() == {LeadStatus.HELD: 2, LeadStatus.QUEUED: 1_200}
         assert await ids(outbox, Query(click="GoneWithItsLead1")) == [gone.id]
 
         await outbox.release(gone.id, None)
@@ -79,7 +79,7 @@ class OperatingContract:
         await outbox.put(late)
         await outbox.park_due(NOW, 200)
 
-        counted = {Status.QUEUED: 1_002, Status.PARKED: 200}
+        counted = {LeadStatus.QUEUED: 1_002, LeadStatus.PARKED: 200}
         assert await outbox.counts() == counted
         for click, there in {
             "BeforeItsEnd0001": [],
@@ -144,5 +144,5 @@ class OperatingContract:
         await put_all(outbox, [offer()])
         await outbox.pause(paused=True)
 
-        assert await outbox.counts() == {Status.QUEUED: 1}
+        assert await outbox.counts() == {LeadStatus.QUEUED: 1}
         assert await outbox.next_due() == NOW

@@ -23,7 +23,7 @@ from outbox_rig import (
 )
 
 from relay.core.dub.track_sale import sale_key
-from relay.core.leads import Sale, Status
+from relay.core.leads import LeadStatus, Sale
 from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
 from relay.outbox.keeping import Wanted, pseudonym
 
@@ -73,7 +73,7 @@ class SalesContract:
             [claim, *others] = await outbox.claim(9, NOW, LEASE)
             came.append(claim.entry.lead.id)
             assert len(others) == (1 if len(came) == 1 else 0)  # v's own, at once
-            await outbox.settle(claim, Settlement(Status.DELIVERED), NOW)
+            await outbox.settle(claim, Settlement(LeadStatus.DELIVERED), NOW)
 
         assert came == [first.lead.id, second.lead.id, sold.lead.id]
 
@@ -82,7 +82,7 @@ class SalesContract:
     ) -> None:
         await put_all(outbox, [signup("u"), purchase("u")])
         claim = await claim_one(outbox)
-        later = Settlement(Status.WAITING, [attempt()], due_at=NOW + DAY)
+        later = Settlement(LeadStatus.WAITING, [attempt()], due_at=NOW + DAY)
         await outbox.settle(claim, later, NOW)
 
         assert await outbox.claim(9, NOW + 1, LEASE) == []
@@ -91,7 +91,7 @@ class SalesContract:
     async def test_a_lead_that_dub_refused_does_not(self, outbox: Outbox) -> None:
         sold = purchase("u")
         await put_all(outbox, [signup("u"), sold])
-        refused = Settlement(Status.REJECTED, [attempt()])
+        refused = Settlement(LeadStatus.REJECTED, [attempt()])
         await outbox.settle(await claim_one(outbox), refused, NOW)
 
         assert claimed(await outbox.claim(9, NOW, LEASE)) == [sold.lead.id]
@@ -129,7 +129,7 @@ class SalesContract:
         self, outbox: Outbox
     ) -> None:
         await outbox.put(purchase("u"))
-        refused = Settlement(Status.REJECTED, [attempt()])
+        refused = Settlement(LeadStatus.REJECTED, [attempt()])
         await outbox.settle(await claim_one(outbox), refused, NOW)
 
         assert (await outbox.put(purchase("u"))).taken is Taken.NEW
@@ -140,7 +140,7 @@ class SalesContract:
         await put_all(outbox, [sold, made])
         for claim in await outbox.claim(9, NOW, LEASE):
             await outbox.begin_recording(claim, [], NOW, LEASE)
-            unsure = Settlement(Status.UNCONFIRMED, [attempt()])
+            unsure = Settlement(LeadStatus.UNCONFIRMED, [attempt()])
             await outbox.settle(claim, unsure, NOW)
 
         for one in (sold, made):
@@ -173,7 +173,7 @@ class SalesContract:
         made = purchase("u", customer_name="Zoë", metadata={"plan": "pro"})
         await outbox.put(made)
         await outbox.settle(
-            await claim_one(outbox), Settlement(Status.DELIVERED, [attempt()]), NOW
+            await claim_one(outbox), Settlement(LeadStatus.DELIVERED, [attempt()]), NOW
         )
 
         if how == "forget":
@@ -196,5 +196,5 @@ class SalesContract:
         await outbox.forget(Wanted(customer="u"), NOW)
 
         assert await outbox.claim(9, NOW + DAY, LEASE) == []
-        assert await status(outbox, made.lead.id) is Status.REJECTED
+        assert await status(outbox, made.lead.id) is LeadStatus.REJECTED
         assert not await outbox.requeue(made.lead.id, NOW)

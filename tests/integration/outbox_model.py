@@ -9,15 +9,15 @@ from itertools import islice
 from hypothesis import strategies as st
 from outbox_rig import LEASE, NOW, attempt, ids, lead, offer
 
-from relay.core.leads import OPEN, Status
+from relay.core.leads import OPEN, LeadStatus
 from relay.outbox.contract import Claim, Outbox, Settlement, Taken
 
 Op = tuple[str, int, int]
 """What is done, and two numbers that say to what and how."""
 
 ENDS = [
-    *(Status.DELIVERED, Status.REJECTED, Status.WAITING, Status.QUEUED),
-    *(Status.PARKED, Status.UNCONFIRMED),
+    *(LeadStatus.DELIVERED, LeadStatus.REJECTED, LeadStatus.WAITING, LeadStatus.QUEUED),
+    *(LeadStatus.PARKED, LeadStatus.UNCONFIRMED),
 ]
 
 KINDS = ["put", "put", "put", "claim", "claim", "settle", "settle", "tick"]
@@ -39,7 +39,7 @@ class Known:
     lead_id: str
     customer: str
     key: str
-    status: Status = Status.QUEUED
+    status: LeadStatus = LeadStatus.QUEUED
     due_at: int = NOW
     token: str | None = None
     attempts: int = 0
@@ -78,7 +78,7 @@ class Model:
             one
             for one in self.leads
             if (one.customer, one.key) == (f"u{customer}", key_)
-            and one.status is not Status.REJECTED
+            and one.status is not LeadStatus.REJECTED
         ]
 
         receipt = await self.outbox.put(offer(made, dedupe_key=key_, dedupe_since=0))
@@ -103,7 +103,7 @@ class Model:
         assert len(claims) == min(limit, len(ready))
         for claim in claims:
             one = ready.pop(claim.entry.lead.id)
-            one.status, one.token = Status.SENDING, claim.token
+            one.status, one.token = LeadStatus.SENDING, claim.token
             one.due_at = self.now + LEASE
         self.claims += claims
 
@@ -140,7 +140,7 @@ class Model:
     async def park(self, _: int, __: int) -> None:
         # Of leads behind others only some are due: the store may have put them
         # off. So all that are first in line must be parked, others may be.
-        ready = [one for one in self._ready() if one.status is not Status.SENDING]
+        ready = [one for one in self._ready() if one.status is not LeadStatus.SENDING]
 
         await self.outbox.park_due(self.now, 99)
 
@@ -148,19 +148,19 @@ class Model:
             found = await self.outbox.get(one.lead_id)
             assert found is not None
             if one in ready:
-                assert found.status is Status.PARKED
-            if found.status is Status.PARKED is not one.status:
-                assert one.status in {Status.QUEUED, Status.WAITING}
+                assert found.status is LeadStatus.PARKED
+            if found.status is LeadStatus.PARKED is not one.status:
+                assert one.status in {LeadStatus.QUEUED, LeadStatus.WAITING}
                 assert one.due_at <= self.now
-                one.status = Status.PARKED
+                one.status = LeadStatus.PARKED
 
     async def unpark(self, limit: int, _: int) -> None:
-        parked = [one for one in self.leads if one.status is Status.PARKED]
+        parked = [one for one in self.leads if one.status is LeadStatus.PARKED]
 
         assert await self.outbox.unpark(self.now, limit) == min(limit, len(parked))
 
         for one in islice(parked, limit):
-            one.status, one.due_at = Status.QUEUED, self.now
+            one.status, one.due_at = LeadStatus.QUEUED, self.now
 
     def _ready(self) -> list[Known]:
         """The first open lead of each customer, where it is due."""
@@ -171,7 +171,7 @@ class Model:
         return [
             one
             for one in line.values()
-            if one.status is not Status.PARKED and one.due_at <= self.now
+            if one.status is not LeadStatus.PARKED and one.due_at <= self.now
         ]
 
     def _known(self, claim: Claim) -> Known:
@@ -179,4 +179,4 @@ class Model:
 
     def _holds(self, claim: Claim) -> bool:
         one = self._known(claim)
-        return one.status is Status.SENDING and one.token == claim.token
+        return one.status is LeadStatus.SENDING and one.token == claim.token

@@ -10,7 +10,7 @@ from itertools import count
 from subprocess import PIPE
 from typing import Any
 
-from relay.core.leads import Attempt, Entry, Lead, Status, Step
+from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus, Step
 from relay.outbox.contract import Claim, Offer, Outbox, Query, Receipt
 
 NOW = 1_700_000_000_000
@@ -70,14 +70,14 @@ async def put_together(outbox: Outbox, offers: Sequence[Offer]) -> list[Receipt]
     return await asyncio.gather(*(outbox.put(one) for one in offers))
 
 
-async def entry(outbox: Outbox, lead_id: str) -> Entry:
+async def entry(outbox: Outbox, lead_id: str) -> LeadRecord:
     """The entry, which must be there."""
     found = await outbox.get(lead_id)
     assert found is not None
     return found
 
 
-async def status(outbox: Outbox, lead_id: str) -> Status:
+async def status(outbox: Outbox, lead_id: str) -> LeadStatus:
     return (await entry(outbox, lead_id)).status
 
 

@@ -19,7 +19,7 @@ from samples import samples
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from relay.core.clock import now_ms
-from relay.core.leads import Lead, Status
+from relay.core.leads import Lead, LeadStatus
 from relay.outbox import open_outbox
 from relay.outbox.contract import Alert, Offer
 
@@ -344,13 +344,13 @@ async def test_reasons_are_counted_by_state(database: str) -> None:
                 made,
                 dedupe_key=str(number),
                 dedupe_since=None,
-                status=Status.REJECTED,
+                status=LeadStatus.REJECTED,
                 reason=reason,
             )
         )
 
-    assert await outbox.reasons(Status.REJECTED) == {"a": 2, "b": 1}
-    assert await outbox.reasons(Status.QUEUED) == {}
+    assert await outbox.reasons(LeadStatus.REJECTED) == {"a": 2, "b": 1}
+    assert await outbox.reasons(LeadStatus.QUEUED) == {}
     await outbox.close()
 
 

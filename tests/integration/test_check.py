@@ -22,8 +22,8 @@ from relay.config.settings import (
     load,
 )
 from relay.operations.diagnostics import (
+    CheckResult,
     Finding,
-    Result,
     run_checks,
 )
 from relay.outbox import open_outbox
@@ -124,7 +124,7 @@ async def test_dub_that_is_not_there_is_said_clearly_and_all_else_is_checked() -
 
     findings = await checked()
 
-    assert findings["dub"].result is Result.FAIL
+    assert findings["dub"].result is CheckResult.FAIL
     assert f"{NOWHERE} is not reachable" in findings["dub"].detail
     assert results(findings) | {"dub": "FAIL"} == {
         "settings": "ok",
@@ -196,7 +196,7 @@ async def test_a_date_that_is_none_leaves_the_clock_unknown() -> None:
     async with serving(dub(*GOOD, Date="soon")) as api:
         findings = await checked(DUB_API_URL=api)
 
-    assert findings["clock"].result is Result.NOTE
+    assert findings["clock"].result is CheckResult.NOTE
 
 
 async def test_a_site_that_is_down_fails_and_one_in_trouble_is_noted() -> None:
@@ -205,9 +205,9 @@ async def test_a_site_that_is_down_fails_and_one_in_trouble_is_noted() -> None:
         troubled = await checked(RELAY_UPSTREAM=site)
 
     assert down["upstream"] == Finding(
-        "upstream", Result.FAIL, "not reachable (Connection refused)"
+        "upstream", CheckResult.FAIL, "not reachable (Connection refused)"
     )
-    assert troubled["upstream"].result is Result.NOTE
+    assert troubled["upstream"].result is CheckResult.NOTE
 
 
 async def test_a_site_on_a_unix_socket_is_reached(tmp_path: Path) -> None:
@@ -220,20 +220,20 @@ async def test_a_site_on_a_unix_socket_is_reached(tmp_path: Path) -> None:
     findings = await checked(RELAY_UPSTREAM=f"unix:{tmp_path}/s")
 
     await runner.cleanup()
-    assert findings["upstream"].result is Result.OK
+    assert findings["upstream"].result is CheckResult.OK
 
 
 async def test_a_database_that_is_not_there_yet_is_noted_and_not_made() -> None:
     findings = await checked()
 
-    assert findings["database"].result is Result.NOTE
+    assert findings["database"].result is CheckResult.NOTE
     assert not is_there("relay.db")
 
 
 async def test_a_database_in_a_folder_that_is_not_there_fails() -> None:
     findings = await checked(RELAY_DATABASE="sqlite:///gone/relay.db")
 
-    assert findings["database"].result is Result.FAIL
+    assert findings["database"].result is CheckResult.FAIL
     assert "gone" in findings["database"].detail
 
 
@@ -242,7 +242,7 @@ async def test_a_file_that_is_no_database_fails() -> None:
 
     findings = await checked()
 
-    assert findings["database"].result is Result.FAIL
+    assert findings["database"].result is CheckResult.FAIL
 
 
 async def test_a_stopped_delivery_is_noted_with_its_reason() -> None:
@@ -253,7 +253,7 @@ async def test_a_stopped_delivery_is_noted_with_its_reason() -> None:
 
     findings = await checked()
 
-    assert findings["database"].result is Result.NOTE
+    assert findings["database"].result is CheckResult.NOTE
     assert "The API key has expired" in findings["database"].detail
 
 

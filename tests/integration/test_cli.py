@@ -28,7 +28,7 @@ from relay.core.clock import (
     iso,
     now_ms,
 )
-from relay.core.leads import Attempt, Lead, Status, Step
+from relay.core.leads import Attempt, Lead, LeadStatus, Step
 from relay.outbox import open_outbox
 from relay.outbox.contract import Gate, Offer, Outbox, Settlement
 
@@ -132,24 +132,24 @@ def attempt(step: Step, outcome: str, status: int | None) -> Attempt:
 
 FATES = [
     Settlement(
-        Status.DELIVERED,
+        LeadStatus.DELIVERED,
         [attempt(Step.RECORD, "Dub took the lead", 200)],
         delivered_at=BORN + 6000,
     ),
     Settlement(
-        Status.WAITING,
+        LeadStatus.WAITING,
         [attempt(Step.PROVE, "Dub had an internal error (500)", 500)],
         due_at=now_ms() + HOUR,
         last_error="Dub had an internal error (500)",
     ),
     Settlement(
-        Status.UNCONFIRMED,
+        LeadStatus.UNCONFIRMED,
         [attempt(Step.RECORD, "Dub did not answer in time", None)],
         last_error="Dub did not answer in time",
         in_doubt=True,
     ),
     Settlement(
-        Status.REJECTED,
+        LeadStatus.REJECTED,
         [attempt(Step.PROVE, "The link of this click is disabled", 404)],
         last_error="The link of this click is disabled",
     ),
@@ -187,7 +187,7 @@ def ledger(run: Run) -> None:
         for claim in claims:
             await outbox.settle(claim, fates[claim.entry.lead.id], now_ms())
         await outbox.put(offer(_queued()))
-        await outbox.put(offer(lead(HELD, source="proxy"), status=Status.HELD))
+        await outbox.put(offer(lead(HELD, source="proxy"), status=LeadStatus.HELD))
 
     with_outbox(fill)
 
@@ -620,7 +620,7 @@ def test_a_lead_is_sent_again_by_its_id(run: Run, ledger: None) -> None:
 
 def test_a_whole_state_is_sent_again_oldest_first(run: Run, ledger: None) -> None:
     async def more(outbox: Outbox) -> None:
-        await outbox.put(offer(lead(8), status=Status.HELD))
+        await outbox.put(offer(lead(8), status=LeadStatus.HELD))
 
     with_outbox(more)
 
@@ -632,7 +632,7 @@ def test_a_whole_state_is_sent_again_oldest_first(run: Run, ledger: None) -> Non
 
 def test_a_limit_takes_the_newest(run: Run, ledger: None) -> None:
     async def more(outbox: Outbox) -> None:
-        await outbox.put(offer(lead(8), status=Status.HELD))
+        await outbox.put(offer(lead(8), status=LeadStatus.HELD))
 
     with_outbox(more)
 
@@ -669,7 +669,7 @@ def test_what_names_no_customer_is_not_sent_but_told_what_to_do(
     nameless = lead(8, customer_external_id="")
 
     async def more(outbox: Outbox) -> None:
-        await outbox.put(offer(nameless, status=Status.HELD))
+        await outbox.put(offer(nameless, status=LeadStatus.HELD))
 
     with_outbox(more)
 

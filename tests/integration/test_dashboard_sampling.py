@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from outbox_rig import NOW, claim_one, lead, offer
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.dashboard.sampling import MINUTE_MS, Sampler, funnel, plots
 from relay.observability.metrics import Metrics
 from relay.outbox import open_outbox
@@ -38,7 +38,7 @@ async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
 async def deliver(outbox: Outbox, customer: str) -> None:
     await outbox.put(offer(lead(customer)))
     claim = await claim_one(outbox)
-    await outbox.settle(claim, Settlement(Status.DELIVERED, delivered_at=NOW), NOW)
+    await outbox.settle(claim, Settlement(LeadStatus.DELIVERED, delivered_at=NOW), NOW)
 
 
 async def test_what_is_delivered_in_the_first_minute_counts(outbox: Outbox) -> None:

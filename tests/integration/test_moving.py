@@ -22,7 +22,7 @@ from outbox_rig import (
 )
 from postgres_server import PostgresServer
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox import open_outbox
 from relay.outbox.contract import (
     Gate,
@@ -56,10 +56,10 @@ async def fill(path: Path, leads: int = 0) -> str:
     claim = await claim_one(outbox)
     await outbox.begin_recording(claim, [attempt(), attempt(NOW + 1)], NOW, LEASE)
     made = lead(metadata={"\ud83d": "\0"}, notes=("ä",), origin={"rule": "POST /"})
-    held = offer(status=Status.HELD)
-    await put_all(outbox, [offer(made), held, offer(status=Status.REJECTED)])
+    held = offer(status=LeadStatus.HELD)
+    await put_all(outbox, [offer(made), held, offer(status=LeadStatus.REJECTED)])
     claim = await claim_one(outbox)
-    end = Settlement(Status.DELIVERED, [attempt(code=None)], delivered_at=NOW + 5)
+    end = Settlement(LeadStatus.DELIVERED, [attempt(code=None)], delivered_at=NOW + 5)
     await outbox.settle(claim, end, NOW)
     await asyncio.gather(*(outbox.put(offer()) for _ in range(leads)))
     await outbox.set_gate(Gate(closed=True, reason="key", probe_at=NOW, failures=2))

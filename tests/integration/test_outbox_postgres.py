@@ -24,7 +24,7 @@ from outbox_rig import (
 )
 from postgres_server import PostgresServer
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.outbox import open_outbox, postgres_delivery, postgres_gate
 from relay.outbox.contract import (
     Claim,
@@ -161,7 +161,7 @@ async def test_connections_that_were_cut_are_made_anew(
 
         assert (await outbox.put(offer())).taken is Taken.NEW
         assert len(await outbox.claim(9, NOW, LEASE)) == 3
-        assert await outbox.counts() == {Status.SENDING: 3}
+        assert await outbox.counts() == {LeadStatus.SENDING: 3}
 
 
 async def test_what_is_locked_for_too_long_is_an_outage_that_passes(
@@ -189,9 +189,9 @@ async def test_the_counts_of_many_statements_are_summed_up(url: str) -> None:
             await outbox.put(offer())
         claims = await outbox.claim(300, NOW, LEASE)
         for claim in claims[:100]:
-            await outbox.settle(claim, Settlement(Status.DELIVERED), NOW)
+            await outbox.settle(claim, Settlement(LeadStatus.DELIVERED), NOW)
 
-        counted = {Status.SENDING: 200, Status.DELIVERED: 100}
+        counted = {LeadStatus.SENDING: 200, LeadStatus.DELIVERED: 100}
         assert await outbox.counts() == counted
         connection = await connect(url)
         assert await connection.fetchval("SELECT count(*) FROM tallies") < 300
@@ -212,7 +212,7 @@ async def test_the_leads_of_an_older_schema_are_counted(url: str) -> None:
     await connection.close()
 
     async with opened(url) as outbox:
-        assert await outbox.counts() == {Status.QUEUED: 1}
+        assert await outbox.counts() == {LeadStatus.QUEUED: 1}
         assert len(await ids(outbox, Query(click="OlderClick000001"))) == 1
 
 
@@ -277,7 +277,7 @@ async def test_relays_that_claim_together_take_one_lead_of_a_customer_at_a_time(
             await outbox.begin_recording(claim, [attempt()], NOW, LEASE)
             # Before the settlement: after its commit another may claim at once.
             under_way.discard(claim.entry.lead.customer_external_id)
-            assert await outbox.settle(claim, Settlement(Status.DELIVERED), NOW)
+            assert await outbox.settle(claim, Settlement(LeadStatus.DELIVERED), NOW)
 
         async with asyncio.timeout(60):
             await asyncio.gather(*map(deliver, outboxes))
@@ -298,7 +298,7 @@ async def test_one_sign_up_told_to_all_relays_at_once_is_new_to_one(url: str) ->
 
         taken = [one.taken for some in receipts for one in some]
         assert taken.count(Taken.NEW) == 100
-        assert await outboxes[0].counts() == {Status.QUEUED: 100}
+        assert await outboxes[0].counts() == {LeadStatus.QUEUED: 100}
 
 
 async def test_one_request_told_to_all_relays_at_once_is_taken_once(url: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from outbox_contract import OutboxContract
 from outbox_rig import Child, ids, lead, offer, put_all, put_together
 
-from relay.core.leads import OPEN, RETRYABLE, Status
+from relay.core.leads import OPEN, RETRYABLE, LeadStatus
 from relay.outbox import open_outbox, queries, sqlite_delivery, sqlite_intake
 from relay.outbox.contract import (
     OutboxUnavailableError,
@@ -310,11 +310,11 @@ async def test_delivery_walks_an_index_and_sorts_nothing(
 
 def test_the_states_in_statements_are_those_of_the_one_table() -> None:
     assert queries.sql("{open}") == "('queued', 'sending', 'waiting', 'parked')"
-    assert {Status(name) for name in _names("{open}")} == OPEN
-    assert {Status(name) for name in _names("{resendable}")} == RETRYABLE
-    assert {Status(name) for name in _names("{confirmable}")} == OPEN | {
-        Status.DELIVERED,
-        Status.UNCONFIRMED,
+    assert {LeadStatus(name) for name in _names("{open}")} == OPEN
+    assert {LeadStatus(name) for name in _names("{resendable}")} == RETRYABLE
+    assert {LeadStatus(name) for name in _names("{confirmable}")} == OPEN | {
+        LeadStatus.DELIVERED,
+        LeadStatus.UNCONFIRMED,
     }
 
 
@@ -332,7 +332,7 @@ async def test_the_leads_of_an_older_schema_are_counted_and_found(path: Path) ->
         connection.commit()
 
     async with opened(path) as outbox:
-        assert await outbox.counts() == {Status.QUEUED: 3}
+        assert await outbox.counts() == {LeadStatus.QUEUED: 3}
         found = await ids(outbox, Query(click="OlderClick000001"))
         assert found == [made[1].lead.id]
 
@@ -342,5 +342,5 @@ async def test_looking_goes_on_while_nothing_can_be_written(path: Path) -> None:
         await put_together(outbox, [offer() for _ in range(1_200)])
         with raw(path) as other:
             other.execute("BEGIN IMMEDIATE")
-            assert await outbox.counts() == {Status.QUEUED: 1_200}
+            assert await outbox.counts() == {LeadStatus.QUEUED: 1_200}
             assert await ids(outbox, Query(click="NobodysClick0001")) == []

@@ -21,7 +21,7 @@ from recording_site import (
     visits,
 )
 
-from relay.proxy.upstream_connection import Limits
+from relay.proxy.upstream_connection import UpstreamLimits
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -274,7 +274,7 @@ async def test_a_site_that_stays_silent_in_the_express_lane_is_a_504(
     async def silent(_: Message, __: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
-    async with proxied(site.url, limits=Limits(answer=0.1)) as port:
+    async with proxied(site.url, limits=UpstreamLimits(answer=0.1)) as port:
         reader, writer = await visit(port)
         writer.write(REQUESTS["plain"])
         await one_answer(reader, bodiless=False)

@@ -21,7 +21,7 @@ from recording_site import (
     visits,
 )
 
-from relay.proxy.upstream_connection import Limits
+from relay.proxy.upstream_connection import UpstreamLimits
 
 FORM = b"id=u_1&name=Ada&email=ada%40example.com"
 TYPE = b"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -282,7 +282,9 @@ async def test_a_site_that_stays_silent_is_a_504_and_the_lead_stays_held(
 
     signups = Remembering()
     site.script = silent
-    async with proxied(site.url, [RULE], signups, limits=Limits(answer=0.1)) as port:
+    async with proxied(
+        site.url, [RULE], signups, limits=UpstreamLimits(answer=0.1)
+    ) as port:
         reader, writer = await visit(port)
         writer.write(post(b"/signup"))
         answer = as_message(await one_answer(reader))

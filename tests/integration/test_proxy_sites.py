@@ -15,7 +15,7 @@ from harness import RelayProcess
 from proxy_rig import proxied
 from recording_site import OK, Message, Site, Visit, ask, request, says, visits
 
-from relay.proxy.upstream_connection import Limits
+from relay.proxy.upstream_connection import UpstreamLimits
 
 INSTANCE = """
 import sys
@@ -165,7 +165,7 @@ async def test_a_post_that_may_have_arrived_goes_to_no_other_instance() -> None:
     async with (
         Site(dies).listening() as one,
         Site(dies).listening() as other,
-        proxied([one.url, other.url], limits=Limits(answer=5)) as port,
+        proxied([one.url, other.url], limits=UpstreamLimits(answer=5)) as port,
     ):
         answer = await ask(port, request("POST /", body=b"x=1"))
 

@@ -26,7 +26,7 @@ from recording_site import (
     visits,
 )
 
-from relay.proxy.upstream_connection import Limits
+from relay.proxy.upstream_connection import UpstreamLimits
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -260,7 +260,7 @@ async def test_a_visitor_who_leaves_ends_the_call_to_the_site(visit: Visit) -> N
 async def test_half_a_request_is_never_a_whole_one_for_the_site(
     site: Site, visit: Visit, rest: bytes, status: int
 ) -> None:
-    async with proxied(site.url, limits=Limits(visitor=0.2)) as port:
+    async with proxied(site.url, limits=UpstreamLimits(visitor=0.2)) as port:
         reader, writer = await visit(port)
         head = request("POST /", "Transfer-Encoding: chunked")
         writer.write(head + b"5\r\nhello\r\n")
@@ -304,7 +304,7 @@ async def test_a_site_that_does_not_answer_in_time_is_a_504(site: Site) -> None:
         await asyncio.Event().wait()
 
     site.script = silent
-    async with proxied(site.url, limits=Limits(answer=0.05)) as port:
+    async with proxied(site.url, limits=UpstreamLimits(answer=0.05)) as port:
         answer = await ask(port, request("GET /"))
 
     assert answer.status == 504
@@ -316,7 +316,7 @@ async def test_an_answer_that_stalls_is_cut(site: Site) -> None:
         await asyncio.Event().wait()
 
     site.script = stalls
-    async with proxied(site.url, limits=Limits(stall=0.05)) as port:
+    async with proxied(site.url, limits=UpstreamLimits(stall=0.05)) as port:
         answer = await ask(port, request("GET /"))
 
     assert (answer.status, answer.body) == (200, None)

@@ -22,7 +22,7 @@ from proxy_rig import proxied
 from recording_site import Site, as_message, closed
 from servers import program
 
-from relay.proxy.upstream_connection import Limits
+from relay.proxy.upstream_connection import UpstreamLimits
 
 HOST = b"Host: shop.test\r\n"
 END = b"Connection: close\r\n\r\n"
@@ -309,7 +309,7 @@ async def site(folder: Path) -> AsyncIterator[Site]:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 async def test_the_relay_decides_each_vector(site: Site, vector: Vector) -> None:
-    async with proxied(site.url, limits=Limits(visitor=0.3)) as port:
+    async with proxied(site.url, limits=UpstreamLimits(visitor=0.3)) as port:
         answer = as_message(await answer_of(port, vector.raw))
 
     assert answer.status == vector.status
@@ -323,13 +323,15 @@ async def test_the_express_lane_decides_each_vector_alike(
     site: Site, vector: Vector
 ) -> None:
     """With a connection kept for it, whatever looks ordinary would go there."""
-    async with proxied(site.url, limits=Limits(visitor=0.3)) as port:
+    async with proxied(site.url, limits=UpstreamLimits(visitor=0.3)) as port:
         assert as_message(await answer_of(port, get(b"GET /warm"))).status == 200
         site.seen.clear()
         answer = as_message(await answer_of(port, vector.raw))
     express = seen_by(site)
     site.seen.clear()
-    async with proxied(site.url, limits=Limits(visitor=0.3), express=False) as port:
+    async with proxied(
+        site.url, limits=UpstreamLimits(visitor=0.3), express=False
+    ) as port:
         await answer_of(port, vector.raw)
 
     assert answer.status == vector.status
@@ -340,7 +342,7 @@ async def test_the_express_lane_decides_each_vector_alike(
 async def test_a_site_sees_what_it_would_see_behind_nginx(
     site: Site, vector: Vector, nginx: Nginx
 ) -> None:
-    async with proxied(site.url, limits=Limits(visitor=0.3)) as port:
+    async with proxied(site.url, limits=UpstreamLimits(visitor=0.3)) as port:
         await answer_of(port, vector.raw)
     through_relay = seen_by(site)
     site.seen.clear()

@@ -11,10 +11,10 @@ from outbox_rig import DAY, HOUR, LEASE, entry, lead, offer
 
 from relay.core.clock import now_ms
 from relay.core.dub.retry import Policy
-from relay.core.leads import Entry, Status, Step
+from relay.core.leads import LeadRecord, LeadStatus, Step
 from relay.delivery.deliver import (
     Delivery,
-    Terms,
+    DeliveryTerms,
 )
 from relay.delivery.dub_client import DubClient
 from relay.observability.metrics import Metrics
@@ -28,7 +28,7 @@ class Rig:
     def __init__(self, outbox: Outbox, client: DubClient, *, two_step: bool) -> None:
         self.outbox = outbox
         self.ahead = 0
-        terms = Terms(Policy(base_ms=1), 4, LEASE, 6000, two_step=two_step)
+        terms = DeliveryTerms(Policy(base_ms=1), 4, LEASE, 6000, two_step=two_step)
         self._delivery = Delivery(
             outbox,
             client,
@@ -47,7 +47,7 @@ class Rig:
         await self.outbox.put(offer(made))
         return made.id
 
-    async def deliver(self, after_ms: int = HOUR) -> Entry:
+    async def deliver(self, after_ms: int = HOUR) -> LeadRecord:
         """Let some time go by, deliver what is due then; how it stands."""
         self.ahead += after_ms
         [claim] = await self.outbox.claim(1, self.now(), LEASE)
@@ -86,11 +86,11 @@ async def test_a_call_that_made_the_customer_went_through(
 ) -> None:
     await dub.fault(cut="after", count=1)
     lead_id = await rig.put(await dub.click())
-    assert (await rig.deliver(0)).status is Status.WAITING
+    assert (await rig.deliver(0)).status is LeadStatus.WAITING
 
     found = await rig.deliver(1000)
 
-    assert (found.status, found.in_doubt) == (Status.DELIVERED, False)
+    assert (found.status, found.in_doubt) == (LeadStatus.DELIVERED, False)
     assert "it went through" in found.lead.notes[-1]
     assert await rig.steps(lead_id) == [Step.RECORD, Step.RECORD, Step.LOOK_UP]
     assert len(await dub.state("leads")) == 1
@@ -101,14 +101,14 @@ async def test_without_a_customer_nothing_was_recorded_and_it_goes_once_dub_unlo
 ) -> None:
     await dub.fault(crash=True, count=1)
     await rig.put(await dub.click())
-    assert (await rig.deliver(0)).status is Status.WAITING
+    assert (await rig.deliver(0)).status is LeadStatus.WAITING
 
     early = await rig.deliver(1000)
     sure = await rig.deliver(HOUR)
 
     # Dub may still have been at work on the first call.
-    assert (early.status, early.in_doubt) == (Status.WAITING, True)
-    assert (sure.status, sure.in_doubt) == (Status.WAITING, False)
+    assert (early.status, early.in_doubt) == (LeadStatus.WAITING, True)
+    assert (sure.status, sure.in_doubt) == (LeadStatus.WAITING, False)
     assert sure.due_at is not None
     assert 7 * DAY < sure.due_at - now_ms() < 7 * DAY + 3 * HOUR
     assert "recorded nothing" in sure.lead.notes[-1]
@@ -117,7 +117,7 @@ async def test_without_a_customer_nothing_was_recorded_and_it_goes_once_dub_unlo
 
     dub.dub.clock = rig.now
     done = await rig.deliver(8 * DAY)
-    assert done.status is Status.DELIVERED
+    assert done.status is LeadStatus.DELIVERED
     assert len(await dub.state("leads")) == 1
 
 
@@ -137,7 +137,7 @@ async def test_a_customer_from_another_call_tells_nothing(
 
     found = await rig.deliver(1000)
 
-    assert (found.status, found.in_doubt) == (Status.UNCONFIRMED, True)
+    assert (found.status, found.in_doubt) == (LeadStatus.UNCONFIRMED, True)
     story = await rig.outbox.attempts(lead_id)
     assert "tells nothing" in story[-1].outcome
     assert await lookups(dub) == 1
@@ -149,7 +149,7 @@ async def test_a_look_up_that_fails_settles_nothing(rig: Rig, dub: SandboxDub) -
     await rig.put(await dub.click())
     await rig.deliver(0)
 
-    assert (await rig.deliver(1000)).status is Status.UNCONFIRMED
+    assert (await rig.deliver(1000)).status is LeadStatus.UNCONFIRMED
 
 
 async def test_after_two_steps_it_is_not_asked(
@@ -160,7 +160,7 @@ async def test_after_two_steps_it_is_not_asked(
     await rig.put(await dub.click())
     await rig.deliver(0)
 
-    assert (await rig.deliver(1000)).status is Status.UNCONFIRMED
+    assert (await rig.deliver(1000)).status is LeadStatus.UNCONFIRMED
     assert await lookups(dub) == 0
 
 

@@ -15,9 +15,9 @@ from provider_rig import BY_NAME, SENDERS, Sender, stripe_session, supabase
 from relay.core.providers import PROVIDERS, schemes
 from relay.core.providers.account import (
     Ignored,
+    NewAccount,
     PayloadError,
     Provider,
-    Signup,
     iso_ms,
 )
 from relay.core.signing import (
@@ -38,9 +38,9 @@ def lower(headers: dict[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def read(name: str, document: dict[str, Any]) -> Signup:
+def read(name: str, document: dict[str, Any]) -> NewAccount:
     event = ROWS[name].read(document, "msg_1")
-    assert isinstance(event, Signup), event
+    assert isinstance(event, NewAccount), event
     return event
 
 
@@ -360,7 +360,7 @@ class TestAccounts:
             event = row.read(document, "msg_1")
         except PayloadError:
             return
-        assert isinstance(event, Signup | Ignored)
+        assert isinstance(event, NewAccount | Ignored)
 
     def test_clerks_primary_address_is_chosen_and_no_placeholder_picture(self) -> None:
         document = BY_NAME["clerk"].event("u_1", None)
@@ -479,7 +479,7 @@ class TestStripe:
         data = {"object": {"metadata": both}, "previous_attributes": before}
         updated = {"id": "evt_1", "type": "customer.updated", "data": data}
 
-        assert isinstance(ROWS["stripe"].read(updated, ""), Signup) is counts
+        assert isinstance(ROWS["stripe"].read(updated, ""), NewAccount) is counts
 
     @pytest.mark.parametrize(
         ("change", "reason"),

@@ -22,7 +22,7 @@ from relay.core.dub.retry import (
     decide,
     probe_delay,
 )
-from relay.core.leads import MOVES, Entry, Lead, Mode, Status, Step
+from relay.core.leads import MOVES, Lead, LeadRecord, LeadStatus, Mode, Step
 
 NOW = 1_750_000_000_000  # 2025-06-15T15:06:40Z
 POLICY = Policy()
@@ -34,16 +34,16 @@ untimed = settings(deadline=None)
 
 def entry(
     *, mode: Mode = Mode.ASYNC, attempts: int = 0, in_doubt: bool = False
-) -> Entry:
+) -> LeadRecord:
     """Make a lead that is being sent, as it stood before the call."""
     lead = Lead("lead_1", "hook", "click_0001", "Sign Up", "u_1", 0, mode)
-    return Entry(lead, Status.SENDING, attempts=attempts, in_doubt=in_doubt)
+    return LeadRecord(lead, LeadStatus.SENDING, attempts=attempts, in_doubt=in_doubt)
 
 
 def next_move(
     step: Step,
     outcome: Outcome | Meaning,
-    before: Entry | None = None,
+    before: LeadRecord | None = None,
     *,
     since: int = NOW,
 ) -> Proceed | Park | Move:
@@ -64,17 +64,17 @@ def test_a_proved_lead_goes_on_to_recording() -> None:
 def test_a_deferred_lead_is_delivered_by_the_proving_call() -> None:
     deferred = entry(mode=Mode.DEFERRED)
 
-    assert next_move(Step.PROVE, Meaning.TAKEN, deferred) == Move(Status.DELIVERED)
+    assert next_move(Step.PROVE, Meaning.TAKEN, deferred) == Move(LeadStatus.DELIVERED)
 
 
 @pytest.mark.parametrize("before", [entry(), entry(in_doubt=True)])
-def test_a_link_for_the_recording_call_ends_all_doubt(before: Entry) -> None:
-    assert next_move(Step.RECORD, Meaning.TAKEN, before) == Move(Status.DELIVERED)
+def test_a_link_for_the_recording_call_ends_all_doubt(before: LeadRecord) -> None:
+    assert next_move(Step.RECORD, Meaning.TAKEN, before) == Move(LeadStatus.DELIVERED)
 
 
 def test_no_link_for_our_first_recording_call_is_somebody_elses_lead() -> None:
     assert next_move(Step.RECORD, Meaning.NO_LINK) == Move(
-        Status.DUPLICATE, reason="Dub had this customer and event from elsewhere"
+        LeadStatus.DUPLICATE, reason="Dub had this customer and event from elsewhere"
     )
 
 
@@ -82,14 +82,14 @@ def test_no_link_after_a_call_of_ours_that_may_have_counted_is_unconfirmed() -> 
     move = next_move(Step.RECORD, Meaning.NO_LINK, entry(in_doubt=True))
 
     assert isinstance(move, Move)
-    assert (move.status, move.in_doubt) == (Status.UNCONFIRMED, True)
+    assert (move.status, move.in_doubt) == (LeadStatus.UNCONFIRMED, True)
     assert move.reason is not None
     assert "earlier call of ours" in move.reason
 
 
 def test_no_link_for_the_proving_call_is_a_passing_fault() -> None:
     assert next_move(Step.PROVE, Meaning.NO_LINK) == Move(
-        Status.WAITING,
+        LeadStatus.WAITING,
         due_at=NOW + 2_500,
         reason="Dub answered the deferred call without a link",
     )
@@ -101,7 +101,7 @@ def test_no_link_for_the_proving_call_is_a_passing_fault() -> None:
 @pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 def test_a_passing_fault_is_tried_again_after_a_wait(step: Step) -> None:
     assert next_move(step, Meaning.AGAIN) == Move(
-        Status.WAITING, due_at=NOW + 2_500, reason="Dub said so"
+        LeadStatus.WAITING, due_at=NOW + 2_500, reason="Dub said so"
     )
 
 
@@ -127,7 +127,7 @@ def test_the_wait_grows_with_the_calls_made_so_far() -> None:
     ],
 )
 def test_doubt_is_kept_while_nothing_settles_it(
-    before: Entry,
+    before: LeadRecord,
     counted: bool,
     doubt: bool,
 ) -> None:
@@ -136,7 +136,7 @@ def test_doubt_is_kept_while_nothing_settles_it(
     move = next_move(Step.RECORD, outcome, before)
 
     assert isinstance(move, Move)
-    assert (move.status, move.in_doubt) == (Status.WAITING, doubt)
+    assert (move.status, move.in_doubt) == (LeadStatus.WAITING, doubt)
 
 
 def test_a_wait_that_dub_asked_for_is_kept_when_it_is_the_longer_one() -> None:
@@ -144,16 +144,16 @@ def test_a_wait_that_dub_asked_for_is_kept_when_it_is_the_longer_one() -> None:
     short = Outcome(Meaning.AGAIN, "down", retry_at=NOW + 1)
 
     assert next_move(Step.PROVE, asked) == Move(
-        Status.WAITING, due_at=NOW + 60_000, reason="down"
+        LeadStatus.WAITING, due_at=NOW + 60_000, reason="down"
     )
     assert next_move(Step.PROVE, short) == Move(
-        Status.WAITING, due_at=NOW + 2_500, reason="down"
+        LeadStatus.WAITING, due_at=NOW + 2_500, reason="down"
     )
 
 
 def test_a_lead_is_given_up_when_its_round_is_over() -> None:
     assert next_move(Step.PROVE, Meaning.AGAIN, since=OVER) == Move(
-        Status.REJECTED, reason="gave up after 3 days: Dub said so"
+        LeadStatus.REJECTED, reason="gave up after 3 days: Dub said so"
     )
 
 
@@ -161,7 +161,7 @@ def test_a_lead_is_not_given_up_a_millisecond_early() -> None:
     move = next_move(Step.PROVE, Meaning.AGAIN, since=OVER + 1)
 
     assert isinstance(move, Move)
-    assert move.status is Status.WAITING
+    assert move.status is LeadStatus.WAITING
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_a_lead_is_not_given_up_a_millisecond_early() -> None:
     ],
 )
 def test_a_lead_in_doubt_is_not_called_rejected_when_given_up(
-    before: Entry, outcome: Outcome
+    before: LeadRecord, outcome: Outcome
 ) -> None:
     assert next_move(Step.RECORD, outcome, before, since=OVER) == Move(
-        Status.UNCONFIRMED, reason="gave up after 3 days: cut", in_doubt=True
+        LeadStatus.UNCONFIRMED, reason="gave up after 3 days: cut", in_doubt=True
     )
 
 
@@ -201,7 +201,7 @@ def test_the_time_of_trying_is_told_in_plain_words(for_ms: int, words: str) -> N
         policy=Policy(for_ms=for_ms),
     )
 
-    assert move == Move(Status.REJECTED, reason=f"gave up after {words}: down")
+    assert move == Move(LeadStatus.REJECTED, reason=f"gave up after {words}: down")
 
 
 # --- asked to wait ---
@@ -211,7 +211,7 @@ def test_a_throttled_lead_comes_again_when_dub_said() -> None:
     outcome = Outcome(Meaning.THROTTLED, "too many", retry_at=NOW + 42_000)
 
     assert next_move(Step.RECORD, outcome, entry(attempts=30)) == Move(
-        Status.WAITING, due_at=NOW + 42_000, reason="too many"
+        LeadStatus.WAITING, due_at=NOW + 42_000, reason="too many"
     )
 
 
@@ -222,7 +222,7 @@ def test_a_throttle_without_a_time_to_come_is_not_hammered(
     outcome = Outcome(Meaning.THROTTLED, "too many", retry_at=retry_at)
 
     assert next_move(Step.PROVE, outcome, entry(attempts=1)) == Move(
-        Status.WAITING, due_at=NOW + 5_000, reason="too many"
+        LeadStatus.WAITING, due_at=NOW + 5_000, reason="too many"
     )
 
 
@@ -230,7 +230,7 @@ def test_a_throttled_lead_is_never_given_up_and_its_doubt_is_kept() -> None:
     outcome = Outcome(Meaning.THROTTLED, "too many", retry_at=NOW + 1)
 
     assert next_move(Step.RECORD, outcome, entry(in_doubt=True), since=0) == Move(
-        Status.WAITING, due_at=NOW + 1, reason="too many", in_doubt=True
+        LeadStatus.WAITING, due_at=NOW + 1, reason="too many", in_doubt=True
     )
 
 
@@ -241,7 +241,7 @@ def test_a_missing_click_is_waited_for_and_explained() -> None:
     move = next_move(Step.PROVE, Meaning.CLICK_MISSING)
 
     assert isinstance(move, Move)
-    assert (move.status, move.due_at) == (Status.WAITING, NOW + 2_500)
+    assert (move.status, move.due_at) == (LeadStatus.WAITING, NOW + 2_500)
     assert move.reason is not None
     assert "a visit that Dub did not count" in move.reason
 
@@ -250,7 +250,7 @@ def test_a_click_that_never_comes_ends_with_the_likely_causes() -> None:
     move = next_move(Step.PROVE, Meaning.CLICK_MISSING, since=OVER)
 
     assert move == Move(
-        Status.REJECTED,
+        LeadStatus.REJECTED,
         reason="gave up after 3 days: Dub said so. An id that stays unknown comes "
         "from a visit that Dub did not count (a bot, a test, another workspace)",
     )
@@ -259,12 +259,12 @@ def test_a_click_that_never_comes_ends_with_the_likely_causes() -> None:
 @pytest.mark.parametrize("before", [entry(), entry(in_doubt=True)])
 @pytest.mark.parametrize("since", [NOW, OVER])
 def test_a_click_lost_while_recording_waits_until_dub_lets_go_of_its_lock(
-    before: Entry, since: int
+    before: LeadRecord, since: int
 ) -> None:
     move = next_move(Step.RECORD, Meaning.CLICK_MISSING, before, since=since)
 
     assert move == Move(
-        Status.WAITING,
+        LeadStatus.WAITING,
         due_at=NOW + 7 * DAY + HOUR,
         reason="Dub said so",
         note="Dub recorded nothing but keeps this customer and event locked for a "
@@ -290,13 +290,15 @@ def test_a_parked_lead_keeps_its_doubt() -> None:
 
 @pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 def test_a_final_refusal_rejects_the_lead(step: Step) -> None:
-    assert next_move(step, Meaning.FINAL) == Move(Status.REJECTED, reason="Dub said so")
+    assert next_move(step, Meaning.FINAL) == Move(
+        LeadStatus.REJECTED, reason="Dub said so"
+    )
 
 
 @pytest.mark.parametrize("step", [Step.PROVE, Step.RECORD])
 def test_a_lead_in_doubt_is_not_called_rejected(step: Step) -> None:
     assert next_move(step, Meaning.FINAL, entry(in_doubt=True)) == Move(
-        Status.UNCONFIRMED, reason="Dub said so", in_doubt=True
+        LeadStatus.UNCONFIRMED, reason="Dub said so", in_doubt=True
     )
 
 
@@ -304,16 +306,16 @@ def test_a_link_refused_while_recording_warns_of_dubs_lock() -> None:
     outcome = Outcome(Meaning.FINAL, "the link is disabled", http_status=404)
 
     assert next_move(Step.PROVE, outcome) == Move(
-        Status.REJECTED, reason="the link is disabled"
+        LeadStatus.REJECTED, reason="the link is disabled"
     )
     assert next_move(Step.RECORD, outcome) == Move(
-        Status.REJECTED,
+        LeadStatus.REJECTED,
         reason="the link is disabled",
         note="Dub recorded nothing but keeps this customer and event locked for a "
         "week: sent again before 2025-06-22T16:06:40Z it would be ignored.",
     )
     assert next_move(Step.RECORD, outcome, entry(in_doubt=True)) == Move(
-        Status.UNCONFIRMED, reason="the link is disabled", in_doubt=True
+        LeadStatus.UNCONFIRMED, reason="the link is disabled", in_doubt=True
     )
 
 
@@ -355,7 +357,7 @@ decisions = st.builds(
     rolls,
     policies,
 )
-Decided = tuple[Entry, Step, Outcome, Proceed | Park | Move]
+Decided = tuple[LeadRecord, Step, Outcome, Proceed | Park | Move]
 
 
 @untimed
@@ -365,10 +367,10 @@ def test_every_move_is_allowed_and_says_why_and_when(decided: Decided) -> None:
     if not isinstance(move, Move):
         return
 
-    assert move.status in MOVES[Status.SENDING]
-    assert (move.due_at is not None) == (move.status is Status.WAITING)
+    assert move.status in MOVES[LeadStatus.SENDING]
+    assert (move.due_at is not None) == (move.status is LeadStatus.WAITING)
     assert move.due_at is None or move.due_at > NOW
-    assert (move.reason is None) == (move.status is Status.DELIVERED)
+    assert (move.reason is None) == (move.status is LeadStatus.DELIVERED)
 
 
 @untimed
@@ -384,7 +386,7 @@ def test_only_an_answer_that_proves_something_ends_doubt(decided: Decided) -> No
 
     assert move.in_doubt or proof
     if isinstance(move, Move):
-        assert move.status is not Status.REJECTED
+        assert move.status is not LeadStatus.REJECTED
 
 
 @untimed

@@ -95,8 +95,8 @@ def test_the_first_usable_one_counts_and_a_servers_word_beats_the_persons() -> N
     assert OPENER.find((CLICK,), (theirs,), NOW).click_id == CLICK
     assert OPENER.find(("n/a",), (theirs,), NOW).click_id == OTHER
     assert OPENER.find((), (mine + "x", OTHER), NOW).click_id == OTHER
-    assert OPENER.find((), (mine,), NOW) == tickets.Found(CLICK, "ticket")
-    assert OPENER.find((CLICK,), (), NOW) == tickets.Found(CLICK, "clickId")
+    assert OPENER.find((), (mine,), NOW) == tickets.FoundClick(CLICK, "ticket")
+    assert OPENER.find((CLICK,), (), NOW) == tickets.FoundClick(CLICK, "clickId")
 
 
 def test_where_tickets_are_required_a_plain_id_of_the_persons_is_not_taken() -> None:

@@ -16,7 +16,7 @@ from relay.core.dub.track_lead import (
     MAX_CUSTOMER_ID,
     MAX_EVENT_NAME,
 )
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 
 TAG: Final = "Dub's API"
 
@@ -41,7 +41,7 @@ RECEIPT: Final[Json] = {
     "required": ["id", "status"],
     "properties": {
         "id": {"type": "string", "pattern": "^lead_"},
-        "status": {"type": "string", "enum": [status.value for status in Status]},
+        "status": {"type": "string", "enum": [status.value for status in LeadStatus]},
     },
     "description": "What the relay has to say; all else is Dub's.",
 }

@@ -26,7 +26,7 @@ from relay.core.dub.retry import (
     DAY,
     HOUR,
 )
-from relay.core.leads import Attempt, Entry, Mode, Step
+from relay.core.leads import Attempt, LeadRecord, Mode, Step
 
 LATE_MS: Final = 300_000
 """How long after we gave a call up Dub may still work on it: what its host grants a
@@ -36,7 +36,7 @@ LOCKED_MS: Final = 7 * DAY + HOUR
 """Dub's dedupe key lives for seven days; an hour on top for clocks that disagree."""
 
 
-class Found(StrEnum):
+class CustomerMatch(StrEnum):
     """What a look-up tells about the recording call."""
 
     RECORDED = "recorded"
@@ -45,14 +45,14 @@ class Found(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LookupVerdict:
     """What was found, in a plain sentence without personal data."""
 
-    found: Found
+    found: CustomerMatch
     reason: str
 
 
-def can_tell(entry: Entry, attempts: Sequence[Attempt]) -> bool:
+def can_tell(entry: LeadRecord, attempts: Sequence[Attempt]) -> bool:
     """Tell whether a look-up can say anything about a lead in doubt.
 
     Not after a proving call, which makes the customer, nor for a lead that stands
@@ -65,30 +65,35 @@ def can_tell(entry: Entry, attempts: Sequence[Attempt]) -> bool:
 
 
 def judge(
-    reply: Answer | NoAnswer, entry: Entry, attempts: Sequence[Attempt]
-) -> Verdict:
+    reply: Answer | NoAnswer, entry: LeadRecord, attempts: Sequence[Attempt]
+) -> LookupVerdict:
     """Read the answer of ``GET /customers?externalId=…`` for a lead in doubt."""
     customers = _customers(reply)
     if customers is None:
-        return Verdict(Found.UNTOLD, "Dub's list of customers could not be read")
+        return LookupVerdict(
+            CustomerMatch.UNTOLD, "Dub's list of customers could not be read"
+        )
     customer = entry.lead.customer_external_id
     same = [one for one in customers if one[0] == customer]
     if not same and customers:
         # The database behind compares without regard to case; its words decide.
-        return Verdict(Found.UNTOLD, "Dub has only a customer whose id looks alike")
+        return LookupVerdict(
+            CustomerMatch.UNTOLD, "Dub has only a customer whose id looks alike"
+        )
     if not same:
-        return Verdict(
-            Found.NOT_RECORDED,
+        return LookupVerdict(
+            CustomerMatch.NOT_RECORDED,
             "Dub has no such customer: the call that got no answer recorded nothing",
         )
     first, last = _span(attempts)
     if first <= same[0][1] <= last:
-        return Verdict(
-            Found.RECORDED,
+        return LookupVerdict(
+            CustomerMatch.RECORDED,
             "Dub made the customer in the call that got no answer: it went through",
         )
-    return Verdict(
-        Found.UNTOLD, "Dub knew the customer from another call, which tells nothing"
+    return LookupVerdict(
+        CustomerMatch.UNTOLD,
+        "Dub knew the customer from another call, which tells nothing",
     )
 
 

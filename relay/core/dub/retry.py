@@ -16,7 +16,7 @@ from relay.core.dub.replies import (
     Meaning,
     Outcome,
 )
-from relay.core.leads import Entry, Mode, Status, Step
+from relay.core.leads import LeadRecord, LeadStatus, Mode, Step
 
 SECOND: Final = 1000
 HOUR: Final = 3600 * SECOND
@@ -72,7 +72,7 @@ class Move:
     a new round of attempts begins, None while the present one goes on.
     """
 
-    status: Status
+    status: LeadStatus
     due_at: int | None = None
     reason: str | None = None
     in_doubt: bool = False
@@ -84,7 +84,7 @@ class Move:
 class _Case:
     """Everything one decision is made from."""
 
-    entry: Entry
+    entry: LeadRecord
     step: Step
     outcome: Outcome
     now: int
@@ -99,7 +99,7 @@ class _Case:
 
 
 def decide(
-    entry: Entry,
+    entry: LeadRecord,
     step: Step,
     outcome: Outcome,
     *,
@@ -123,7 +123,7 @@ def decide(
     return _DECISIONS[outcome.meaning](case)
 
 
-def unrepeatable(entry: Entry, now: int) -> Move | None:
+def unrepeatable(entry: LeadRecord, now: int) -> Move | None:
     """End a sale that may have counted and that Dub would count again.
 
     Asked before a call: Dub folds repeats of one ``invoiceId`` alone, and those
@@ -140,7 +140,7 @@ def unrepeatable(entry: Entry, now: int) -> Move | None:
         else "a call that got no answer may have counted, and without an invoiceId"
         " Dub would count the sale again"
     )
-    return Move(Status.UNCONFIRMED, reason=reason, in_doubt=True)
+    return Move(LeadStatus.UNCONFIRMED, reason=reason, in_doubt=True)
 
 
 def backoff(failures: int, roll: float, policy: Policy) -> int:
@@ -170,7 +170,7 @@ def _taken(case: _Case) -> Proceed | Move:
     """Go on to recording, or finish."""
     if case.step is Step.PROVE and case.entry.lead.mode is not Mode.DEFERRED:
         return Proceed()
-    return Move(Status.DELIVERED)
+    return Move(LeadStatus.DELIVERED)
 
 
 def _no_link(case: _Case) -> Move:
@@ -184,20 +184,20 @@ def _no_link(case: _Case) -> Move:
         return _nothing_sold(case)
     if case.entry.in_doubt:
         return Move(
-            Status.UNCONFIRMED,
+            LeadStatus.UNCONFIRMED,
             reason="Dub has this lead, or only its lock, from an earlier call of "
             "ours that got no answer",
             in_doubt=True,
         )
     reason = "Dub had this customer and event from elsewhere"
-    return Move(Status.DUPLICATE, reason=reason)
+    return Move(LeadStatus.DUPLICATE, reason=reason)
 
 
 def _nothing_sold(case: _Case) -> Move:
     """Tell a sale of nothing, which Dub passes over, from one of nobody."""
     sale = case.entry.lead.sale
     if sale is not None and sale.amount == 0:
-        return Move(Status.DELIVERED, note="Dub counts no sale of an amount of 0.")
+        return Move(LeadStatus.DELIVERED, note="Dub counts no sale of an amount of 0.")
     return _end(case, case.outcome.reason)
 
 
@@ -241,7 +241,9 @@ def _click_missing(case: _Case) -> Move:
         "Dub recorded nothing but keeps this customer and event locked for a week, "
         f"and would ignore the lead; it is sent again at {_iso(due_at)}."
     )
-    return Move(Status.WAITING, due_at, case.outcome.reason, note=note, since=due_at)
+    return Move(
+        LeadStatus.WAITING, due_at, case.outcome.reason, note=note, since=due_at
+    )
 
 
 def _operator(case: _Case) -> Park:
@@ -265,12 +267,12 @@ def _final(case: _Case) -> Move:
 
 def _wait(case: _Case, due_at: int) -> Move:
     """Try again at that time."""
-    return Move(Status.WAITING, due_at, case.outcome.reason, in_doubt=case.in_doubt)
+    return Move(LeadStatus.WAITING, due_at, case.outcome.reason, in_doubt=case.in_doubt)
 
 
 def _end(case: _Case, reason: str) -> Move:
     """Give a lead up; one that may have counted is not called rejected."""
-    status = Status.UNCONFIRMED if case.in_doubt else Status.REJECTED
+    status = LeadStatus.UNCONFIRMED if case.in_doubt else LeadStatus.REJECTED
     return Move(status, reason=reason, in_doubt=case.in_doubt)
 
 

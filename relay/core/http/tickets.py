@@ -40,7 +40,7 @@ def is_ticket(value: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundClick:
     """The click that was found, and in what; or none, and why."""
 
     click_id: str | None
@@ -75,25 +75,25 @@ class Opener:
         writable: Iterable[str],
         now: int,
         at: int | None = None,
-    ) -> Found:
+    ) -> FoundClick:
         """Choose the first usable click; what only a server writes comes first."""
         places = [(value, False) for value in trusted]
         places += [(value, self.required) for value in writable]
-        found = Found(None, NO_CLICK)
+        found = FoundClick(None, NO_CLICK)
         for value, wary in places:
             found = self._judge(value, now, at, wary=wary)
             if found.click_id is not None:
                 break
         return found
 
-    def _judge(self, value: str, now: int, at: int | None, *, wary: bool) -> Found:
+    def _judge(self, value: str, now: int, at: int | None, *, wary: bool) -> FoundClick:
         if is_ticket(value):
             try:
-                return Found(self.open(value, now, at), "ticket")
+                return FoundClick(self.open(value, now, at), "ticket")
             except signing.StaleTimestampError:
-                return Found(None, EXPIRED)
+                return FoundClick(None, EXPIRED)
             except signing.BadSignatureError:
-                return Found(None, FORGED)
+                return FoundClick(None, FORGED)
         if not is_click_id(value):
-            return Found(None, UNUSABLE)
-        return Found(None, TICKET_WANTED) if wary else Found(value, "clickId")
+            return FoundClick(None, UNUSABLE)
+        return FoundClick(None, TICKET_WANTED) if wary else FoundClick(value, "clickId")

@@ -31,14 +31,14 @@ class Ignored:
 
 
 @dataclass(frozen=True, slots=True)
-class Sale:
+class ProviderSale:
     """The body of a ``track/sale``, in Dub's names."""
 
     body: Mapping[str, object] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Signup:
+class NewAccount:
     """A person who signed up, as the provider tells it.
 
     ``event_id`` is the same for every repeat of this event. ``person`` has the
@@ -56,10 +56,10 @@ class Signup:
     writable: tuple[str, ...] = ()
     at: int | None = None
     lead: bool = True
-    sale: Sale | None = None
+    sale: ProviderSale | None = None
 
 
-Event: TypeAlias = Signup | Ignored
+Event: TypeAlias = NewAccount | Ignored
 
 Read: TypeAlias = Callable[[Document, str], Event]
 """Maps a verified payload, and the id its signature names ("" if none), to an

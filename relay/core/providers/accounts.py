@@ -13,8 +13,8 @@ from relay.core.providers.account import (
     Document,
     Event,
     Ignored,
+    NewAccount,
     PayloadError,
-    Signup,
     clicks,
     event_id,
     full_name,
@@ -42,7 +42,7 @@ def clerk(document: Document, message_id: str) -> Event:
         return _another(document.get("type"))
     user = part(document, "data")
     avatar = text(user, "image_url") if user.get("has_image", True) else None
-    return Signup(
+    return NewAccount(
         event_id=message_id,
         kind="user.created",
         person=person(
@@ -97,7 +97,7 @@ def supabase(document: Document, _: str) -> Event:
     if user.get("is_anonymous") is True:
         return Ignored("An anonymous user has not signed up yet.")
     own = part(user, "user_metadata")
-    return Signup(
+    return NewAccount(
         event_id=event_id(metadata, "uuid", "metadata."),
         kind=kind,
         person=person(
@@ -126,7 +126,7 @@ def auth0(document: Document, message_id: str) -> Event:
         return Ignored("Only a user's first login is a sign-up.")
     user = part(document, "user")
     own = part(user, "user_metadata")
-    return Signup(
+    return NewAccount(
         event_id=message_id,
         kind=kind,
         person=person(
@@ -149,7 +149,7 @@ def workos(document: Document, _: str) -> Event:
     if document.get("event") != "user.created":
         return _another(document.get("event"))
     user = part(document, "data")
-    return Signup(
+    return NewAccount(
         event_id=event_id(document, "id", ""),
         kind="user.created",
         person=person(
@@ -173,7 +173,7 @@ def stytch(document: Document, _: str) -> Event:
     if document.get("action") != "CREATE" or entity not in ("user", "member"):
         return _another(f"{entity}.{document.get('action')}")
     who = part(document, entity)
-    return Signup(
+    return NewAccount(
         event_id=event_id(document, "event_id", ""),
         kind=f"{entity}.create",
         person=person(
@@ -212,7 +212,7 @@ def firebase(document: Document, message_id: str) -> Event:
     user = part(document, "user")
     if not user:
         raise PayloadError("user: is missing.")
-    return Signup(
+    return NewAccount(
         event_id=message_id,
         kind="user.created",
         person=person(

@@ -14,8 +14,8 @@ from relay.core.providers.account import (
     Document,
     Event,
     Ignored,
-    Sale,
-    Signup,
+    NewAccount,
+    ProviderSale,
     clicks,
     event_id,
     part,
@@ -60,7 +60,7 @@ def _session(document: Document, session: Document, kind: str) -> Event:
     known_as = customer or text(session, "customer") or email
     if known_as is None:
         return Ignored("This checkout tells neither a customer nor an e-mail address.")
-    return Signup(
+    return NewAccount(
         event_id=event_id(document, "id", ""),
         kind=kind,
         person=person(known_as, text(details, "name"), email, None),
@@ -82,7 +82,7 @@ def _customer(document: Document, customer: Document, kind: str) -> Event:
         )
     if kind == "customer.updated" and not _newly_clicked(document):
         return Ignored("This update did not add or change the click.")
-    return Signup(
+    return NewAccount(
         event_id=event_id(document, "id", ""),
         kind=kind,
         person=person(known_as, text(customer, "name"), text(customer, "email"), None),
@@ -109,12 +109,12 @@ def _newly_clicked(document: Document) -> bool:
     return bool({"dubClickId", "dubTicket", "dub_id"} & set(part(before, "metadata")))
 
 
-def _sale(session: Document, customer: str) -> Sale | None:
+def _sale(session: Document, customer: str) -> ProviderSale | None:
     """Make the sale of a session that was paid; a trial costs nothing yet."""
     amount = whole(session.get("amount_total")) or 0
     if session.get("payment_status") != "paid" or amount <= 0:
         return None
-    return Sale(
+    return ProviderSale(
         {
             "customerExternalId": customer,
             "amount": amount,

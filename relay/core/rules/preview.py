@@ -59,7 +59,7 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RuleVerdict:
     """What would become of it: a lead, or ``reason`` why there is none."""
 
     rule: str | None = None
@@ -141,12 +141,12 @@ def _body(part: Mapping[str, Any], name: str) -> bytes:
     return (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
-def try_out(rules: Sequence[SignupRule], exchange: Exchange) -> Verdict:
+def try_out(rules: Sequence[SignupRule], exchange: Exchange) -> RuleVerdict:
     """Say what the rules make of an exchange."""
     path, _, query = exchange.target.partition("?")
     found = match(rules, exchange.method, path)
     if found is None:
-        return Verdict(reason=f"no rule matches {exchange.method} {path}")
+        return RuleVerdict(reason=f"no rule matches {exchange.method} {path}")
     rule, path_params = found
     draft = evaluate(
         rule,
@@ -161,25 +161,25 @@ def try_out(rules: Sequence[SignupRule], exchange: Exchange) -> Verdict:
         ),
     )
     if draft is None:
-        return Verdict(rule.label, reason=f"when says no: {rule.when.text}")
+        return RuleVerdict(rule.label, reason=f"when says no: {rule.when.text}")
     return _judged(rule, draft, exchange)
 
 
-def _judged(rule: SignupRule, draft: Draft, exchange: Exchange) -> Verdict:
+def _judged(rule: SignupRule, draft: Draft, exchange: Exchange) -> RuleVerdict:
     click_id = _click(rule, exchange)
     if click_id is None:
         why = "the request has no dub_id cookie: counted as unattributed, not stored"
-        return Verdict(rule.label, notes=draft.notes, reason=why)
+        return RuleVerdict(rule.label, notes=draft.notes, reason=why)
     if draft.problem is not None:
         why = f"kept as rejected: {draft.problem}"
-        return Verdict(rule.label, notes=draft.notes, reason=why)
+        return RuleVerdict(rule.label, notes=draft.notes, reason=why)
     try:
         fields, left_out = sanitise(draft.fields, lenient_quantity=True)
     except InvalidFieldError as error:
         why = f"kept as rejected: {error.issue.text}"
-        return Verdict(rule.label, notes=draft.notes, reason=why)
+        return RuleVerdict(rule.label, notes=draft.notes, reason=why)
     lead = _lead(fields, click_id)
-    return Verdict(rule.label, lead=lead, notes=(*draft.notes, *left_out))
+    return RuleVerdict(rule.label, lead=lead, notes=(*draft.notes, *left_out))
 
 
 def _click(rule: SignupRule, exchange: Exchange) -> str | None:
@@ -207,7 +207,7 @@ def _lead(fields: LeadFields, click_id: str) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def lines(verdict: Verdict) -> Iterator[str]:
+def lines(verdict: RuleVerdict) -> Iterator[str]:
     """Write a verdict for people."""
     if verdict.rule is not None:
         yield f"rule  {verdict.rule}"
@@ -219,7 +219,7 @@ def lines(verdict: Verdict) -> Iterator[str]:
         yield f"none  {verdict.reason}"
 
 
-def as_json(verdict: Verdict) -> dict[str, Any]:
+def as_json(verdict: RuleVerdict) -> dict[str, Any]:
     """Give a verdict for programs."""
     return {
         "rule": verdict.rule,

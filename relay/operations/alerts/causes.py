@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.operations.presentation import span
 from relay.operations.status import Overview
 
@@ -24,7 +24,7 @@ ROOM: Final = 1.2
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class AlertLimits:
     """What is too much: the oldest open lead's age in seconds, the free share."""
 
     backlog_s: float
@@ -50,7 +50,7 @@ def find(
     seen: Overview,
     rejected: Mapping[str, int],
     standing: Collection[str],
-    limits: Limits,
+    limits: AlertLimits,
     host: str,
 ) -> list[Cause]:
     """Give everything that is wrong now.
@@ -80,7 +80,7 @@ def _parked(seen: Overview) -> Iterator[Cause]:
             PARKED,
             f"Delivery waits for a person: {reason}",
             "Put the key or the plan right; the leads then go on by themselves.",
-            {"reason": reason, "parked": seen.leads.get(Status.PARKED, 0)},
+            {"reason": reason, "parked": seen.leads.get(LeadStatus.PARKED, 0)},
         )
 
 
@@ -98,7 +98,7 @@ def _rejected(rejected: Mapping[str, int]) -> Iterator[Cause]:
 
 
 def _backlog(
-    seen: Overview, standing: Collection[str], limits: Limits
+    seen: Overview, standing: Collection[str], limits: AlertLimits
 ) -> Iterator[Cause]:
     limit = limits.backlog_s * (CALM if BACKLOG in standing else 1)
     if seen.oldest_open_s > limit:
@@ -118,11 +118,16 @@ def _backlog(
         )
 
 
-_WAITING: Final = (Status.QUEUED, Status.SENDING, Status.WAITING, Status.PARKED)
+_WAITING: Final = (
+    LeadStatus.QUEUED,
+    LeadStatus.SENDING,
+    LeadStatus.WAITING,
+    LeadStatus.PARKED,
+)
 
 
 def _disk(
-    seen: Overview, standing: Collection[str], limits: Limits, host: str
+    seen: Overview, standing: Collection[str], limits: AlertLimits, host: str
 ) -> Iterator[Cause]:
     key = f"{DISK}:{host}"
     needed = limits.disk_free * (ROOM if key in standing else 1)

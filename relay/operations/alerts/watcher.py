@@ -15,7 +15,7 @@ from relay.core.clock import (
     Clock,
     Roll,
 )
-from relay.core.leads import Status
+from relay.core.leads import LeadStatus
 from relay.observability.logging import get_logger
 from relay.operations.alerts import (
     messages,
@@ -24,7 +24,7 @@ from relay.operations.alerts import (
     webhook as client,
 )
 from relay.operations.alerts.causes import (
-    Limits,
+    AlertLimits,
     find,
     is_mine,
 )
@@ -35,25 +35,25 @@ log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class AlertTerms:
     """What the settings say about alerts. Times are seconds."""
 
     url: str
     keys: Sequence[bytes]
-    limits: Limits
+    limits: AlertLimits
     every_s: float
     retry_base_s: float
     host: str
 
 
-class Watch:
+class AlertWatcher:
     """Looks every so often; run it as one task, and cancel it at the end."""
 
     def __init__(
         self,
         outbox: Outbox,
         look: Callable[[], Awaitable[Overview]],
-        terms: Terms,
+        terms: AlertTerms,
         *,
         clock: Clock,
         roll: Roll,
@@ -87,7 +87,7 @@ class Watch:
 
     async def _write_down(self) -> None:
         seen = await self._look()
-        rejected = await self._outbox.reasons(Status.REJECTED)
+        rejected = await self._outbox.reasons(LeadStatus.REJECTED)
         standing = {one.cause: one for one in await self._outbox.alerts()}
         host, limits = self._terms.host, self._terms.limits
         present = {

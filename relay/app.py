@@ -49,10 +49,7 @@ from relay.delivery.deliver import (
 from relay.delivery.dub_client import DubClient
 from relay.delivery.worker import Worker
 from relay.http.client_address import Trusted
-from relay.http.fast_endpoints import (
-    SHORTCUTS,
-    Shortcuts,
-)
+from relay.http.fast_path import FAST_ENDPOINTS, FastEndpoints
 from relay.http.refusals import RefusalRate
 from relay.http.responses import (
     Handler,
@@ -64,7 +61,7 @@ from relay.observability.metrics import Metrics
 from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
-from relay.operations.health import HealthEndpoints
+from relay.operations.monitoring import HealthEndpoints
 from relay.operations.retention import Sweeper
 from relay.operations.status import (
     Overview,
@@ -229,7 +226,7 @@ class Relay:
         signup = SignupHook(self.intake, self.settings.hook_secret, now_ms, self.opener)
         rate = RefusalRate(self.settings.hooks_refusals, self.trusted)
         api = self._track_api()
-        app[SHORTCUTS] = self._shortcuts(signup, rate, api)
+        app[FAST_ENDPOINTS] = self._fast_endpoints(signup, rate, api)
         endpoints = [*self._endpoints(signup, rate, api), *self._for_pages(app)]
         for method, path, handler in endpoints:
             told = speaking_json(handler)
@@ -261,9 +258,9 @@ class Relay:
         for method, path, handler in dashboard.endpoints():
             app.router.add_route(method, f"{self.settings.prefix}/{path}", handler)
 
-    def _shortcuts(
+    def _fast_endpoints(
         self, signup: SignupHook, rate: RefusalRate, api: TrackApi
-    ) -> Shortcuts:
+    ) -> FastEndpoints:
         """Give what is answered without a request object, by its path.
 
         Nothing where middlewares must see every request.

@@ -15,17 +15,17 @@ from relay.core.rules.rule import (
     Draft,
     compile_rules,
 )
-from relay.http.listener_server import FrontRunner
+from relay.http.listener import ListenerRunner
 from relay.observability.metrics import Metrics
 from relay.proxy.forward import (
-    EXPRESS,
+    SITE_FAST_PATH,
     Proxy,
 )
 from relay.proxy.signup_exchange import Held
 from relay.proxy.upstream_connection import UpstreamLimits
 
 SECRETS = ("a-secret-for-tests-only",)
-EXPRESS_LANE = True
+FAST_PATH = True
 """Whether proxies have one, unless a test says so itself."""
 NOW = 1_800_000_000_000
 
@@ -106,14 +106,14 @@ async def proxied(
     limits: UpstreamLimits | None = None,
     now: int = NOW,
     grace: float = 1.0,
-    express: bool | None = None,
-    flights: list[int] | None = None,
+    fast: bool | None = None,
+    requests: list[int] | None = None,
     middlewares: Sequence[Any] = (),
     **options: Any,
 ) -> AsyncIterator[int]:
     """Run a proxy in front of a site; give its port.
 
-    ``express`` opens the express lane, or does not; ``flights`` is told how many
+    ``fast`` opens the fast path, or does not; ``requests`` is told how many
     requests took it.
     """
     proxy = Proxy(
@@ -124,12 +124,12 @@ async def proxied(
         limits=limits,
         **options,
     )
-    open_lane = EXPRESS_LANE if express is None else express
+    through_it = FAST_PATH if fast is None else fast
     app = web.Application(middlewares=middlewares)
     proxy.install(app)
-    runner = FrontRunner(
+    runner = ListenerRunner(
         app,
-        app[EXPRESS] if open_lane else None,
+        app[SITE_FAST_PATH] if through_it else None,
         access_log=None,
         shutdown_timeout=grace,
     )
@@ -140,5 +140,5 @@ async def proxied(
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
-        if flights is not None:
-            flights.append(app[EXPRESS].flights)
+        if requests is not None:
+            requests.append(app[SITE_FAST_PATH].requests)

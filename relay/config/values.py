@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -323,3 +324,9 @@ def _http_url(value: str) -> SplitResult:
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise BadValueError("must be a URL without user, password, query or fragment")
     return parts
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite URL, None for any other database."""
+    prefix = "sqlite:///"
+    return Path(url.removeprefix(prefix)) if url.startswith(prefix) else None

@@ -5,16 +5,39 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.web import HTTPRequestTimeout
 
 from relay.http.responses import RefusedError
-from relay.proxy.exchange import (
-    RequestBodyError,
-    read_visitor,
-)
 
 PATIENCE_S: Final = 10.0
 """How long a whole body may take: a phone on a bad line sends 64 KiB in that."""
+
+
+class RequestBodyError(Exception):
+    """The visitor's body broke off, was malformed (400), or did not come (408)."""
+
+    def __init__(self, reason: str, *, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+async def read_visitor(stream: StreamReader, patience: float) -> bytes:
+    """Give the next bytes of a visitor's body, b"" at its end.
+
+    Raises RequestBodyError also when nothing has come for so many seconds.
+    aiohttp's server tells a reader of a body nothing of a malformed chunk in
+    its middle; this is what ends such a request, too.
+    """
+    try:
+        async with asyncio.timeout(patience):
+            return await stream.readany()
+    except TimeoutError as error:
+        raise RequestBodyError("the request's body stopped", status=408) from error
+    except HTTPRequestTimeout as error:
+        raise RequestBodyError("the request's body is too slow", status=408) from error
+    except Exception as error:
+        raise RequestBodyError("the request's body broke off") from error
 
 
 async def read_small(

@@ -1,34 +1,34 @@
-"""The visitors' side: aiohttp's server protocol with the relay's own limits.
+"""The visitors' side: aiohttp's server with the relay's own limits and fast path.
 
-aiohttp parses and serves; this adds what a server in the open needs and it has
-not got, and two ways that take a request before aiohttp makes a request object
-for it: the express lane to the site (``express``), and the short one to the relay's
-own endpoints (``shortcut``).
+aiohttp parses and serves; this adds the limits that a server in the open needs, and
+offers each request to the fast path (:mod:`relay.http.fast_path`) before aiohttp
+makes a request object of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
 
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpProcessingError, RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler
 
-from relay.http.fast_endpoints import Shortcuts
-from relay.http.fast_endpoints import book as book_shortcut
-from relay.http.listener_limits import FrontLimits
-from relay.observability.logging import get_logger
-from relay.proxy.fast_exchange import (
-    Begun,
-    Flight,
+from relay.http.aiohttp_internals import (
+    ConnectionRunner,
+    ConnectionServer,
+    ServerConnection,
 )
-from relay.proxy.fast_path import Express
-from relay.proxy.site_response import own_answer
-
-if TYPE_CHECKING:
-    from relay.http.listener_server import FrontServer
+from relay.http.fast_path import (
+    Begun,
+    FastEndpoints,
+    FastRequest,
+    SitePath,
+    accept_endpoint,
+)
+from relay.http.raw_responses import own_answer
+from relay.observability.logging import get_logger
 
 log = get_logger()
 
@@ -37,31 +37,118 @@ LATE: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    """What a visitor may use of the relay. Times in seconds, sizes in bytes.
+
+    ``line`` and ``field`` are the longest request line and header field,
+    ``fields`` their number. ``head`` is how long a request's head may take from
+    its first byte, ``idle`` how long a connection is kept without a request.
+    A body must bring ``body_rate`` bytes a second, measured over ``body_span``
+    and only while the relay would read more. ``connections`` is how many one
+    address may hold open (0: any number); trusted proxies are exempt.
+    """
+
+    line: int = 16_384
+    field: int = 32_768
+    fields: int = 128
+    head: float = 10.0
+    idle: float = 75.0
+    body_rate: int = 500
+    body_span: float = 10.0
+    connections: int = 0
+
+    def server_options(self) -> dict[str, Any]:
+        """Return the options of aiohttp's server that make it fit for a proxy."""
+        return {
+            # Bodies are forwarded as they are: a decoded one would not fit its
+            # headers.
+            "auto_decompress": False,
+            # A visitor who leaves ends the call to the site.
+            "handler_cancellation": True,
+            "max_line_size": self.line,
+            "max_field_size": self.field,
+            "max_headers": self.fields,
+            "keepalive_timeout": self.idle,
+        }
+
+
 class SlowBodyError(web.HTTPRequestTimeout):
-    """A body that came too slowly: 408 for whoever reads it."""
+    """A body that came too slowly: 408 for the code that reads it."""
 
 
-class Front(RequestHandler):
+class ListenerRunner(ConnectionRunner):
+    """Runs an application behind :class:`VisitorConnection`.
+
+    ``site`` is the fast path to the site, None without one.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        site: SitePath | None = None,
+        *,
+        endpoints: FastEndpoints | None = None,
+        limits: ListenerLimits | None = None,
+        shutdown_timeout: float = 60.0,
+        **options: Any,
+    ) -> None:
+        self.limits = limits or ListenerLimits()
+        options = self.limits.server_options() | options
+        super().__init__(app, shutdown_timeout=shutdown_timeout, **options)
+        # The one option that is the server's, not each connection's.
+        options.pop("handler_cancellation")
+        self._connection_options = options
+        self.site = site
+        self.endpoints = endpoints or {}
+        self._open: Counter[str] = Counter()
+
+    def connection(self, server: ConnectionServer) -> VisitorConnection:
+        """Return the protocol of a new connection."""
+        return VisitorConnection(self, server, **self._connection_options)
+
+    def drain(self) -> None:
+        """Close each connection with its next response, from now on."""
+        if isinstance(self.server, ConnectionServer):
+            self.server.draining = True
+
+    def admit(self, peer: str | None) -> bool:
+        """Count a new connection; False if its address has enough of them."""
+        if peer is None:
+            return True
+        self._open[peer] += 1
+        most = self.limits.connections
+        if not most or self._open[peer] <= most:
+            return True
+        return self.site is not None and self.site.believes(peer)
+
+    def dismiss(self, peer: str | None) -> None:
+        """Count a connection that has ended."""
+        if peer is None:
+            return
+        self._open[peer] -= 1
+        if self._open[peer] <= 0:
+            del self._open[peer]
+
+
+class VisitorConnection(ServerConnection):
     """One visitor's connection.
 
-    While a flight of the express lane is under way, or waits for its request's
-    body, aiohttp's own loop sleeps on its waiter, which is kept here
-    (``_sleeper``) so that nothing wakes it: requests that come meanwhile queue
-    up behind.
+    While a request of the fast path is under way, or waits for its body, aiohttp's
+    own loop sleeps on its waiter, which is kept here (``_sleeper``) so that nothing
+    wakes it: requests that come meanwhile queue up behind.
     """
 
     __slots__ = (
         "_begun",
-        "_boarding",
         "_body",
         "_came",
+        "_connections",
         "_early",
-        "_express",
-        "_flight",
-        "_limits",
+        "_fast",
+        "_listener",
+        "_pending_body",
         "_replied",
-        "_server",
-        "_shortcuts",
         "_sleeper",
         "_timer",
         "peer",
@@ -69,24 +156,16 @@ class Front(RequestHandler):
     )
 
     def __init__(
-        self,
-        server: FrontServer,
-        *,
-        express: Express | None,
-        shortcuts: Shortcuts,
-        limits: FrontLimits,
-        **options: Any,
+        self, listener: ListenerRunner, server: ConnectionServer, **options: Any
     ) -> None:
-        super().__init__(server, **options)
-        self._server = server
-        self._express = express
-        self._shortcuts = shortcuts
-        self._limits = limits
+        super().__init__(server, loop=server.loop, **options)
+        self._listener = listener
+        self._connections = server
         self._timer: asyncio.TimerHandle | None = None
         self._body: StreamReader | None = None
         self._came = 0
-        self._flight: Flight | None = None
-        self._boarding: StreamReader | None = None
+        self._fast: FastRequest | None = None
+        self._pending_body: StreamReader | None = None
         self._sleeper: asyncio.Future[None] | None = None
         self._begun: Begun | None = None
         self._replied = False
@@ -101,51 +180,51 @@ class Front(RequestHandler):
         self.peer = str(address[0]) if isinstance(address, tuple) else None
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
-        if not self._server.admit(self.peer):
+        if not self._listener.admit(self.peer):
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what was under way for a visitor who has left."""
-        self._server.dismiss(self.peer)
+        self._listener.dismiss(self.peer)
         self._stop_timer()
-        if self._flight is not None:
-            self._flight.cancel()
-            self._flight = self._boarding = None
+        if self._fast is not None:
+            self._fast.cancel()
+            self._fast = self._pending_body = None
         if self._begun is not None:
             self._begun.abandon()
             self._begun = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; a single ordinary request takes the express lane."""
-        sleeper = self._waiter
+        """Parse what came; a single ordinary request takes the fast path."""
+        sleeper = self.idle_waiter()
         if self._replied and sleeper is None:
-            # A quick visitor, whose next request would be tied to the general
-            # lane: aiohttp's loop is about to look for it, and finds it there.
+            # A quick visitor, whose next request would be tied to the slow path:
+            # aiohttp's loop is about to look for it, and finds it there.
             if not self._early:
-                self._loop.call_soon(self._take_early)
+                self.loop.call_soon(self._take_early)
             self._early.append(data)
             return
         self._replied = False
         if sleeper is None or sleeper.done():
             super().data_received(data)
-            if self._boarding is not None:
-                self._board(self._boarding)
-            elif self._messages and self._timer is None:
+            if self._pending_body is not None:
+                self._start_fast(self._pending_body)
+            elif self.waiting_messages and self._timer is None:
                 self._await_body()
             return
         # So that the parser's messages wake nobody before they are looked at.
-        self._waiter = None
+        self.detach_waiter()
         super().data_received(data)
-        if self._force_close:
+        if self.failed:
             sleeper.cancel()
-        elif not self._messages:
-            self._waiter = sleeper
+        elif not self.waiting_messages:
+            self.attach_waiter(sleeper)
             self._await_head()
         else:
             self._stop_timer()
             self._sleeper = sleeper
-            self._check_in()
+            self._choose_path()
 
     async def finish_response(
         self,
@@ -153,9 +232,9 @@ class Front(RequestHandler):
         resp: web.StreamResponse,
         start_time: float | None,
     ) -> tuple[web.StreamResponse, bool]:
-        """Note that the answer of the general lane is out."""
+        """Note that the response of the slow path is out."""
         finished = await super().finish_response(request, resp, start_time)
-        self._replied = not self._upgraded
+        self._replied = not self.upgraded
         return finished
 
     def _take_early(self) -> None:
@@ -168,47 +247,47 @@ class Front(RequestHandler):
     def _await_head(self) -> None:
         """Let a head that has begun be whole in time."""
         if self._timer is None:
-            self._timer = self._loop.call_later(self._limits.head, self._head_is_late)
+            head = self._listener.limits.head
+            self._timer = self.loop.call_later(head, self._head_is_late)
 
     def _head_is_late(self) -> None:
         self._timer = None
-        if self.transport is not None and not self._messages:
+        if self.transport is not None and not self.waiting_messages:
             self.transport.write(LATE)
             self.force_close()
 
     def _await_body(self) -> None:
         """Let a body that is not all there come fast enough."""
-        body = self._messages[-1][1]
-        if body is EMPTY_PAYLOAD or body.is_eof():
+        body = self.last_body
+        if body is None or body.is_eof():
             return
-        self._body, self._came = body, body.total_bytes
-        self._timer = self._loop.call_later(
-            self._limits.body_span, self._look_at_body, body
-        )
+        self._body = body
+        self._watch(body)
+
+    def _watch(self, body: StreamReader) -> None:
+        self._came = body.total_bytes
+        span = self._listener.limits.body_span
+        self._timer = self.loop.call_later(span, self._look_at_body, body)
 
     def _look_at_body(self, body: StreamReader) -> None:
         self._timer = None
-        if body.is_eof() or body.exception() is not None or self._payload_parser:
+        if body.is_eof() or body.exception() is not None or self.upgraded:
             return
-        came = body.total_bytes - self._came
+        limits = self._listener.limits
+        least = limits.body_rate * limits.body_span
         # While reading is paused it is the site that is slow.
-        if not self._reading_paused and came < (
-            self._limits.body_rate * self._limits.body_span
-        ):
+        if not self.reading_paused and body.total_bytes - self._came < least:
             log.info("visitor.slow_body")
             body.set_exception(SlowBodyError())
             self.close()
-            if self._boarding is body:
-                self._board(body)
+            if self._pending_body is body:
+                self._start_fast(body)
             return
-        if self._boarding is body:
-            # Whoever needs that long is nothing for the express lane.
-            self._flight = self._boarding = None
+        if self._pending_body is body:
+            # A body that needs that long is nothing for the fast path.
+            self._fast = self._pending_body = None
             self._wake()
-        self._came = body.total_bytes
-        self._timer = self._loop.call_later(
-            self._limits.body_span, self._look_at_body, body
-        )
+        self._watch(body)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -230,52 +309,49 @@ class Front(RequestHandler):
         return own_answer(request, status, known)
 
     def log_exception(self, *_: Any, **details: Any) -> None:
-        """Tell what went wrong in one line; a traceback may quote a visitor.
+        """Log what went wrong in one line; a traceback may quote a visitor.
 
-        Malformed requests are the visitor's affair: who sends many must not be
+        Malformed requests are the visitor's affair: one that sends many must not be
         able to fill the log.
         """
         error = details.get("exc_info")
-        tell = log.debug if isinstance(error, HttpProcessingError) else log.error
-        tell("visitor.request_failed", error=type(error).__name__)
+        write = log.debug if isinstance(error, HttpProcessingError) else log.error
+        write("visitor.request_failed", error=type(error).__name__)
 
-    def _check_in(self) -> None:
-        """Let a single ordinary request go a short way, others the general lane."""
-        message, body = self._messages[0]
-        alone = len(self._messages) == 1 and not self._paused
-        alone = alone and not self._server.draining
-        # What is no message is what aiohttp puts in place of a broken one.
-        if alone and isinstance(message, RawRequestMessage):
-            self._flight = self._book(message)
-        if self._flight is None:
+    def _choose_path(self) -> None:
+        """Let a single ordinary request take the fast path, others the slow one."""
+        message, body = self.first_message
+        alone = self.waiting_messages == 1 and not self.writing_paused
+        alone = alone and not self._connections.draining
+        if alone and message is not None:
+            self._fast = self._accept(message)
+        if self._fast is None:
             self._await_body()
             self._wake()
             return
-        # A stop waits for requests that are in progress.
-        self._request_in_progress = True
-        self._boarding = body
+        self.begin_request()
+        self._pending_body = body
         if not body.is_eof():
             self._await_body()
-        self._board(body)
+        self._start_fast(body)
 
-    def _book(self, message: RawRequestMessage) -> Flight | None:
-        """Ask both short ways, to the relay's own endpoints and to the site."""
-        errand = book_shortcut(self._shortcuts, self, message)
-        if errand is not None or self._express is None:
-            return errand
-        return self._express.book(self, message)
+    def _accept(self, message: RawRequestMessage) -> FastRequest | None:
+        """Ask both fast paths, to the relay's own endpoints and to the site."""
+        own = accept_endpoint(self._listener.endpoints, self, message)
+        site = self._listener.site
+        return own if own is not None or site is None else site.accept(self, message)
 
-    def _board(self, body: StreamReader) -> None:
-        """Take off once all of the body is there, or leave it to the other lane."""
-        failed = body.exception() is not None or self._force_close
-        if self._flight is None or not (failed or body.is_eof()):
+    def _start_fast(self, body: StreamReader) -> None:
+        """Start once all of the body is there, or leave it to the slow path."""
+        failed = body.exception() is not None or self.failed
+        if self._fast is None or not (failed or body.is_eof()):
             return
-        self._boarding = None
-        if not failed and self._flight.take_off(body):
-            if self._express is not None:
-                self._express.took_off()
+        self._pending_body = None
+        if not failed and self._fast.start(body):
+            if self._listener.site is not None:
+                self._listener.site.started()
             return
-        self._flight = None
+        self._fast = None
         self._wake()
 
     def _wake(self) -> None:
@@ -284,42 +360,34 @@ class Front(RequestHandler):
         if not sleeper.done():
             sleeper.set_result(None)
 
-    def landed(self, answer: bytes, *, close: bool) -> None:
+    def complete(self, answer: bytes, *, close: bool) -> None:
         """Write a whole answer, and be ready for the next request."""
-        self._flight = None
-        if self.transport is None or self._parser is None:
+        self._fast = None
+        if self.transport is None or not self.parses:
             return
         self.transport.write(answer)
-        self._messages.popleft()
-        self._parser.message_consumed()
-        self._request_in_progress = False
-        if self._handler_waiter is not None and not self._handler_waiter.done():
-            self._handler_waiter.set_result(None)
+        self.finish_request()
         sleeper = self._restored()
-        if close or self._close or self._force_close:
+        if close or self.ending:
             self.force_close()
             return
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(
-                self._next_keepalive_close_time, self._process_keepalive
-            )
-        if self._messages:
+        self.keep_alive_anew()
+        if self.waiting_messages:
             sleeper.set_result(None)
 
-    def diverted(self, begun: Begun) -> None:
+    def hand_over(self, begun: Begun) -> None:
         """Let aiohttp's loop have the request, and the proxy what was begun."""
-        self._flight = None
+        self._fast = None
         self._begun = begun
         self._wake()
 
     def take_begun(self) -> Begun | None:
-        """Tell where the present request was sent already, if it was."""
+        """Return where the present request was sent already, if it was; once."""
         begun, self._begun = self._begun, None
         return begun
 
     def _restored(self) -> asyncio.Future[None]:
         sleeper, self._sleeper = self._sleeper, None
-        assert sleeper is not None  # noqa: S101 - set with the flight
-        self._waiter = sleeper
+        assert sleeper is not None  # noqa: S101 - set with the fast request
+        self.attach_waiter(sleeper)
         return sleeper

@@ -12,10 +12,9 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.capture.click_cookie import Visit
-from relay.core.http.headers import is_host
+from relay.core.http.cookies import Visit
+from relay.core.http.headers import every, is_host
 from relay.http.client_address import Trusted
-from relay.http.request_guard import every
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 

@@ -7,20 +7,15 @@ from dataclasses import dataclass
 
 from aiohttp import StreamReader
 
+from relay.core.http.headers import every
+from relay.core.http.request_guard import Framing
 from relay.core.rules.documents import (
     MAX_BODY,
     Copy,
 )
 from relay.core.rules.rule import SignupRule
-from relay.http.request_guard import (
-    Framing,
-    every,
-)
-from relay.proxy.exchange import (
-    Body,
-    UpstreamError,
-    read_visitor,
-)
+from relay.http.body_limit import read_visitor
+from relay.proxy.exchange import Body, UpstreamError
 from relay.proxy.upstream_connection import UpstreamAnswer
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from aiohttp import StreamReader
-from aiohttp.web import HTTPRequestTimeout
+
+from relay.core.http.forwarding import chunk
 
 
 class UpstreamError(Exception):
@@ -20,32 +20,6 @@ class UpstreamError(Exception):
         super().__init__(reason)
         self.status = status
         self.sent = sent
-
-
-class RequestBodyError(Exception):
-    """The visitor's body broke off, was malformed (400), or did not come (408)."""
-
-    def __init__(self, reason: str, *, status: int = 400) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-async def read_visitor(stream: StreamReader, patience: float) -> bytes:
-    """Give the next bytes of a visitor's body, b"" at its end.
-
-    Raises RequestBodyError also when nothing has come for so many seconds.
-    aiohttp's server tells a reader of a body nothing of a malformed chunk in
-    its middle; this is what ends such a request, too.
-    """
-    try:
-        async with asyncio.timeout(patience):
-            return await stream.readany()
-    except TimeoutError as error:
-        raise RequestBodyError("the request's body stopped", status=408) from error
-    except HTTPRequestTimeout as error:
-        raise RequestBodyError("the request's body is too slow", status=408) from error
-    except Exception as error:
-        raise RequestBodyError("the request's body broke off") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +40,3 @@ class Body:
             return self.start
         end = b"0\r\n\r\n" if last else b""
         return chunk(self.start) + end
-
-
-def chunk(data: bytes) -> bytes:
-    """Frame data as one chunk (RFC 9112, 7.1); nothing for no data."""
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""

@@ -1,21 +1,21 @@
-"""Requests of the express lane on their way: from take-off to landing."""
+"""Requests of the fast path on their way: from take-off to landing."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from aiohttp import StreamReader
 
 from relay.core.http.forwarding import (
     Returned,
+    chunk,
     ordinary_answer,
 )
 from relay.core.http.headers import Headers
+from relay.http.fast_path import Visitor
 from relay.proxy.balancing import Sites
-from relay.proxy.exchange import chunk
 from relay.proxy.settling import (
     Settled,
     close_answer,
@@ -50,42 +50,7 @@ class Settling:
         self.work.add_done_callback(close_answer)
 
 
-Begun = Sent | Settling
-"""What the general lane goes on with."""
-
-
-class Visitor(Protocol):
-    """The visitor's connection, as far as a flight needs it."""
-
-    @property
-    def peer(self) -> str | None:
-        """The address at the other end, None on a unix socket."""
-
-    @property
-    def scheme(self) -> str:
-        """How the visitor's request came in: http or https."""
-
-    def landed(self, answer: bytes, *, close: bool) -> None:
-        """Write a whole answer; the request is over."""
-
-    def diverted(self, begun: Begun) -> None:
-        """Go on in the general lane with a request that is sent already."""
-
-
-class Flight(Protocol):
-    """One request of the lane. It is in the air once it took off."""
-
-    def take_off(self, body: StreamReader) -> bool:
-        """Send the request, whose body is all there.
-
-        False if that is not possible; then nothing is sent, nor read.
-        """
-
-    def cancel(self) -> None:
-        """Go on without the visitor, who has left."""
-
-
-class PlainFlight:
+class PlainRequest:
     """A request that no rule matches."""
 
     __slots__ = (
@@ -115,10 +80,10 @@ class PlainFlight:
         self._close = close
         self._begun: Sent | None = None
 
-    def take_off(self, body: StreamReader) -> bool:
+    def start(self, body: StreamReader) -> bool:
         """Send it on a kept connection, if there is one."""
         kept = self._sites.kept_for(self._method)
-        if kept is None or not kept[1].begin(self._head, body, self._land):
+        if kept is None or not kept[1].begin(self._head, body, self._complete):
             return False
         self._begun = Sent(*kept)
         return True
@@ -128,17 +93,17 @@ class PlainFlight:
         if self._begun is not None:
             self._begun.abandon()
 
-    def _land(self) -> None:
+    def _complete(self) -> None:
         """Pass the answer on if it is whole and ordinary, else divert."""
         begun = self._begun
         assert begun is not None  # noqa: S101 - set before any answer can come
         answer = self._answer(begun.connection)
         if answer is None:
-            self._visitor.diverted(begun)
+            self._visitor.hand_over(begun)
             return
         begun.connection.protocol.take_head()
         begun.connection.release()
-        self._visitor.landed(answer, close=self._close)
+        self._visitor.complete(answer, close=self._close)
 
     def _answer(self, connection: Connection) -> bytes | None:
         head = connection.protocol.head()
@@ -155,7 +120,7 @@ class PlainFlight:
         return _written(status, returned, payload.read_nowait(), close=self._close)
 
 
-class SignupFlight:
+class SignupRequest:
     """A sign-up: a task of its own, which outlives the visitor."""
 
     __slots__ = ("_close", "_declines", "_left", "_start", "_visitor", "_work")
@@ -175,10 +140,10 @@ class SignupFlight:
         self._left = False
         self._work: asyncio.Task[Settled] | None = None
 
-    def take_off(self, body: StreamReader) -> bool:
+    def start(self, body: StreamReader) -> bool:
         """Start the work; it opens a connection if none is kept."""
         self._work = self._start(body.read_nowait())
-        self._work.add_done_callback(self._land)
+        self._work.add_done_callback(self._complete)
         return True
 
     def cancel(self) -> None:
@@ -187,16 +152,16 @@ class SignupFlight:
         if self._work is not None:
             Settling(self._work).abandon()
 
-    def _land(self, work: asyncio.Task[Settled]) -> None:
+    def _complete(self, work: asyncio.Task[Settled]) -> None:
         if self._left:
             return
         failed = work.cancelled() or work.exception() is not None
         answer = None if failed else self._answer(work.result())
         if answer is None:
-            self._visitor.diverted(Settling(work))
+            self._visitor.hand_over(Settling(work))
             return
         work.result().answer.close()
-        self._visitor.landed(answer, close=self._close)
+        self._visitor.complete(answer, close=self._close)
 
     def _answer(self, settled: Settled) -> bytes | None:
         answer, copied, cookies = settled
@@ -227,7 +192,7 @@ def _written(
     *,
     close: bool,
 ) -> bytes:
-    """Write an answer as the general lane does."""
+    """Write an answer as the slow path does."""
     lines = [status, *returned.lines]
     lines += [b"Set-Cookie: %s\r\n" % cookie for cookie in cookies]
     if returned.length is None:

@@ -13,51 +13,43 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.capture.click_cookie import (
-    Landing,
-    Visit,
-    with_cookies,
-)
+from relay.capture.click_cookie import Landing, with_cookies
+from relay.core.http.cookies import Visit
 from relay.core.http.forwarding import Forwarding
 from relay.core.http.headers import (
     Headers,
     Network,
+    every,
     visitor_scheme_host,
     with_forwarded,
     without_aliases,
     without_hop_by_hop,
 )
-from relay.core.rules.rule import (
-    SignupRule,
-    match,
-)
-from relay.http.listener import Front
-from relay.http.request_guard import (
+from relay.core.http.request_guard import (
     Framing,
     Refusal,
-    every,
     framing,
     origin_form,
     refuse,
     wants_websocket,
 )
+from relay.core.rules.rule import (
+    SignupRule,
+    match,
+)
+from relay.http.background import Tasks
+from relay.http.body_limit import RequestBodyError
+from relay.http.listener import VisitorConnection
+from relay.http.raw_responses import Reply, own_answer
 from relay.observability.logging import get_logger
 from relay.proxy.balancing import Sites
 from relay.proxy.body_capture import (
     CopiedAnswer,
     copied_request,
 )
-from relay.proxy.exchange import (
-    Body,
-    RequestBodyError,
-    UpstreamError,
-)
-from relay.proxy.fast_exchange import (
-    Begun,
-    Sent,
-    Settling,
-)
-from relay.proxy.fast_path import Express
+from relay.proxy.exchange import Body, UpstreamError
+from relay.proxy.fast_exchange import Sent, Settling
+from relay.proxy.fast_requests import SiteFastPath
 from relay.proxy.injection import (
     Page,
     is_html,
@@ -69,16 +61,7 @@ from relay.proxy.settling import (
     close_answer,
     settle,
 )
-from relay.proxy.signup_exchange import (
-    SignupExchange,
-    Signups,
-    Store,
-    Tasks,
-)
-from relay.proxy.site_response import (
-    Reply,
-    own_answer,
-)
+from relay.proxy.signup_exchange import SignupExchange, Signups, Store
 from relay.proxy.upstream import write_head
 from relay.proxy.upstream_connection import (
     UpstreamAnswer,
@@ -88,8 +71,8 @@ from relay.proxy.websocket import Tunnels
 
 log = get_logger()
 
-EXPRESS: Final = web.AppKey("express", Express)
-"""Where a server finds the express lane of the application it runs."""
+SITE_FAST_PATH: Final = web.AppKey("express", SiteFastPath)
+"""Where a server finds the fast path of the application it runs."""
 
 FINISH_S: Final = 10.0
 """How long sign-ups under way may take when the relay stops."""
@@ -135,7 +118,7 @@ class Proxy:
         self._trusted = tuple(trusted)
         self._unix_trusted = unix_trusted
         self._forwarding = Forwarding(trusted, unix_trusted=unix_trusted)
-        self._express = Express(
+        self._site_path = SiteFastPath(
             self._sites,
             self._rules,
             self._forwarding,
@@ -154,7 +137,7 @@ class Proxy:
         A route for all paths does it for nearly all; the middleware has what
         no route can match: ``OPTIONS *``, CONNECT, targets in absolute form.
         """
-        app[EXPRESS] = self._express
+        app[SITE_FAST_PATH] = self._site_path
         app.router.add_route("*", "/{path:(?s:.*)}", self.handle)
         app.middlewares.append(self._unrouted)
         app.on_shutdown.append(self.stop)
@@ -170,7 +153,7 @@ class Proxy:
         """Live as long as an application does (for ``cleanup_ctx``)."""
         if list(app.middlewares) != [self._unrouted]:
             # Another's, for traces say, must see what may be a sign-up.
-            self._express.methods = frozenset({"GET"})
+            self._site_path.methods = frozenset({"GET"})
         async with self._sites.watched():
             yield
             await self.close()
@@ -247,7 +230,7 @@ class Proxy:
         head: bytes,
         body: bytes,
     ) -> asyncio.Task[Settled]:
-        """Start a sign-up of the express lane; its body is all there."""
+        """Start a sign-up of the fast path; its body is all there."""
         signup = SignupExchange(rule, path_params, visit, self._store)
 
         async def send() -> UpstreamAnswer:
@@ -402,9 +385,10 @@ async def _pour(answer: UpstreamAnswer, reply: Reply, page: Page | None) -> None
         await reply.write(page.end())
 
 
-def _begun(request: web.BaseRequest) -> Begun | None:
+def _begun(request: web.BaseRequest) -> Sent | Settling | None:
     protocol = request.protocol
-    return protocol.take_begun() if isinstance(protocol, Front) else None
+    begun = protocol.take_begun() if isinstance(protocol, VisitorConnection) else None
+    return begun if isinstance(begun, Sent | Settling) else None
 
 
 def _host(request: web.BaseRequest) -> str:

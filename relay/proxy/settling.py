@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from relay.http.body_limit import RequestBodyError
 from relay.proxy.body_capture import (
     CopiedAnswer,
     copied_answer,
 )
-from relay.proxy.exchange import (
-    RequestBodyError,
-    UpstreamError,
-)
+from relay.proxy.exchange import UpstreamError
 from relay.proxy.signup_exchange import SignupExchange
 from relay.proxy.upstream_connection import UpstreamAnswer
 

@@ -7,17 +7,14 @@ and the person signing up never notices.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from relay.capture.click_cookie import (
-    Landing,
-    Visit,
-)
+from relay.capture.click_cookie import Landing
 from relay.core.clock import iso
 from relay.core.http import cookies
-from relay.core.http.cookies import Companion
+from relay.core.http.cookies import Companion, Visit
 from relay.core.http.headers import Headers
 from relay.core.rules.documents import (
     Copy,
@@ -31,6 +28,7 @@ from relay.core.rules.rule import (
     draft,
     evaluate,
 )
+from relay.http.background import Tasks
 from relay.observability.logging import get_logger
 
 log = get_logger()
@@ -98,25 +96,6 @@ class Signups(Protocol):
 
     def missed(self, reason: str) -> None:
         """Count and log a sign-up whose lead could not be kept."""
-
-
-class Tasks:
-    """Work that goes on when the visitor has left; awaited when all ends."""
-
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[Any]] = set()
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start work of its own; a reference is kept, or it might vanish."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    async def finish(self, timeout: float) -> None:  # noqa: ASYNC109 - gives up, cancels nothing
-        """Wait for what is under way, for so many seconds at most."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=timeout)
 
 
 @dataclass(frozen=True, slots=True)

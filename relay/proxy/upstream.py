@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from relay.core.http.headers import Headers
+from relay.http.aiohttp_internals import SiteProtocol
 from relay.proxy.exchange import (
     Body,
     UpstreamError,
@@ -19,7 +20,6 @@ from relay.proxy.upstream_connection import (
     UpstreamAnswer,
     UpstreamLimits,
 )
-from relay.proxy.upstream_protocol import SiteProtocol
 
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Safe methods (RFC 9110, 9.2.1): the only ones ever sent a second time.

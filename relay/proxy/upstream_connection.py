@@ -23,13 +23,9 @@ from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
 
 from relay.core.http.headers import Headers
 from relay.core.rules.documents import MAX_BODY
-from relay.proxy.exchange import (
-    Body,
-    RequestBodyError,
-    UpstreamError,
-    read_visitor,
-)
-from relay.proxy.upstream_protocol import SiteProtocol
+from relay.http.aiohttp_internals import SiteProtocol
+from relay.http.body_limit import RequestBodyError, read_visitor
+from relay.proxy.exchange import Body, UpstreamError
 
 READ_BUFFER: Final = 2**16
 """Bytes buffered of one answer before the site is made to wait (twice that)."""

@@ -15,11 +15,10 @@ from relay.config.settings import (
     Listen,
     Settings,
 )
-from relay.http.fast_endpoints import SHORTCUTS
-from relay.http.listener_limits import FrontLimits
-from relay.http.listener_server import FrontRunner
+from relay.http.fast_path import FAST_ENDPOINTS
+from relay.http.listener import ListenerLimits, ListenerRunner
 from relay.observability.logging import get_logger
-from relay.proxy.forward import EXPRESS
+from relay.proxy.forward import SITE_FAST_PATH
 from relay.server.tls import (
     Certificate,
     TlsError,
@@ -57,7 +56,7 @@ class Listeners:
         self._relay = relay
         self._share_port = share_port
         self._given = given
-        self._runner: FrontRunner | None = None
+        self._runner: ListenerRunner | None = None
         self._site: web.BaseSite | None = None
 
     async def start(self, stack: AsyncExitStack) -> bool:
@@ -72,11 +71,11 @@ class Listeners:
             sys.stderr.write(f"dub-relay: RELAY_TLS_CERT: {error}\n")
             return False
         application = self._relay.application()
-        self._runner = runner = FrontRunner(
+        self._runner = runner = ListenerRunner(
             application,
-            application.get(EXPRESS),
-            shortcuts=application[SHORTCUTS],
-            limits=front_limits(settings),
+            application.get(SITE_FAST_PATH),
+            endpoints=application[FAST_ENDPOINTS],
+            limits=listener_limits(settings),
             access_log=None,
             shutdown_timeout=REQUEST_GRACE_S,
         )
@@ -157,9 +156,9 @@ async def _listening(site: web.BaseSite, setting: str) -> bool:
     return True
 
 
-def front_limits(settings: Settings) -> FrontLimits:
+def listener_limits(settings: Settings) -> ListenerLimits:
     """Give what visitors may take, as it is set."""
-    return FrontLimits(
+    return ListenerLimits(
         line=settings.max_line,
         field=settings.max_header,
         fields=settings.max_headers,

@@ -12,10 +12,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
+import aiohttp
 import uvloop
 from aiohttp import http_parser
 
 from relay.config.settings import Settings
+from relay.http import aiohttp_internals
 from relay.observability import logging as logs
 from relay.observability.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
@@ -36,6 +38,19 @@ The outbox's writer gives up the interpreter at each statement and has to get it
 from a busy event loop; all callers wait for it. With 256 calls in flight a tenth more
 were made a second.
 """
+
+
+def _unfit() -> str | None:
+    """Say why this installation of aiohttp must not serve; None if it may."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        # The pure-Python parser accepts requests that must not reach a site.
+        return "aiohttp runs without its C parser; install a wheel with it"
+    if parts := aiohttp_internals.missing():
+        return (
+            f"aiohttp {aiohttp.__version__} lacks {', '.join(parts)}, which the"
+            " listener needs; install the release that came with this version"
+        )
+    return None
 
 
 class Service(WebSide, Protocol):
@@ -64,11 +79,8 @@ def serve(
     its delivery.
     """
     logs.configure(settings.log_level)
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        # The pure-Python parser takes requests that must not reach a site.
-        sys.stderr.write(
-            "dub-relay: aiohttp runs without its C parser; install a wheel with it\n"
-        )
+    if (unfit := _unfit()) is not None:
+        sys.stderr.write(f"dub-relay: {unfit}\n")
         return 1
 
     try:

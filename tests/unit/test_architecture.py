@@ -53,7 +53,7 @@ CLIENT_PARTS = frozenset(
 CALLERS = (
     "relay.delivery.dub_client",  # the only code that delivers to Dub
     "relay.proxy.upstream_connection",  # the proxy's connections to the site,
-    "relay.proxy.upstream_protocol",  # their protocol,
+    "relay.http.aiohttp_internals",  # their protocol,
     "relay.proxy.websocket",  # its WebSockets,
     "relay.proxy.upstream",  # and its calls
     "relay.capture.pass_through",  # passes browsers' calls on to Dub

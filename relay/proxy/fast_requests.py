@@ -1,9 +1,9 @@
-"""The express lane: ordinary requests, without a request object or a response.
+"""The fast path: ordinary requests, without a request object or a response.
 
 Most of what passes a site is a GET, or the POST of a small form, with ordinary
 headers, and the answer comes whole. Here such a request goes from one
 protocol's callback to the other's. Whatever turns out not to be ordinary, at
-whichever point, goes on in the general lane (``proxy``) from where it stands,
+whichever point, goes on in the slow path (``proxy``) from where it stands,
 and the visitor and the site see the same bytes either way.
 """
 
@@ -15,11 +15,9 @@ from typing import Final, Protocol
 
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
-from relay.capture.click_cookie import (
-    PARAMETER,
-    Visit,
-)
+from relay.capture.click_cookie import PARAMETER
 from relay.core.http import cookies
+from relay.core.http.cookies import Visit
 from relay.core.http.forwarding import (
     Forwarding,
     Onward,
@@ -29,13 +27,9 @@ from relay.core.rules.rule import (
     SignupRule,
     match,
 )
+from relay.http.fast_path import FastRequest, Visitor
 from relay.proxy.balancing import Sites
-from relay.proxy.fast_exchange import (
-    Flight,
-    PlainFlight,
-    SignupFlight,
-    Visitor,
-)
+from relay.proxy.fast_exchange import PlainRequest, SignupRequest
 from relay.proxy.settling import Settled
 
 MAX_BODY: Final = 32_768
@@ -45,7 +39,7 @@ holds before it pauses the visitor."""
 _COMPANION = cookies.COMPANION_COOKIE.encode()
 
 
-class Express:
+class SiteFastPath:
     """Takes ordinary requests, as long as there is a connection kept for them."""
 
     def __init__(
@@ -58,7 +52,7 @@ class Express:
         prefix: str = "",
         declines: Callable[[bytes], bool] | None = None,
     ) -> None:
-        """Open the lane.
+        """Open the fast path.
 
         ``prefix`` is where the relay's own paths begin, "" without any;
         ``declines`` is asked by Content-Type whether an answer is to be changed.
@@ -70,16 +64,18 @@ class Express:
         self._prefix = prefix
         self._declines = declines
         self.methods = frozenset({"GET", "POST"})
-        """What is for this lane; less where others must see a request."""
-        self.flights = 0
-        """How many requests this lane took."""
+        """What is for the fast path; less where others must see a request."""
+        self.requests = 0
+        """How many requests the fast path took."""
 
     def believes(self, peer: str | None) -> bool:
         """Whether a peer is a trusted proxy, behind which many visitors stand."""
         return self._forwarding.believes(peer)
 
-    def book(self, visitor: Visitor, message: RawRequestMessage) -> Flight | None:
-        """Make ready to pass a request on; None if it is not for this lane."""
+    def accept(
+        self, visitor: Visitor, message: RawRequestMessage
+    ) -> FastRequest | None:
+        """Make ready to pass a request on; None if it is not for the fast path."""
         method = message.method
         if method not in self.methods or message.version != HttpVersion11:
             return None
@@ -104,18 +100,18 @@ class Express:
             return None
         return self._post(visitor, message, onward, found)
 
-    def took_off(self) -> None:
+    def started(self) -> None:
         """Count a request that is on its way."""
-        self.flights += 1
+        self.requests += 1
 
     def _get(
         self, visitor: Visitor, message: RawRequestMessage, onward: Onward
-    ) -> Flight | None:
+    ) -> FastRequest | None:
         bodied = onward.length is not None
         if bodied or _may_get_cookies(message.path, onward.cookies):
             return None
         close = message.should_close
-        return PlainFlight(
+        return PlainRequest(
             visitor, ("GET", onward.head), self._sites, self._declines, close=close
         )
 
@@ -125,10 +121,10 @@ class Express:
         message: RawRequestMessage,
         onward: Onward,
         found: tuple[SignupRule, Mapping[str, str]] | None,
-    ) -> Flight:
+    ) -> FastRequest:
         close = message.should_close
         if found is None:
-            return PlainFlight(
+            return PlainRequest(
                 visitor, ("POST", onward.head), self._sites, self._declines, close=close
             )
         secure = onward.scheme == "https"
@@ -137,7 +133,7 @@ class Express:
         def start(body: bytes) -> asyncio.Task[Settled]:
             return self._sign_up(*found, visit, onward.head, body)
 
-        return SignupFlight(visitor, start, self._declines, close=close)
+        return SignupRequest(visitor, start, self._declines, close=close)
 
 
 class SignUp(Protocol):

@@ -19,11 +19,8 @@ from harness import HOOK_SECRET, RELAY_SECRET
 from relay.app import Relay
 from relay.config.settings import load
 from relay.core import signing
-from relay.http.fast_endpoints import (
-    SHORTCUTS,
-    Endpoint,
-)
-from relay.http.listener_server import FrontRunner
+from relay.http.fast_path import FAST_ENDPOINTS, Endpoint
+from relay.http.listener import ListenerRunner
 
 PATH = "/_dub/hooks/signup"
 GOOD = b'{"clickId":"hQWlM0a9Zk3xY7bT","eventName":"Go","customerExternalId":"u"}'
@@ -120,10 +117,10 @@ async def served(folder: Path, *, short: bool) -> AsyncIterator[tuple[int, Count
     relay = Relay(load(None, settings))
     await relay.outbox.open()
     app = relay.application()
-    counting = Counting(app[SHORTCUTS][PATH])
-    runner = FrontRunner(
+    counting = Counting(app[FAST_ENDPOINTS][PATH])
+    runner = ListenerRunner(
         app,
-        shortcuts={PATH: counting} if short else {},
+        endpoints={PATH: counting} if short else {},
         access_log=None,
         shutdown_timeout=1,
     )

@@ -1,42 +1,95 @@
-"""Posts to the relay itself that are answered without a request object.
+"""The fast path: ordinary requests that are answered without a request object.
 
-Most hooks are small and have nothing unusual about them. Such a one goes from the
-connection straight to its endpoint; any other goes through aiohttp's
-router, to the same endpoint. The caller gets the same bytes either way.
+The listener offers each request to the relay's own endpoints (here) and to the site
+(:class:`SitePath`, which the proxy implements). What neither accepts, because it is
+not ordinary, takes the slow path: aiohttp's router, to the same endpoint or site.
+The caller gets the same bytes either way.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import StreamReader, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11, RawRequestMessage
 
 from relay.http.responses import told
-from relay.proxy.fast_exchange import Visitor
 
 Endpoint = Callable[[RawRequestMessage, str | None, bytes], Awaitable[web.Response]]
 """Answers a request by its head, who is at the other end of the connection, and its
 body; may raise RefusedError."""
 
-Shortcuts = Mapping[str, Endpoint]
+FastEndpoints = Mapping[str, Endpoint]
 """Endpoints by their path."""
 
-SHORTCUTS: Final = web.AppKey("shortcuts", Mapping[str, Endpoint])
+FAST_ENDPOINTS: Final = web.AppKey("endpoints", Mapping[str, Endpoint])
 
 MOST: Final = 32_768
 """Bytes of a body that is waited for: half of what aiohttp's reader holds before it
 pauses the caller. A hook has 300."""
 
 
-def book(
-    shortcuts: Shortcuts, visitor: Visitor, message: RawRequestMessage
-) -> Errand | None:
-    """Make ready to answer an ordinary request; None for any other."""
-    endpoint = shortcuts.get(message.path)
+class Begun(Protocol):
+    """A request that was sent to the site already; the slow path goes on with it."""
+
+    def abandon(self) -> None:
+        """Drop it: the visitor has left."""
+
+
+class Visitor(Protocol):
+    """The visitor's connection, as far as a request of the fast path needs it."""
+
+    @property
+    def peer(self) -> str | None:
+        """The address at the other end, None on a unix socket."""
+
+    @property
+    def scheme(self) -> str:
+        """How the visitor's request came in: http or https."""
+
+    def complete(self, answer: bytes, *, close: bool) -> None:
+        """Write a whole answer; the request is over."""
+
+    def hand_over(self, begun: Begun) -> None:
+        """Continue on the slow path with a request that is sent already."""
+
+
+class FastRequest(Protocol):
+    """One request of the fast path."""
+
+    def start(self, body: StreamReader) -> bool:
+        """Send the request, whose body is all there.
+
+        False if that is not possible; then nothing is sent, nor read.
+        """
+
+    def cancel(self) -> None:
+        """Continue without the visitor, who has left."""
+
+
+class SitePath(Protocol):
+    """The fast path to the site."""
+
+    def believes(self, peer: str | None) -> bool:
+        """Whether a peer is a trusted proxy, behind which many visitors are."""
+
+    def accept(
+        self, visitor: Visitor, message: RawRequestMessage
+    ) -> FastRequest | None:
+        """Prepare to forward a request; None if it is not an ordinary one."""
+
+    def started(self) -> None:
+        """Count a request that is on its way."""
+
+
+def accept_endpoint(
+    endpoints: FastEndpoints, visitor: Visitor, message: RawRequestMessage
+) -> EndpointRequest | None:
+    """Prepare to answer an ordinary request; None for any other."""
+    endpoint = endpoints.get(message.path)
     if endpoint is None or message.method != "POST":
         return None
     if message.version != HttpVersion11 or message.chunked or message.upgrade:
@@ -47,11 +100,11 @@ def book(
     # The parser has refused what is no number.
     if not length or int(length) > MOST:
         return None
-    return Errand(visitor, endpoint, message)
+    return EndpointRequest(visitor, endpoint, message)
 
 
-class Errand:
-    """A request to an endpoint of the relay's own, as a flight."""
+class EndpointRequest:
+    """A request to an endpoint of the relay's own."""
 
     __slots__ = ("_endpoint", "_message", "_visitor", "_work")
 
@@ -63,11 +116,11 @@ class Errand:
         self._message = message
         self._work: asyncio.Task[bytes] | None = None
 
-    def take_off(self, body: StreamReader) -> bool:
+    def start(self, body: StreamReader) -> bool:
         """Ask the endpoint; the body is all there."""
         answering = self._answer(body.read_nowait())
         self._work = asyncio.get_running_loop().create_task(answering)
-        self._work.add_done_callback(self._land)
+        self._work.add_done_callback(self._complete)
         return True
 
     def cancel(self) -> None:
@@ -84,9 +137,9 @@ class Errand:
             response = told(error, message.path)
         return _written(response, close=message.should_close)
 
-    def _land(self, work: asyncio.Task[bytes]) -> None:
+    def _complete(self, work: asyncio.Task[bytes]) -> None:
         if not work.cancelled():
-            self._visitor.landed(work.result(), close=self._message.should_close)
+            self._visitor.complete(work.result(), close=self._message.should_close)
 
 
 def _written(response: web.Response, *, close: bool) -> bytes:

@@ -15,14 +15,12 @@ from relay.core.rules.rule import (
     Draft,
     compile_rules,
 )
+from relay.http.fast_path import FAST_PATHS
 from relay.http.listener import ListenerRunner
 from relay.observability.metrics import Metrics
-from relay.proxy.forward import (
-    SITE_FAST_PATH,
-    Proxy,
-)
+from relay.proxy.exchange import UpstreamLimits
+from relay.proxy.forward import Proxy
 from relay.proxy.signup_exchange import Held
-from relay.proxy.upstream_connection import UpstreamLimits
 
 SECRETS = ("a-secret-for-tests-only",)
 FAST_PATH = True
@@ -107,14 +105,14 @@ async def proxied(
     now: int = NOW,
     grace: float = 1.0,
     fast: bool | None = None,
-    requests: list[int] | None = None,
+    fast_requests: list[int] | None = None,
     middlewares: Sequence[Any] = (),
     **options: Any,
 ) -> AsyncIterator[int]:
-    """Run a proxy in front of a site; give its port.
+    """Run a proxy in front of a site; yield its port.
 
-    ``fast`` opens the fast path, or does not; ``requests`` is told how many
-    requests took it.
+    ``fast`` opens the fast path, or does not; how many requests took it is appended
+    to ``fast_requests``.
     """
     proxy = Proxy(
         url,
@@ -124,12 +122,13 @@ async def proxied(
         limits=limits,
         **options,
     )
-    through_it = FAST_PATH if fast is None else fast
+    has_fast_path = FAST_PATH if fast is None else fast
     app = web.Application(middlewares=middlewares)
     proxy.install(app)
+    fast_paths = app[FAST_PATHS]
     runner = ListenerRunner(
         app,
-        app[SITE_FAST_PATH] if through_it else None,
+        fast_paths if has_fast_path else (),
         access_log=None,
         shutdown_timeout=grace,
     )
@@ -139,6 +138,6 @@ async def proxied(
     try:
         yield runner.addresses[0][1]
     finally:
+        if fast_requests is not None:
+            fast_requests.append(runner.fast_requests)
         await runner.cleanup()
-        if requests is not None:
-            requests.append(app[SITE_FAST_PATH].requests)

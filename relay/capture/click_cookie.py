@@ -15,8 +15,10 @@ from urllib.parse import parse_qsl
 
 from relay.core.clock import Clock
 from relay.core.http import cookies
-from relay.core.http.cookies import Companion, Visit
-from relay.core.http.headers import Headers, every
+from relay.core.http.cookies import Companion
+from relay.core.http.headers import Headers
+from relay.http.callers import Visit
+from relay.http.request_guard import every
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 

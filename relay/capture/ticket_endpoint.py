@@ -11,10 +11,9 @@ from aiohttp import web
 from relay.capture.click_cookie import Landing
 from relay.core.clock import Clock
 from relay.core.http import tickets
-from relay.core.http.cookies import Visit
 from relay.core.http.tickets import Opener
+from relay.http.callers import OwnPages, Visit
 from relay.http.responses import answer
-from relay.http.same_origin import OwnPages
 
 PATH = "ticket"
 

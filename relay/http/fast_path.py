@@ -1,9 +1,8 @@
-"""The fast path: ordinary requests that are answered without a request object.
+"""The fast path: requests that are answered without a request object.
 
-The listener offers each request to the relay's own endpoints (here) and to the site
-(:class:`SitePath`, which the proxy implements). What neither accepts, because it is
-not ordinary, takes the slow path: aiohttp's router, to the same endpoint or site.
-The caller gets the same bytes either way.
+Most requests are small and have nothing unusual about them. Such a one goes from the
+connection straight to what answers it; any other goes through aiohttp's router, to the
+same code. The caller gets the same bytes either way.
 """
 
 from __future__ import annotations
@@ -12,35 +11,30 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
-from aiohttp import StreamReader, web
-from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE, HttpVersion11, RawRequestMessage
+from aiohttp import HttpVersion11, StreamReader, web
 
-from relay.http.responses import told
+from relay.http.aiohttp_internals import SERVER_SOFTWARE, RawRequestMessage
+from relay.http.raw_responses import http_date
+from relay.http.responses import error_response
 
 Endpoint = Callable[[RawRequestMessage, str | None, bytes], Awaitable[web.Response]]
 """Answers a request by its head, who is at the other end of the connection, and its
 body; may raise RefusedError."""
 
-FastEndpoints = Mapping[str, Endpoint]
-"""Endpoints by their path."""
-
-FAST_ENDPOINTS: Final = web.AppKey("endpoints", Mapping[str, Endpoint])
-
-MOST: Final = 32_768
+MAX_BODY: Final = 32_768
 """Bytes of a body that is waited for: half of what aiohttp's reader holds before it
-pauses the caller. A hook has 300."""
+pauses the caller. A hook has 300, a form a few thousand."""
 
 
 class Begun(Protocol):
-    """A request that was sent to the site already; the slow path goes on with it."""
+    """What the slow path goes on with: a request that is sent already."""
 
     def abandon(self) -> None:
-        """Drop it: the visitor has left."""
+        """Do without the answer: the visitor has left."""
 
 
 class Visitor(Protocol):
-    """The visitor's connection, as far as a request of the fast path needs it."""
+    """A visitor's connection, as far as the fast path needs it."""
 
     @property
     def peer(self) -> str | None:
@@ -53,57 +47,61 @@ class Visitor(Protocol):
     def complete(self, answer: bytes, *, close: bool) -> None:
         """Write a whole answer; the request is over."""
 
-    def hand_over(self, begun: Begun) -> None:
-        """Continue on the slow path with a request that is sent already."""
+    def divert(self, begun: Begun) -> None:
+        """Go on in the slow path with a request that is sent already."""
 
 
 class FastRequest(Protocol):
     """One request of the fast path."""
 
     def start(self, body: StreamReader) -> bool:
-        """Send the request, whose body is all there.
+        """Start to answer the request, whose body is all there.
 
         False if that is not possible; then nothing is sent, nor read.
         """
 
     def cancel(self) -> None:
-        """Continue without the visitor, who has left."""
+        """Go on without the visitor, who has left."""
 
 
-class SitePath(Protocol):
-    """The fast path to the site."""
+class FastPath(Protocol):
+    """Makes ordinary requests ready; the others are the slow path's."""
 
-    def believes(self, peer: str | None) -> bool:
-        """Whether a peer is a trusted proxy, behind which many visitors are."""
-
-    def accept(
+    def prepare(
         self, visitor: Visitor, message: RawRequestMessage
     ) -> FastRequest | None:
-        """Prepare to forward a request; None if it is not an ordinary one."""
-
-    def started(self) -> None:
-        """Count a request that is on its way."""
+        """Make ready to answer a request; None if it is not an ordinary one."""
 
 
-def accept_endpoint(
-    endpoints: FastEndpoints, visitor: Visitor, message: RawRequestMessage
-) -> EndpointRequest | None:
-    """Prepare to answer an ordinary request; None for any other."""
-    endpoint = endpoints.get(message.path)
-    if endpoint is None or message.method != "POST":
-        return None
-    if message.version != HttpVersion11 or message.chunked or message.upgrade:
-        return None
-    if message.compression is not None or "Expect" in message.headers:
-        return None
-    length = message.headers.get("Content-Length", "")
-    # The parser has refused what is no number.
-    if not length or int(length) > MOST:
-        return None
-    return EndpointRequest(visitor, endpoint, message)
+FAST_PATHS: Final = web.AppKey("fast_paths", list[FastPath])
+"""Where a listener finds the fast paths of its application, in their order."""
 
 
-class EndpointRequest:
+class FastEndpoints:
+    """The relay's own endpoints that have a fast path, by their path."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self.endpoints = endpoints
+
+    def prepare(
+        self, visitor: Visitor, message: RawRequestMessage
+    ) -> FastRequest | None:
+        """Make ready to answer an ordinary POST to one of them; None for any other."""
+        endpoint = self.endpoints.get(message.path)
+        if endpoint is None or message.method != "POST":
+            return None
+        if message.version != HttpVersion11 or message.chunked or message.upgrade:
+            return None
+        if message.compression is not None or "Expect" in message.headers:
+            return None
+        length = message.headers.get("Content-Length", "")
+        # The parser has refused what is not a number.
+        if not length or int(length) > MAX_BODY:
+            return None
+        return _EndpointRequest(visitor, endpoint, message)
+
+
+class _EndpointRequest:
     """A request to an endpoint of the relay's own."""
 
     __slots__ = ("_endpoint", "_message", "_visitor", "_work")
@@ -129,12 +127,12 @@ class EndpointRequest:
             self._work.cancel()
 
     async def _answer(self, body: bytes) -> bytes:
-        """Give the whole answer, head and body, as aiohttp would write it."""
+        """Return the whole answer, head and body, as aiohttp would write it."""
         message = self._message
         try:
             response = await self._endpoint(message, self._visitor.peer, body)
-        except Exception as error:  # noqa: BLE001 - the border: told, logged, answered
-            response = told(error, message.path)
+        except Exception as error:  # noqa: BLE001 - the border: logged, answered
+            response = error_response(error, message.path)
         return _written(response, close=message.should_close)
 
     def _complete(self, work: asyncio.Task[bytes]) -> None:
@@ -149,7 +147,7 @@ def _written(response: web.Response, *, close: bool) -> bytes:
     lines += [f"{name}: {value}" for name, value in response.headers.items()]
     lines += (
         f"Content-Length: {len(content)}",
-        f"Date: {rfc822_formatted_time()}",
+        f"Date: {http_date().decode('ascii')}",
         f"Server: {SERVER_SOFTWARE}",
     )
     if close:

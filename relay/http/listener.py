@@ -1,32 +1,29 @@
-"""The visitors' side: aiohttp's server with the relay's own limits and fast path.
+"""The visitors' side: aiohttp's server protocol with the relay's own limits.
 
-aiohttp parses and serves; this adds the limits that a server in the open needs, and
-offers each request to the fast path (:mod:`relay.http.fast_path`) before aiohttp
-makes a request object of it.
+aiohttp parses and serves; this adds what a server in the open needs and it has
+not got, and the fast path: requests that are taken before aiohttp makes a request
+object for them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
-from aiohttp.http import HttpProcessingError, RawRequestMessage
 
 from relay.http.aiohttp_internals import (
-    ConnectionRunner,
-    ConnectionServer,
-    ServerConnection,
+    VERSION,
+    HttpProcessingError,
+    RawRequestMessage,
+    ServerProtocol,
+    ServerRunner,
+    missing_attributes,
 )
-from relay.http.fast_path import (
-    Begun,
-    FastEndpoints,
-    FastRequest,
-    SitePath,
-    accept_endpoint,
-)
+from relay.http.fast_path import Begun, FastPath, FastRequest
 from relay.http.raw_responses import own_answer
 from relay.observability.logging import get_logger
 
@@ -39,13 +36,13 @@ LATE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ListenerLimits:
-    """What a visitor may use of the relay. Times in seconds, sizes in bytes.
+    """What a visitor may take of the relay. Times in seconds, sizes in bytes.
 
     ``line`` and ``field`` are the longest request line and header field,
     ``fields`` their number. ``head`` is how long a request's head may take from
     its first byte, ``idle`` how long a connection is kept without a request.
     A body must bring ``body_rate`` bytes a second, measured over ``body_span``
-    and only while the relay would read more. ``connections`` is how many one
+    and only while the relay would take more. ``connections`` is how many one
     address may hold open (0: any number); trusted proxies are exempt.
     """
 
@@ -59,10 +56,9 @@ class ListenerLimits:
     connections: int = 0
 
     def server_options(self) -> dict[str, Any]:
-        """Return the options of aiohttp's server that make it fit for a proxy."""
+        """Return the options of aiohttp's server for a proxy to stand behind it."""
         return {
-            # Bodies are forwarded as they are: a decoded one would not fit its
-            # headers.
+            # Bodies pass as they are: a decoded one would not fit its headers.
             "auto_decompress": False,
             # A visitor who leaves ends the call to the site.
             "handler_cancellation": True,
@@ -74,102 +70,39 @@ class ListenerLimits:
 
 
 class SlowBodyError(web.HTTPRequestTimeout):
-    """A body that came too slowly: 408 for the code that reads it."""
+    """A body that came too slowly: 408 for its reader."""
 
 
-class ListenerRunner(ConnectionRunner):
-    """Runs an application behind :class:`VisitorConnection`.
-
-    ``site`` is the fast path to the site, None without one.
-    """
-
-    def __init__(
-        self,
-        app: web.Application,
-        site: SitePath | None = None,
-        *,
-        endpoints: FastEndpoints | None = None,
-        limits: ListenerLimits | None = None,
-        shutdown_timeout: float = 60.0,
-        **options: Any,
-    ) -> None:
-        self.limits = limits or ListenerLimits()
-        options = self.limits.server_options() | options
-        super().__init__(app, shutdown_timeout=shutdown_timeout, **options)
-        # The one option that is the server's, not each connection's.
-        options.pop("handler_cancellation")
-        self._connection_options = options
-        self.site = site
-        self.endpoints = endpoints or {}
-        self._open: Counter[str] = Counter()
-
-    def connection(self, server: ConnectionServer) -> VisitorConnection:
-        """Return the protocol of a new connection."""
-        return VisitorConnection(self, server, **self._connection_options)
-
-    def drain(self) -> None:
-        """Close each connection with its next response, from now on."""
-        if isinstance(self.server, ConnectionServer):
-            self.server.draining = True
-
-    def admit(self, peer: str | None) -> bool:
-        """Count a new connection; False if its address has enough of them."""
-        if peer is None:
-            return True
-        self._open[peer] += 1
-        most = self.limits.connections
-        if not most or self._open[peer] <= most:
-            return True
-        return self.site is not None and self.site.believes(peer)
-
-    def dismiss(self, peer: str | None) -> None:
-        """Count a connection that has ended."""
-        if peer is None:
-            return
-        self._open[peer] -= 1
-        if self._open[peer] <= 0:
-            del self._open[peer]
-
-
-class VisitorConnection(ServerConnection):
-    """One visitor's connection.
-
-    While a request of the fast path is under way, or waits for its body, aiohttp's
-    own loop sleeps on its waiter, which is kept here (``_sleeper``) so that nothing
-    wakes it: requests that come meanwhile queue up behind.
-    """
+class Listener(ServerProtocol):
+    """One visitor's connection."""
 
     __slots__ = (
         "_begun",
-        "_body",
-        "_came",
-        "_connections",
-        "_early",
-        "_fast",
-        "_listener",
-        "_pending_body",
-        "_replied",
-        "_sleeper",
-        "_timer",
+        "_body_timer",
+        "_head_timer",
+        "_limits",
+        "_received",
+        "_request",
+        "_server",
+        "_serving",
+        "_waiting_body",
         "peer",
         "scheme",
     )
 
     def __init__(
-        self, listener: ListenerRunner, server: ConnectionServer, **options: Any
+        self, server: ListenerServer, *, limits: ListenerLimits, **options: Any
     ) -> None:
-        super().__init__(server, loop=server.loop, **options)
-        self._listener = listener
-        self._connections = server
-        self._timer: asyncio.TimerHandle | None = None
-        self._body: StreamReader | None = None
-        self._came = 0
-        self._fast: FastRequest | None = None
-        self._pending_body: StreamReader | None = None
-        self._sleeper: asyncio.Future[None] | None = None
+        super().__init__(server, **options)
+        self._server = server
+        self._limits = limits
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._received = 0
+        self._serving = False
+        self._request: FastRequest | None = None
+        self._waiting_body: StreamReader | None = None
         self._begun: Begun | None = None
-        self._replied = False
-        self._early: list[bytes] = []
         self.peer: str | None = None
         self.scheme = "http"
 
@@ -180,119 +113,135 @@ class VisitorConnection(ServerConnection):
         self.peer = str(address[0]) if isinstance(address, tuple) else None
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
-        if not self._listener.admit(self.peer):
+        if not self._server.admit(self.peer):
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what was under way for a visitor who has left."""
-        self._listener.dismiss(self.peer)
-        self._stop_timer()
-        if self._fast is not None:
-            self._fast.cancel()
-            self._fast = self._pending_body = None
+        self._server.dismiss(self.peer)
+        self._stop_timers()
+        if self._request is not None:
+            self._request.cancel()
+            self._request = self._waiting_body = None
         if self._begun is not None:
             self._begun.abandon()
             self._begun = None
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what came; a single ordinary request takes the fast path."""
-        sleeper = self.idle_waiter()
-        if self._replied and sleeper is None:
-            # A quick visitor, whose next request would be tied to the slow path:
-            # aiohttp's loop is about to look for it, and finds it there.
-            if not self._early:
-                self.loop.call_soon(self._take_early)
-            self._early.append(data)
-            return
-        self._replied = False
-        if sleeper is None or sleeper.done():
-            super().data_received(data)
-            if self._pending_body is not None:
-                self._start_fast(self._pending_body)
-            elif self.waiting_messages and self._timer is None:
-                self._await_body()
-            return
-        # So that the parser's messages wake nobody before they are looked at.
-        self.detach_waiter()
-        super().data_received(data)
-        if self.failed:
-            sleeper.cancel()
-        elif not self.waiting_messages:
-            self.attach_waiter(sleeper)
-            self._await_head()
-        else:
-            self._stop_timer()
-            self._sleeper = sleeper
-            self._choose_path()
+    # --- What the visitor sends, in limits of time. ---
 
-    async def finish_response(
-        self,
-        request: web.BaseRequest,
-        resp: web.StreamResponse,
-        start_time: float | None,
-    ) -> tuple[web.StreamResponse, bool]:
-        """Note that the response of the slow path is out."""
-        finished = await super().finish_response(request, resp, start_time)
-        self._replied = not self.upgraded
-        return finished
-
-    def _take_early(self) -> None:
-        """Take what came before aiohttp's loop was ready for it."""
-        data, self._early = b"".join(self._early), []
-        self._replied = False
-        if self.transport is not None:
-            self.data_received(data)
-
-    def _await_head(self) -> None:
+    def on_partial_head(self) -> None:
         """Let a head that has begun be whole in time."""
-        if self._timer is None:
-            head = self._listener.limits.head
-            self._timer = self.loop.call_later(head, self._head_is_late)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(
+                self._limits.head, self._head_is_late
+            )
 
     def _head_is_late(self) -> None:
-        self._timer = None
-        if self.transport is not None and not self.waiting_messages:
+        self._head_timer = None
+        if self.transport is not None:
             self.transport.write(LATE)
             self.force_close()
 
-    def _await_body(self) -> None:
-        """Let a body that is not all there come fast enough."""
-        body = self.last_body
-        if body is None or body.is_eof():
-            return
-        self._body = body
+    def serve(self, body: StreamReader) -> None:
+        """Note that aiohttp's loop serves a request, which has this body."""
+        self._serving = True
+        self._stop_timers()
         self._watch(body)
 
+    async def finish_response(self, request: web.BaseRequest, *rest: Any) -> Any:
+        """Note that what comes now begins the next request, or ends this one's body."""
+        self._serving = not request.content.is_eof()
+        return await super().finish_response(request, *rest)
+
     def _watch(self, body: StreamReader) -> None:
-        self._came = body.total_bytes
-        span = self._listener.limits.body_span
-        self._timer = self.loop.call_later(span, self._look_at_body, body)
+        """Let a body that is not all there come fast enough."""
+        if body.is_eof():
+            return
+        self._received = body.total_bytes
+        self._body_timer = self.loop.call_later(
+            self._limits.body_span, self._look_at_body, body
+        )
 
     def _look_at_body(self, body: StreamReader) -> None:
-        self._timer = None
-        if body.is_eof() or body.exception() is not None or self.upgraded:
+        self._body_timer = None
+        if self.transport is None or body.is_eof() or body.exception() is not None:
             return
-        limits = self._listener.limits
-        least = limits.body_rate * limits.body_span
+        received = body.total_bytes - self._received
         # While reading is paused it is the site that is slow.
-        if not self.reading_paused and body.total_bytes - self._came < least:
+        if self.transport.is_reading() and received < (
+            self._limits.body_rate * self._limits.body_span
+        ):
             log.info("visitor.slow_body")
             body.set_exception(SlowBodyError())
             self.close()
-            if self._pending_body is body:
-                self._start_fast(body)
+            if self._waiting_body is body:
+                self._start(body)
             return
-        if self._pending_body is body:
-            # A body that needs that long is nothing for the fast path.
-            self._fast = self._pending_body = None
-            self._wake()
+        if self._waiting_body is body:
+            # A body that takes so long is the slow path's.
+            self._request = self._waiting_body = None
+            self.hand_over()
+            return
         self._watch(body)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_timers(self) -> None:
+        for timer in (self._head_timer, self._body_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._body_timer = None
+
+    # --- The fast path. ---
+
+    def on_request(self, message: RawRequestMessage | None, body: StreamReader) -> None:
+        """Start a single ordinary request; leave all others to aiohttp's loop."""
+        self._stop_timers()
+        if message is not None and not self._server.draining:
+            self._request = self._server.prepare(self, message)
+        if self._request is None:
+            self.hand_over()
+            return
+        self.hold()
+        self._waiting_body = body
+        self._watch(body)
+        self._start(body)
+
+    def on_data(self) -> None:
+        """Start the request whose body is all there now; without one, await a head."""
+        if self._waiting_body is not None:
+            self._start(self._waiting_body)
+        elif not self.fast_path and not self._serving:
+            self.on_partial_head()
+
+    def _start(self, body: StreamReader) -> None:
+        """Start the request once all of its body is there, or hand it over."""
+        failed = body.exception() is not None or self.is_closing
+        if self._request is None or not (failed or body.is_eof()):
+            return
+        self._waiting_body = None
+        if not failed and self._request.start(body):
+            self._server.fast_requests += 1
+            return
+        self._request = None
+        self.hand_over()
+
+    def complete(self, answer: bytes, *, close: bool) -> None:
+        """Write a whole answer, and be ready for the next request."""
+        self._request = None
+        self.write_answer(answer, close=close)
+
+    def divert(self, begun: Begun) -> None:
+        """Hand the request to aiohttp's loop, and to its handler what was begun."""
+        self._request = None
+        self._begun = begun
+        self.hand_over()
+
+    def take_begun(self) -> Begun | None:
+        """Return, once, how the present request was sent already, if it was."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    # --- What could not be read, or could not be handled. ---
 
     def handle_error(
         self,
@@ -311,83 +260,134 @@ class VisitorConnection(ServerConnection):
     def log_exception(self, *_: Any, **details: Any) -> None:
         """Log what went wrong in one line; a traceback may quote a visitor.
 
-        Malformed requests are the visitor's affair: one that sends many must not be
+        Malformed requests are the visitor's affair: one who sends many must not be
         able to fill the log.
         """
         error = details.get("exc_info")
         write = log.debug if isinstance(error, HttpProcessingError) else log.error
         write("visitor.request_failed", error=type(error).__name__)
 
-    def _choose_path(self) -> None:
-        """Let a single ordinary request take the fast path, others the slow one."""
-        message, body = self.first_message
-        alone = self.waiting_messages == 1 and not self.writing_paused
-        alone = alone and not self._connections.draining
-        if alone and message is not None:
-            self._fast = self._accept(message)
-        if self._fast is None:
-            self._await_body()
-            self._wake()
+
+class ListenerServer(web.Server):
+    """aiohttp's server, which makes a :class:`Listener` for each visitor."""
+
+    def __init__(
+        self,
+        server: web.Server,
+        fast_paths: Sequence[FastPath],
+        limits: ListenerLimits,
+        exempt: Callable[[str], bool],
+        options: dict[str, Any],
+    ) -> None:
+        """Stand in for a server of aiohttp's that was made for an application."""
+        self._make_request_object = server.request_factory
+        self.draining = False
+        self.fast_requests = 0
+        super().__init__(
+            server.request_handler,
+            request_factory=self._serve,
+            handler_cancellation=server.handler_cancellation,
+        )
+        self._fast_paths = fast_paths
+        self._limits = limits
+        self._exempt = exempt
+        self._options = {**options, "loop": asyncio.get_running_loop()}
+        self._open: Counter[str] = Counter()
+
+    def __call__(self) -> Listener:
+        """Make the protocol of a new connection."""
+        return Listener(
+            self,
+            limits=self._limits,
+            fast_path=bool(self._fast_paths),
+            **self._options,
+        )
+
+    def prepare(
+        self, visitor: Listener, message: RawRequestMessage
+    ) -> FastRequest | None:
+        """Make a request ready for the first fast path that takes it."""
+        for path in self._fast_paths:
+            request = path.prepare(visitor, message)
+            if request is not None:
+                return request
+        return None
+
+    def _serve(
+        self, message: RawRequestMessage, body: StreamReader, visitor: Any, *rest: Any
+    ) -> web.BaseRequest:
+        """Make a request object; a relay that stops ends connections with an answer.
+
+        Otherwise it would have to cut them, perhaps in the middle of the next.
+        """
+        if isinstance(visitor, Listener):
+            visitor.serve(body)
+        if self.draining:
+            message = message._replace(should_close=True)
+        return self._make_request_object(message, body, visitor, *rest)
+
+    def admit(self, peer: str | None) -> bool:
+        """Count a new connection; False if its address has enough of them."""
+        if peer is None:
+            return True
+        self._open[peer] += 1
+        most = self._limits.connections
+        return not most or self._open[peer] <= most or self._exempt(peer)
+
+    def dismiss(self, peer: str | None) -> None:
+        """Count a connection that has ended."""
+        if peer is None:
             return
-        self.begin_request()
-        self._pending_body = body
-        if not body.is_eof():
-            self._await_body()
-        self._start_fast(body)
+        self._open[peer] -= 1
+        if self._open[peer] <= 0:
+            del self._open[peer]
 
-    def _accept(self, message: RawRequestMessage) -> FastRequest | None:
-        """Ask both fast paths, to the relay's own endpoints and to the site."""
-        own = accept_endpoint(self._listener.endpoints, self, message)
-        site = self._listener.site
-        return own if own is not None or site is None else site.accept(self, message)
 
-    def _start_fast(self, body: StreamReader) -> None:
-        """Start once all of the body is there, or leave it to the slow path."""
-        failed = body.exception() is not None or self.failed
-        if self._fast is None or not (failed or body.is_eof()):
-            return
-        self._pending_body = None
-        if not failed and self._fast.start(body):
-            if self._listener.site is not None:
-                self._listener.site.started()
-            return
-        self._fast = None
-        self._wake()
+class ListenerRunner(ServerRunner):
+    """Runs an application behind :class:`Listener`.
 
-    def _wake(self) -> None:
-        """Let aiohttp's loop have what there is."""
-        sleeper = self._restored()
-        if not sleeper.done():
-            sleeper.set_result(None)
+    ``fast_paths`` are asked in their order; ``exempt`` returns whether an address may
+    hold any number of connections.
+    """
 
-    def complete(self, answer: bytes, *, close: bool) -> None:
-        """Write a whole answer, and be ready for the next request."""
-        self._fast = None
-        if self.transport is None or not self.parses:
-            return
-        self.transport.write(answer)
-        self.finish_request()
-        sleeper = self._restored()
-        if close or self.ending:
-            self.force_close()
-            return
-        self.keep_alive_anew()
-        if self.waiting_messages:
-            sleeper.set_result(None)
+    def __init__(
+        self,
+        app: web.Application,
+        fast_paths: Sequence[FastPath] = (),
+        *,
+        limits: ListenerLimits | None = None,
+        exempt: Callable[[str], bool] = lambda _: False,
+        shutdown_timeout: float = 60.0,
+        **options: Any,
+    ) -> None:
+        self._limits = limits or ListenerLimits()
+        whole = self._limits.server_options() | options
+        super().__init__(app, shutdown_timeout=shutdown_timeout, **whole)
+        # The one option that is the server's, not each connection's.
+        whole.pop("handler_cancellation")
+        self._options = whole
+        self._fast_paths = fast_paths
+        self._exempt = exempt
 
-    def hand_over(self, begun: Begun) -> None:
-        """Let aiohttp's loop have the request, and the proxy what was begun."""
-        self._fast = None
-        self._begun = begun
-        self._wake()
+    @property
+    def fast_requests(self) -> int:
+        """How many requests have taken a fast path."""
+        server = self.server
+        return server.fast_requests if isinstance(server, ListenerServer) else 0
 
-    def take_begun(self) -> Begun | None:
-        """Return where the present request was sent already, if it was; once."""
-        begun, self._begun = self._begun, None
-        return begun
+    def drain(self) -> None:
+        """Close each connection with its next answer, from now on."""
+        if isinstance(self.server, ListenerServer):
+            self.server.draining = True
 
-    def _restored(self) -> asyncio.Future[None]:
-        sleeper, self._sleeper = self._sleeper, None
-        assert sleeper is not None  # noqa: S101 - set with the fast request
-        self.attach_waiter(sleeper)
-        return sleeper
+    def wrap(self, server: web.Server) -> web.Server:
+        """Return the server that makes a :class:`Listener` for each visitor."""
+        fast_paths = self._fast_paths
+        if fast_paths and (missing := missing_attributes()):
+            log.warning(
+                "listener.slow_path_only", aiohttp=VERSION, missing=", ".join(missing)
+            )
+            fast_paths = ()
+        return ListenerServer(
+            server, fast_paths, self._limits, self._exempt, self._options
+        )

@@ -1,4 +1,4 @@
-"""Responses written byte for byte: those of the site, and fixed ones of our own."""
+"""Responses written byte for byte: the site's, and those that never change."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11
 
 from relay.core.clock import now_ms
-from relay.core.http.forwarding import chunk
 from relay.core.http.headers import Headers
 
 _PAGE: Final = (
@@ -29,7 +27,12 @@ _PAGE: Final = (
 )
 
 
-class Reply(web.StreamResponse):
+def chunk(data: bytes) -> bytes:
+    """Frame data as one chunk (RFC 9112, 7.1); nothing for no data."""
+    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+
+
+class SiteResponse(web.StreamResponse):
     """A streamed answer whose header lines keep their order, case and bytes.
 
     aiohttp's own response re-encodes header values and adds Server, Date and
@@ -149,7 +152,7 @@ def _reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def own_answer(request: web.BaseRequest, status: int, message: str) -> Reply:
+def own_answer(request: web.BaseRequest, status: int, message: str) -> SiteResponse:
     """Make a small answer of the relay's own: a page, or JSON by Accept.
 
     It closes the connection: what is left of the request must not be read as
@@ -165,7 +168,7 @@ def own_answer(request: web.BaseRequest, status: int, message: str) -> Reply:
         kind = b"text/html; charset=utf-8"
         text = _PAGE.format(title=title, message=html.escape(message))
     body = text.encode()
-    reply = Reply(
+    response = SiteResponse(
         status,
         title.encode(),
         [
@@ -178,11 +181,8 @@ def own_answer(request: web.BaseRequest, status: int, message: str) -> Reply:
         empty=request.method == "HEAD",
         body=body,
     )
-    reply.force_close()
-    return reply
-
-
-_END: Final = b"\r\n\r\n"
+    response.force_close()
+    return response
 
 
 class _Packet(web.StreamResponse):
@@ -209,7 +209,7 @@ class _Packet(web.StreamResponse):
         """Write all of it at once."""
         body = b"" if request.method == "HEAD" else self._own_body
         writer = request.writer
-        await writer.write(b"".join((self._opening, _date(), _END, body)))
+        await writer.write(b"".join((self._opening, http_date(), b"\r\n\r\n", body)))
         await writer.drain()
         return writer
 
@@ -232,16 +232,17 @@ class FixedAnswer:
         self._closed = _Packet(status, headers, body, last=True)
 
     def to(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Return the response for a handler to return."""
+        """Give the response to return from a handler."""
         # An HTTP/1.0 client gets its connection closed, which it always understands.
         persistent = request.keep_alive and request.version >= HttpVersion11
         return self._kept if persistent else self._closed
 
 
-def _date() -> bytes:
-    return _written(now_ms() // 1000)
+def http_date() -> bytes:
+    """Return the Date of a response that is written now (RFC 9110, 6.6.1)."""
+    return _formatted(now_ms() // 1000)
 
 
 @lru_cache(maxsize=1)
-def _written(second: int) -> bytes:
+def _formatted(second: int) -> bytes:
     return formatdate(second, usegmt=True).encode("ascii")

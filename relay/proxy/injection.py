@@ -19,8 +19,8 @@ import brotli  # type: ignore[import-untyped]  # ships no types
 from relay.core.http.headers import (
     Headers,
     Line,
-    every,
 )
+from relay.http.request_guard import every
 from relay.proxy.exchange import UpstreamError
 
 LOOKED_AT: Final = 2**18

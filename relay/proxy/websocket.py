@@ -7,16 +7,12 @@ codes are the visitor's and the site's own affair.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 
-from relay.http.aiohttp_internals import RawBytes, SiteProtocol, writer_to
+from relay.http.aiohttp_internals import SiteProtocol, StreamWriter, tunnel_reader
 from relay.proxy.upstream_connection import UpstreamAnswer
-
-BUFFER: Final = 2**16
-"""Bytes waiting in one direction before its sender is made to wait (twice)."""
 
 
 class Tunnels:
@@ -28,13 +24,11 @@ class Tunnels:
     async def run(self, request: web.BaseRequest, answer: UpstreamAnswer) -> None:
         """Pass bytes both ways until either side is gone; then close both."""
         visitor, site = request.protocol, answer.protocol
-        # A socket may be silent for as long as both sides like.
-        from_visitor = RawBytes.of_visitor(visitor, BUFFER)
-        from_site = RawBytes.of_site(site, BUFFER)
-        to_site = writer_to(site)
+        from_visitor, from_site = tunnel_reader(visitor), tunnel_reader(site)
+        to_site = StreamWriter(site, asyncio.get_running_loop())
         pumps = [
-            asyncio.ensure_future(_pump(from_site.reader, request.writer)),
-            asyncio.ensure_future(_pump(from_visitor.reader, to_site)),
+            asyncio.ensure_future(_pump(from_site, request.writer)),
+            asyncio.ensure_future(_pump(from_visitor, to_site)),
         ]
         self._open.add(site)
         try:
@@ -49,7 +43,7 @@ class Tunnels:
             _close(site.transport)
 
     def close(self) -> None:
-        """End all tunnels, as at a stop: nothing in them tells when they would."""
+        """End all tunnels, as at a stop: nothing in them shows when they would."""
         for site in list(self._open):
             _close(site.transport)
 

@@ -1,4 +1,4 @@
-"""The fast path and the general one: nobody can tell which a request took."""
+"""The fast path and the slow one: nobody can tell which a request took."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recording_site import (
     visits,
 )
 
-from relay.proxy.upstream_connection import UpstreamLimits
+from relay.proxy.exchange import UpstreamLimits
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -137,8 +137,8 @@ async def test_both_paths_send_the_site_the_same_bytes(
     site: Site, name: str, *, trusted: bool
 ) -> None:
     got = [
-        await exchanged(site, REQUESTS[name], says(OK), fast=path, trusted=trusted)
-        for path in (True, False)
+        await exchanged(site, REQUESTS[name], says(OK), fast=fast, trusted=trusted)
+        for fast in (True, False)
     ]
 
     (fast, seen), (slow, expected) = got
@@ -152,9 +152,9 @@ async def test_both_paths_give_the_visitor_the_same_bytes(
 ) -> None:
     got = [
         await exchanged(
-            site, REQUESTS["plain"], says(ANSWERS[name]), fast=path, trusted=False
+            site, REQUESTS["plain"], says(ANSWERS[name]), fast=fast, trusted=False
         )
-        for path in (True, False)
+        for fast in (True, False)
     ]
 
     assert got[0] == got[1]
@@ -163,15 +163,15 @@ async def test_both_paths_give_the_visitor_the_same_bytes(
 async def test_ordinary_requests_do_take_the_fast_path(
     site: Site, visit: Visit
 ) -> None:
-    taken: list[int] = []
-    async with proxied(site.url, requests=taken) as port:
+    counted: list[int] = []
+    async with proxied(site.url, fast_requests=counted) as port:
         reader, writer = await visit(port)
         for _ in range(4):
             writer.write(REQUESTS["browser"])
             await one_answer(reader, bodiless=False)
 
     # The first has to open the connection to the site.
-    assert taken == [3]
+    assert counted == [3]
 
 
 async def test_a_sign_up_by_get_is_not_taken_past_its_rule(
@@ -242,7 +242,7 @@ async def test_an_answer_in_pieces_goes_on_in_the_slow_path(
     assert site.connections == 1
 
 
-async def test_a_visitor_who_leaves_ends_a_flight_to_the_site(
+async def test_a_visitor_who_leaves_ends_a_fast_request(
     site: Site, visit: Visit
 ) -> None:
     asked = asyncio.Event()
@@ -309,7 +309,7 @@ async def test_bytes_that_come_unasked_spoil_a_kept_connection(visit: Visit) -> 
     assert site.connections == 2
 
 
-async def test_a_stop_waits_for_a_flight(site: Site, visit: Visit) -> None:
+async def test_a_stop_waits_for_a_fast_request(site: Site, visit: Visit) -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def slow(_: Message, writer: asyncio.StreamWriter) -> None:

@@ -45,9 +45,9 @@ async def site() -> AsyncIterator[Site]:
         yield listening
 
 
-@pytest.fixture(autouse=True, params=["fast", "general"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send everything here through both taken."""
+@pytest.fixture(autouse=True, params=["fast", "slow"])
+def path_taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send everything here through both paths."""
     monkeypatch.setattr(proxy_rig, "FAST_PATH", request.param == "fast")
 
 

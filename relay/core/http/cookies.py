@@ -14,11 +14,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Final, Literal
 
 from relay.core import signing
-from relay.core.http.headers import Headers, every
 
 CLICK_COOKIE: Final = "dub_id"
 """The name under which Dub's script, GTM and sites' own code read the click."""
@@ -283,32 +282,3 @@ def unseal(
         } if is_click_id(click):
             return Companion(click, first, last, landing, used)
     return None
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One request, as far as cookies go.
-
-    ``host`` is the host the visitor sees (it may carry a port), ``secure``
-    whether the visitor came by https.
-    """
-
-    method: str
-    target: str
-    headers: Headers
-    host: str
-    secure: bool
-
-    @cached_property
-    def _cookies(self) -> list[tuple[str, str]]:
-        lines = every(self.headers, b"cookie")
-        texts = (line.decode("utf-8", "surrogateescape") for line in lines)
-        return list(pairs(texts))
-
-    def given(self, name: str) -> list[str]:
-        """Give all values of the cookie with exactly this name, in order."""
-        return [value for known, value in self._cookies if known == name]
-
-    def click_id(self) -> str | None:
-        """Give the first usable click id of the cookies."""
-        return next(filter(is_click_id, self.given(CLICK_COOKIE)), None)

@@ -288,8 +288,3 @@ def ordinary_answer(headers: Headers) -> Returned | None:
         return None
     types = [line[1] for kind, line in noted if kind == _TYPE]
     return Returned(out, int(lengths[0]) if lengths else None, b",".join(types))
-
-
-def chunk(data: bytes) -> bytes:
-    """Frame data as one chunk (RFC 9112, 7.1); nothing for no data."""
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""

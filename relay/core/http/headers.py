@@ -339,8 +339,3 @@ def refuse_target(target: str, method: str = "GET") -> str | None:
         ("%00" in target, "the target holds a NUL"),
     )
     return next((reason for found, reason in faults if found), None)
-
-
-def every(headers: Headers, name: bytes) -> list[bytes]:
-    """Give the values of a header in order; name is lower case."""
-    return [value for field, value in headers if field.lower() == name]

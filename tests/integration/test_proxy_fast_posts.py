@@ -21,7 +21,7 @@ from recording_site import (
     visits,
 )
 
-from relay.proxy.upstream_connection import UpstreamLimits
+from relay.proxy.exchange import UpstreamLimits
 
 FORM = b"id=u_1&name=Ada&email=ada%40example.com"
 TYPE = b"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -126,8 +126,8 @@ async def exchanged(
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_both_paths_send_the_site_the_same_bytes(site: Site, name: str) -> None:
     got = [
-        await exchanged(site, REQUESTS[name], says(WELCOME), fast=path)
-        for path in (True, False)
+        await exchanged(site, REQUESTS[name], says(WELCOME), fast=fast)
+        for fast in (True, False)
     ]
 
     assert got[0] == got[1]
@@ -139,8 +139,8 @@ async def test_both_paths_give_the_visitor_the_same_bytes(
     site: Site, name: str, target: bytes
 ) -> None:
     got = [
-        await exchanged(site, post(target), says(ANSWERS[name]), fast=path)
-        for path in (True, False)
+        await exchanged(site, post(target), says(ANSWERS[name]), fast=fast)
+        for fast in (True, False)
     ]
 
     assert got[0] == got[1]
@@ -151,9 +151,9 @@ async def test_a_body_may_come_after_its_head(
     site: Site, visit: Visit, target: bytes
 ) -> None:
     """As browsers send it; and the next request finds the connection in step."""
-    taken: list[int] = []
+    counted: list[int] = []
     raw = post(target)
-    async with proxied(site.url, [RULE], requests=taken) as port:
+    async with proxied(site.url, [RULE], fast_requests=counted) as port:
         reader, writer = await visit(port)
         writer.write(post(b"/login"))
         await one_answer(reader)
@@ -163,7 +163,7 @@ async def test_a_body_may_come_after_its_head(
                 await asyncio.sleep(0.02)
             await one_answer(reader)
 
-    assert taken == [3]
+    assert counted == [3]
     assert [seen.body for seen in site.seen] == [FORM] * 4
 
 
@@ -192,12 +192,12 @@ async def test_what_is_sent_at_once_is_answered_in_its_order(
 
 
 async def test_a_post_is_never_sent_twice(site: Site, visit: Visit) -> None:
-    taken: list[int] = []
+    counted: list[int] = []
 
     async def dies(_: Message, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
-    async with proxied(site.url, [RULE], requests=taken) as port:
+    async with proxied(site.url, [RULE], fast_requests=counted) as port:
         reader, writer = await visit(port)
         writer.write(post(b"/login"))
         await one_answer(reader)
@@ -205,7 +205,7 @@ async def test_a_post_is_never_sent_twice(site: Site, visit: Visit) -> None:
         writer.write(post(b"/login?2"))
         answer = as_message(await one_answer(reader))
 
-    assert taken == [1]
+    assert counted == [1]
     assert answer.status == 502
     assert [seen.target for seen in site.seen] == [b"/login", b"/login?2"]
 
@@ -222,15 +222,15 @@ async def test_a_visitor_who_leaves_does_not_lose_the_lead(
         await says(OK)(message, writer)
 
     site.script = slow
-    taken: list[int] = []
-    async with proxied(site.url, [RULE], signups, requests=taken) as port:
+    counted: list[int] = []
+    async with proxied(site.url, [RULE], signups, fast_requests=counted) as port:
         _, writer = await visit(port)
         writer.write(post(b"/signup"))
         await asked.wait()
         await closed(writer)
         may_answer.set()
 
-    assert taken == [1]
+    assert counted == [1]
     assert [name for name, _ in signups.calls] == ["hold", "take"]
 
 

@@ -12,7 +12,6 @@ from typing import Final
 
 from relay.core.http.headers import (
     Headers,
-    every,
     is_host,
     refuse_target,
 )
@@ -46,6 +45,11 @@ class Framing:
     def has_body(self) -> bool:
         """Whether body framing goes to the site."""
         return self.chunked or self.length is not None
+
+
+def every(headers: Headers, name: bytes) -> list[bytes]:
+    """Give the values of a header in order; name is lower case."""
+    return [value for field, value in headers if field.lower() == name]
 
 
 def framing(headers: Headers) -> Framing | Refusal:

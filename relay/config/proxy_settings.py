@@ -30,7 +30,7 @@ PROXY_SETTINGS: Final = (
         help="The file with the certificate's key.",
     ),
     Setting(
-        name="max_line",
+        name="limits_line",
         env="RELAY_MAX_LINE",
         toml="limits.line",
         # Cookies and signed links grow beyond the 8190 bytes that others take.
@@ -39,7 +39,7 @@ PROXY_SETTINGS: Final = (
         help="Bytes in the longest request line that is taken.",
     ),
     Setting(
-        name="max_header",
+        name="limits_header",
         env="RELAY_MAX_HEADER",
         toml="limits.header",
         parse=values.whole(1024, 262_144),
@@ -47,7 +47,7 @@ PROXY_SETTINGS: Final = (
         help="Bytes in the longest header field that is taken.",
     ),
     Setting(
-        name="max_headers",
+        name="limits_headers",
         env="RELAY_MAX_HEADERS",
         toml="limits.headers",
         parse=values.whole(16, 1000),
@@ -55,7 +55,7 @@ PROXY_SETTINGS: Final = (
         help="How many header fields a request may have.",
     ),
     Setting(
-        name="header_timeout",
+        name="limits_header_timeout",
         env="RELAY_HEADER_TIMEOUT",
         toml="limits.header_timeout",
         parse=values.duration_up_to(600),
@@ -63,7 +63,7 @@ PROXY_SETTINGS: Final = (
         help="How long a request's head may take, from its first byte to its last.",
     ),
     Setting(
-        name="body_rate",
+        name="limits_body_rate",
         env="RELAY_BODY_RATE",
         toml="limits.body_rate",
         # What Apache's mod_reqtimeout asks for.
@@ -72,7 +72,7 @@ PROXY_SETTINGS: Final = (
         help="Bytes a second that a request's body must bring at least; 0: any.",
     ),
     Setting(
-        name="body_span",
+        name="limits_body_span",
         env="RELAY_BODY_SPAN",
         toml="limits.body_span",
         parse=values.duration_up_to(600),
@@ -80,7 +80,7 @@ PROXY_SETTINGS: Final = (
         help="Over how long a body's speed is measured.",
     ),
     Setting(
-        name="max_connections",
+        name="limits_connections",
         env="RELAY_MAX_CONNECTIONS",
         toml="limits.connections",
         # Off unless asked for: a balancer that nobody named in trusted_proxies
@@ -93,7 +93,7 @@ PROXY_SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="idle",
+        name="limits_idle",
         env="RELAY_IDLE",
         toml="limits.idle",
         # As nginx has it; aiohttp alone would keep one for an hour.
@@ -102,7 +102,7 @@ PROXY_SETTINGS: Final = (
         help="How long a visitor's connection is kept for the next request.",
     ),
     Setting(
-        name="signup_copy",
+        name="limits_signup_copy",
         env="RELAY_SIGNUP_COPY",
         toml="limits.signup_copy",
         parse=values.whole(1024, 1_048_576),
@@ -113,7 +113,7 @@ PROXY_SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="upstream_connect",
+        name="limits_upstream_connect",
         env="RELAY_UPSTREAM_CONNECT",
         toml="limits.upstream_connect",
         parse=values.duration_up_to(600),
@@ -121,7 +121,7 @@ PROXY_SETTINGS: Final = (
         help="How long the site may take to accept a connection.",
     ),
     Setting(
-        name="upstream_answer",
+        name="limits_upstream_answer",
         env="RELAY_UPSTREAM_ANSWER",
         toml="limits.upstream_answer",
         parse=values.duration_up_to(86_400),
@@ -131,7 +131,7 @@ PROXY_SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="upstream_stall",
+        name="limits_upstream_stall",
         env="RELAY_UPSTREAM_STALL",
         toml="limits.upstream_stall",
         parse=values.duration_up_to(86_400),

@@ -78,50 +78,50 @@ class Settings:
     hooks_require_ticket: bool
     hooks_ticket_life: float
     hooks_refusals: int
-    clerk_secret: tuple[bytes, ...] = ()
-    supabase_secret: tuple[bytes, ...] = ()
-    auth0_secret: tuple[bytes, ...] = ()
-    workos_secret: tuple[bytes, ...] = ()
-    stytch_secret: tuple[bytes, ...] = ()
-    firebase_secret: tuple[bytes, ...] = ()
-    stripe_secret: tuple[bytes, ...] = ()
+    hooks_clerk_secret: tuple[bytes, ...] = ()
+    hooks_supabase_secret: tuple[bytes, ...] = ()
+    hooks_auth0_secret: tuple[bytes, ...] = ()
+    hooks_workos_secret: tuple[bytes, ...] = ()
+    hooks_stytch_secret: tuple[bytes, ...] = ()
+    hooks_firebase_secret: tuple[bytes, ...] = ()
+    hooks_stripe_secret: tuple[bytes, ...] = ()
     api_token: tuple[str, ...] = ()
-    admin_password: str | None = None
-    admin_listen: Listen | None = None
-    admin_identity_header: str | None = None
-    admin_identity_proxies: tuple[Network, ...] = ()
+    dashboard_password: str | None = None
+    dashboard_listen: Listen | None = None
+    dashboard_identity_header: str | None = None
+    dashboard_identity_proxies: tuple[Network, ...] = ()
     cookie_domain: str | None = None
     cookie_days: int
-    visitor_rate: int
+    browser_rate: int
     api_rate: int
-    retry_base: float
-    retry_max: float
-    retry_for: float
-    rate: int
-    in_flight: int
-    steps: int
+    delivery_retry_base: float
+    delivery_retry_max: float
+    delivery_retry_for: float
+    delivery_rate: int
+    delivery_in_flight: int
+    delivery_steps: int
     drain: float
     tls_cert: str | None = None
     tls_key: str | None = None
-    max_line: int
-    max_header: int
-    max_headers: int
-    header_timeout: float
-    body_rate: int
-    body_span: float
-    max_connections: int
-    idle: float
-    signup_copy: int
-    upstream_connect: float
-    upstream_answer: float
-    upstream_stall: float
+    limits_line: int
+    limits_header: int
+    limits_headers: int
+    limits_header_timeout: float
+    limits_body_rate: int
+    limits_body_span: float
+    limits_connections: int
+    limits_idle: float
+    limits_signup_copy: int
+    limits_upstream_connect: float
+    limits_upstream_answer: float
+    limits_upstream_stall: float
     alerts_url: str | None = None
     alerts_secret: tuple[bytes, ...] = ()
     alerts_backlog: float
     alerts_disk: int
     alerts_every: float
     log_level: str
-    traces: str
+    traces_export: str
     signup: tuple[SignupRule, ...] = ()
     config: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -133,12 +133,15 @@ class Settings:
     @property
     def two_step(self) -> bool:
         """Tell whether a lead is proved with a deferred call before it is recorded."""
-        return self.steps == 2
+        return self.delivery_steps == 2
 
     @property
     def dashboard(self) -> bool:
         """Tell whether there is a dashboard: whether anybody can sign in."""
-        return self.admin_password is not None or self.admin_identity_header is not None
+        return (
+            self.dashboard_password is not None
+            or self.dashboard_identity_header is not None
+        )
 
     def provider_keys(self, provider: Provider) -> tuple[bytes, ...]:
         """Give the keys of a provider's hook, none where it is off."""
@@ -228,7 +231,7 @@ def _line(message: str, source: str) -> str:
 
 def _check_together(settings: Settings) -> None:
     """Refuse values that are right alone and wrong with each other."""
-    if settings.retry_max < settings.retry_base:
+    if settings.delivery_retry_max < settings.delivery_retry_base:
         raise ConfigError("delivery.retry_max: must not be below delivery.retry_base")
     if settings.alerts_url is not None and not settings.alerts_secret:
         raise ConfigError("alerts.url: needs alerts.secret beside it")
@@ -237,10 +240,10 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("upstream: is where the relay itself listens")
     if settings.tls_key is not None and settings.tls_cert is None:
         raise ConfigError("tls.key: needs tls.cert beside it")
-    if settings.admin_listen is not None and not settings.dashboard:
+    if settings.dashboard_listen is not None and not settings.dashboard:
         raise ConfigError("dashboard.listen: needs dashboard.password beside it")
-    named = settings.admin_identity_header is not None
-    if named != bool(settings.admin_identity_proxies):
+    named = settings.dashboard_identity_header is not None
+    if named != bool(settings.dashboard_identity_proxies):
         raise ConfigError(
             "dashboard.identity_header and dashboard.identity_proxies: set both or"
             " neither; the header is believed from these proxies alone"

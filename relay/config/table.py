@@ -230,7 +230,7 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="admin_password",
+        name="dashboard_password",
         env="RELAY_ADMIN_PASSWORD",
         toml="dashboard.password",
         parse=values.secret_text,
@@ -243,7 +243,7 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="admin_listen",
+        name="dashboard_listen",
         env="RELAY_ADMIN_LISTEN",
         toml="dashboard.listen",
         parse=values.listen,
@@ -255,7 +255,7 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="admin_identity_header",
+        name="dashboard_identity_header",
         env="RELAY_ADMIN_IDENTITY_HEADER",
         toml="dashboard.identity_header",
         parse=values.header_name,
@@ -267,7 +267,7 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="admin_identity_proxies",
+        name="dashboard_identity_proxies",
         env="RELAY_ADMIN_IDENTITY_PROXIES",
         toml="dashboard.identity_proxies",
         parse=values.networks,
@@ -294,7 +294,7 @@ SETTINGS: Final = (
         help="How many days the click cookie lives (1 to 400).",
     ),
     Setting(
-        name="visitor_rate",
+        name="browser_rate",
         env="RELAY_VISITOR_RATE",
         toml="browser.rate",
         parse=values.whole(1, 1_000_000),
@@ -305,7 +305,7 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="retry_base",
+        name="delivery_retry_base",
         env="RELAY_RETRY_BASE",
         toml="delivery.retry_base",
         parse=values.duration,
@@ -316,7 +316,7 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="retry_max",
+        name="delivery_retry_max",
         env="RELAY_RETRY_MAX",
         toml="delivery.retry_max",
         parse=values.duration,
@@ -324,7 +324,7 @@ SETTINGS: Final = (
         help="The longest wait between two attempts.",
     ),
     Setting(
-        name="retry_for",
+        name="delivery_retry_for",
         env="RELAY_RETRY_FOR",
         toml="delivery.retry_for",
         parse=values.duration,
@@ -332,7 +332,7 @@ SETTINGS: Final = (
         help="How long a lead is tried before it is rejected.",
     ),
     Setting(
-        name="rate",
+        name="delivery_rate",
         env="RELAY_RATE",
         toml="delivery.rate",
         parse=values.whole(1, 1_000_000),
@@ -343,7 +343,7 @@ SETTINGS: Final = (
         ),
     ),
     Setting(
-        name="in_flight",
+        name="delivery_in_flight",
         env="RELAY_IN_FLIGHT",
         toml="delivery.in_flight",
         # Each call holds a connection; a process has 1024 file descriptors.
@@ -352,7 +352,7 @@ SETTINGS: Final = (
         help="How many calls to Dub may be under way at once in one process.",
     ),
     Setting(
-        name="steps",
+        name="delivery_steps",
         env="RELAY_STEPS",
         toml="delivery.steps",
         parse=values.whole(1, 2),
@@ -374,7 +374,7 @@ SETTINGS: Final = (
         help="Which log lines are written: debug, info, warning or error.",
     ),
     Setting(
-        name="traces",
+        name="traces_export",
         env="RELAY_TRACES",
         toml="traces.export",
         parse=values.choice("off", "otlp"),

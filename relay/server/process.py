@@ -159,6 +159,8 @@ def _start_sampling(relay: Relay, stack: AsyncExitStack) -> None:
     from relay.dashboard.sampling import Sampler  # noqa: PLC0415 - as the dashboard
 
     name = f"{socket.gethostname()}:{os.getpid()}"
-    sampler = Sampler(relay.outbox, relay.metrics, now_ms, name, relay.settings.rate)
+    sampler = Sampler(
+        relay.outbox, relay.metrics, now_ms, name, relay.settings.delivery_rate
+    )
     task = asyncio.create_task(sampler.run())
     stack.callback(task.cancel)

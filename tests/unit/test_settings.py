@@ -123,7 +123,7 @@ def test_without_anything_else_the_defaults_hold() -> None:
     assert settings.listen == Listen("127.0.0.1", 8080)
     assert (settings.prefix, settings.upstream) == ("/_dub", None)
     assert (settings.hook_secret, settings.trusted_proxies) == ((), ())
-    assert (settings.retry_base, settings.dub_timeout) == (5.0, 10.0)
+    assert (settings.delivery_retry_base, settings.dub_timeout) == (5.0, 10.0)
     assert settings.two_step
     assert settings.signup == ()
     assert settings.config is None
@@ -151,7 +151,7 @@ def test_the_file_is_read_and_its_tables_are_dotted_keys() -> None:
     settings = loaded(path)
 
     assert settings.listen == Listen("10.1.2.3", 80)
-    assert (settings.rate, settings.retry_base) == (60, 0.5)
+    assert (settings.delivery_rate, settings.delivery_retry_base) == (60, 0.5)
 
 
 def test_environment_beats_file_and_each_value_knows_where_it_came_from() -> None:
@@ -160,7 +160,7 @@ def test_environment_beats_file_and_each_value_knows_where_it_came_from() -> Non
     settings = loaded(path, RELAY_RATE="61")
 
     origins = {row.name: row.origin for row in settings.describe()}
-    assert (settings.rate, settings.prefix) == (61, "/a")
+    assert (settings.delivery_rate, settings.prefix) == (61, "/a")
     assert origins["delivery.rate"] == "environment, RELAY_RATE"
     assert origins["prefix"] == "relay.toml"
     assert origins["cookie.days"] == "default"
@@ -171,7 +171,7 @@ def test_empty_means_unset_in_the_environment_and_in_the_file() -> None:
 
     settings = loaded(path, RELAY_RATE="", RELAY_UPSTREAM="", DUB_API_KEY_FILE="")
 
-    assert (settings.rate, settings.upstream) == (60, None)
+    assert (settings.delivery_rate, settings.upstream) == (60, None)
 
 
 def test_relay_toml_in_the_working_folder_is_read_unasked() -> None:
@@ -417,12 +417,17 @@ def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
         ("RELAY_COOKIE_DAYS", "400", "cookie_days", 400),
         ("RELAY_ATTRIBUTION", "first-click", "attribution", "first-click"),
         ("RELAY_DEDUPE_DAYS", "0", "dedupe_days", 0),
-        ("RELAY_RETRY_FOR", "500ms", "retry_for", 0.5),
-        ("RELAY_RETRY_FOR", "30m", "retry_for", 1800.0),
-        ("RELAY_RETRY_FOR", "7d", "retry_for", 604_800.0),
-        ("RELAY_RETRY_BASE", "0.05", "retry_base", 0.05),
+        ("RELAY_RETRY_FOR", "500ms", "delivery_retry_for", 0.5),
+        ("RELAY_RETRY_FOR", "30m", "delivery_retry_for", 1800.0),
+        ("RELAY_RETRY_FOR", "7d", "delivery_retry_for", 604_800.0),
+        ("RELAY_RETRY_BASE", "0.05", "delivery_retry_base", 0.05),
         ("RELAY_STEPS", "1", "two_step", False),
-        ("RELAY_ADMIN_PASSWORD", " with blanks ", "admin_password", " with blanks "),
+        (
+            "RELAY_ADMIN_PASSWORD",
+            " with blanks ",
+            "dashboard_password",
+            " with blanks ",
+        ),
     ],
 )
 def test_a_good_value_is_taken(

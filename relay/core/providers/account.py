@@ -101,7 +101,7 @@ class Provider:
     @property
     def setting(self) -> str:
         """Name the attribute of Settings that holds its keys."""
-        return f"{self.name}_secret"
+        return f"hooks_{self.name}_secret"
 
 
 def clicks(*places: object) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def serve(*, workers: int, no_web: bool, no_delivery: bool) -> int:
         raise ConfigError("RELAY_LISTEN: --workers needs a port of its own to share")
     make_outbox(settings)
     if settings.traces_export != "off" and find_spec("opentelemetry") is None:
-        raise ConfigError("RELAY_TRACES: needs pip install 'dub-relay[otel]'")
+        raise ConfigError("RELAY_TRACES_EXPORT: needs pip install 'dub-relay[otel]'")
     # Here, so that --help and version do not wait for the whole program.
     from relay.server.process import serve as run  # noqa: PLC0415
 

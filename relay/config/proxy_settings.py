@@ -31,7 +31,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_line",
-        env="RELAY_MAX_LINE",
+        env="RELAY_LIMITS_LINE",
         toml="limits.line",
         # Cookies and signed links grow beyond the 8190 bytes that others take.
         parse=values.whole(1024, 65_536),
@@ -40,7 +40,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_header",
-        env="RELAY_MAX_HEADER",
+        env="RELAY_LIMITS_HEADER",
         toml="limits.header",
         parse=values.whole(1024, 262_144),
         default=32_768,
@@ -48,7 +48,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_headers",
-        env="RELAY_MAX_HEADERS",
+        env="RELAY_LIMITS_HEADERS",
         toml="limits.headers",
         parse=values.whole(16, 1000),
         default=128,
@@ -56,7 +56,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_header_timeout",
-        env="RELAY_HEADER_TIMEOUT",
+        env="RELAY_LIMITS_HEADER_TIMEOUT",
         toml="limits.header_timeout",
         parse=values.duration_up_to(600),
         default="10s",
@@ -64,7 +64,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_body_rate",
-        env="RELAY_BODY_RATE",
+        env="RELAY_LIMITS_BODY_RATE",
         toml="limits.body_rate",
         # What Apache's mod_reqtimeout asks for.
         parse=values.whole(0, 1_000_000),
@@ -73,7 +73,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_body_span",
-        env="RELAY_BODY_SPAN",
+        env="RELAY_LIMITS_BODY_SPAN",
         toml="limits.body_span",
         parse=values.duration_up_to(600),
         default="10s",
@@ -81,7 +81,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_connections",
-        env="RELAY_MAX_CONNECTIONS",
+        env="RELAY_LIMITS_CONNECTIONS",
         toml="limits.connections",
         # Off unless asked for: a balancer that nobody named in trusted_proxies
         # holds every visitor's connection, and sign-ups must not break on that.
@@ -94,7 +94,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_idle",
-        env="RELAY_IDLE",
+        env="RELAY_LIMITS_IDLE",
         toml="limits.idle",
         # As nginx has it; aiohttp alone would keep one for an hour.
         parse=values.duration_up_to(86_400),
@@ -103,7 +103,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_signup_copy",
-        env="RELAY_SIGNUP_COPY",
+        env="RELAY_LIMITS_SIGNUP_COPY",
         toml="limits.signup_copy",
         parse=values.whole(1024, 1_048_576),
         default=1_048_576,
@@ -114,7 +114,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_upstream_connect",
-        env="RELAY_UPSTREAM_CONNECT",
+        env="RELAY_LIMITS_UPSTREAM_CONNECT",
         toml="limits.upstream_connect",
         parse=values.duration_up_to(600),
         default="10s",
@@ -122,7 +122,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_upstream_answer",
-        env="RELAY_UPSTREAM_ANSWER",
+        env="RELAY_LIMITS_UPSTREAM_ANSWER",
         toml="limits.upstream_answer",
         parse=values.duration_up_to(86_400),
         default="60s",
@@ -132,7 +132,7 @@ PROXY_SETTINGS: Final = (
     ),
     Setting(
         name="limits_upstream_stall",
-        env="RELAY_UPSTREAM_STALL",
+        env="RELAY_LIMITS_UPSTREAM_STALL",
         toml="limits.upstream_stall",
         parse=values.duration_up_to(86_400),
         default="5m",

@@ -200,7 +200,7 @@ def _wrapped(text: str, indent: str, width: int) -> list[str]:
 
 def main() -> None:
     """Rewrite both files in the clone that this module was read from."""
-    top = Path(__file__).resolve().parent.parent
+    top = Path(__file__).resolve().parents[2]
     (top / "relay.example.toml").write_text(sample_toml(), "utf-8")
     (top / "docs" / "settings.md").write_text(settings_markdown(), "utf-8")
 

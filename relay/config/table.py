@@ -295,7 +295,7 @@ SETTINGS: Final = (
     ),
     Setting(
         name="browser_rate",
-        env="RELAY_VISITOR_RATE",
+        env="RELAY_BROWSER_RATE",
         toml="browser.rate",
         parse=values.whole(1, 1_000_000),
         default=120,
@@ -344,7 +344,7 @@ SETTINGS: Final = (
     ),
     Setting(
         name="delivery_in_flight",
-        env="RELAY_IN_FLIGHT",
+        env="RELAY_DELIVERY_IN_FLIGHT",
         toml="delivery.in_flight",
         # Each call holds a connection; a process has 1024 file descriptors.
         parse=values.whole(1, 512),
@@ -353,7 +353,7 @@ SETTINGS: Final = (
     ),
     Setting(
         name="delivery_steps",
-        env="RELAY_STEPS",
+        env="RELAY_DELIVERY_STEPS",
         toml="delivery.steps",
         parse=values.whole(1, 2),
         default=2,
@@ -375,7 +375,7 @@ SETTINGS: Final = (
     ),
     Setting(
         name="traces_export",
-        env="RELAY_TRACES",
+        env="RELAY_TRACES_EXPORT",
         toml="traces.export",
         parse=values.choice("off", "otlp"),
         default="off",

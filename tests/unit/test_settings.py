@@ -387,8 +387,8 @@ BAD = {
     "RELAY_RATE": ["0", "-5", "many", "1_000"],
     "RELAY_DEDUPE_DAYS": ["-1", "7d"],
     "RELAY_DUB_TIMEOUT": ["0", "31"],
-    "RELAY_IN_FLIGHT": ["0", "513"],
-    "RELAY_STEPS": ["0", "3"],
+    "RELAY_DELIVERY_IN_FLIGHT": ["0", "513"],
+    "RELAY_DELIVERY_STEPS": ["0", "3"],
     "RELAY_LOG_LEVEL": ["loud"],
 }
 
@@ -421,7 +421,7 @@ def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
         ("RELAY_RETRY_FOR", "30m", "delivery_retry_for", 1800.0),
         ("RELAY_RETRY_FOR", "7d", "delivery_retry_for", 604_800.0),
         ("RELAY_RETRY_BASE", "0.05", "delivery_retry_base", 0.05),
-        ("RELAY_STEPS", "1", "two_step", False),
+        ("RELAY_DELIVERY_STEPS", "1", "two_step", False),
         (
             "RELAY_ADMIN_PASSWORD",
             " with blanks ",

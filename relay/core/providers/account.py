@@ -91,7 +91,7 @@ class Provider:
     @property
     def env(self) -> str:
         """Name the environment variable of its secret."""
-        return f"RELAY_{self.name.upper()}_SECRET"
+        return f"RELAY_HOOKS_{self.name.upper()}_SECRET"
 
     @property
     def toml(self) -> str:

@@ -1,17 +1,22 @@
 """All settings, typed and checked, from TOML, the environment and secret files.
 
-Everything is checked at start. A mistake is a :class:`ConfigError` of one line
-that names the setting and never quotes what was written there.
+Everything is checked at start, and all mistakes are reported at once: a
+:class:`ConfigError` has a line for each, which names the setting and never quotes what
+was written there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from relay.config.declaration import Setting, declared
+from relay.config.lead_settings import LeadSettings
+from relay.config.server_settings import ServerSettings
 from relay.config.sources import (
     RULES_KEY,
     ConfigError,
@@ -20,25 +25,27 @@ from relay.config.sources import (
     find,
     flat,
     read_config,
-    refuse_unknown_env,
+    unknown_keys,
+    unknown_names,
 )
-from relay.config.table import (
-    SETTINGS,
-    Setting,
-)
-from relay.config.values import (
-    Listen,
-    Network,
-)
-from relay.core.http.cookies import Attribution
+from relay.config.values import Listen
 from relay.core.providers.account import Provider
-from relay.core.rules.rule import (
-    RuleError,
-    SignupRule,
-    compile_rules,
-)
 
-__all__ = ["ConfigError", "Described", "Listen", "Setting", "Settings", "load"]
+if TYPE_CHECKING:  # commands without rules need not wait for what compiles them
+    from relay.core.rules.rule import SignupRule
+
+__all__ = ["SETTINGS", "ConfigError", "Described", "Listen", "Settings", "load"]
+
+_NEEDS: Final = {
+    "alerts.url": "alerts.secret",
+    "tls.key": "tls.cert",
+    # The header is believed from these proxies alone.
+    "dashboard.identity_header": "dashboard.identity_proxies",
+    "dashboard.identity_proxies": "dashboard.identity_header",
+}
+"""Settings that mean nothing without another."""
+
+_NEEDED: Final = "of no use without {other}. Set both, or neither."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,77 +58,13 @@ class Described:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Settings:
+class Settings(ServerSettings, LeadSettings):
     """All settings. Durations are seconds; repr masks secrets.
 
-    ``config`` is the file that was read, ``origins`` tells by attribute where
-    a value came from.
+    ``config`` is the file that was read; ``origins`` says by TOML key where a value
+    came from, unless it is the default.
     """
 
-    listen: Listen
-    prefix: str
-    upstream: tuple[str, ...] | None = None
-    inject_snippet: bool
-    database: str
-    secret: tuple[str, ...] = ()
-    attribution: Attribution
-    trusted_proxies: tuple[Network, ...] = ()
-    dedupe_days: int
-    retention_days: int
-    data_key: tuple[str, ...] = ()
-    dub_api_key: str = ""
-    dub_api_url: str
-    dub_webhook_secret: tuple[str, ...] = ()
-    dub_timeout: float
-    hook_secret: tuple[bytes, ...] = ()
-    hooks_event: str
-    hooks_require_ticket: bool
-    hooks_ticket_life: float
-    hooks_refusals: int
-    hooks_clerk_secret: tuple[bytes, ...] = ()
-    hooks_supabase_secret: tuple[bytes, ...] = ()
-    hooks_auth0_secret: tuple[bytes, ...] = ()
-    hooks_workos_secret: tuple[bytes, ...] = ()
-    hooks_stytch_secret: tuple[bytes, ...] = ()
-    hooks_firebase_secret: tuple[bytes, ...] = ()
-    hooks_stripe_secret: tuple[bytes, ...] = ()
-    api_token: tuple[str, ...] = ()
-    dashboard_password: str | None = None
-    dashboard_listen: Listen | None = None
-    dashboard_identity_header: str | None = None
-    dashboard_identity_proxies: tuple[Network, ...] = ()
-    cookie_domain: str | None = None
-    cookie_days: int
-    browser_rate: int
-    api_rate: int
-    delivery_retry_base: float
-    delivery_retry_max: float
-    delivery_retry_for: float
-    delivery_rate: int
-    delivery_in_flight: int
-    delivery_steps: int
-    drain: float
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    limits_line: int
-    limits_header: int
-    limits_headers: int
-    limits_header_timeout: float
-    limits_body_rate: int
-    limits_body_span: float
-    limits_connections: int
-    limits_idle: float
-    limits_signup_copy: int
-    limits_upstream_connect: float
-    limits_upstream_answer: float
-    limits_upstream_stall: float
-    alerts_url: str | None = None
-    alerts_secret: tuple[bytes, ...] = ()
-    alerts_backlog: float
-    alerts_disk: int
-    alerts_every: float
-    log_level: str
-    traces_export: str
     signup: tuple[SignupRule, ...] = ()
     config: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -132,94 +75,141 @@ class Settings:
 
     @property
     def two_step(self) -> bool:
-        """Tell whether a lead is proved with a deferred call before it is recorded."""
+        """Whether a lead is proved with a deferred call before it is recorded."""
         return self.delivery_steps == 2
 
     @property
     def dashboard(self) -> bool:
-        """Tell whether there is a dashboard: whether anybody can sign in."""
-        return (
-            self.dashboard_password is not None
-            or self.dashboard_identity_header is not None
-        )
+        """Whether there is a dashboard: whether anybody can sign in."""
+        return bool(self.dashboard_password or self.dashboard_identity_header)
 
     def provider_keys(self, provider: Provider) -> tuple[bytes, ...]:
-        """Give the keys of a provider's hook, none where it is off."""
-        keys: tuple[bytes, ...] = getattr(self, provider.setting)
-        return keys
+        """Return the keys of a provider's hook, none where it is off."""
+        return self.hooks_secret.get(provider.name, ())
+
+    def value(self, setting: Setting) -> Any:
+        """Return a setting's value."""
+        value = getattr(self, setting.name)
+        return value.get(setting.member) if setting.member else value
 
     def describe(self) -> list[Described]:
         """List every setting with its value, masked, and where it came from."""
-        rows = [self._row(setting) for setting in SETTINGS]
+        rows = [
+            Described(
+                setting.toml,
+                setting.show(self.value(setting)),
+                self.origins.get(setting.toml, "default"),
+            )
+            for setting in SETTINGS
+        ]
         count = f"{len(self.signup)} rule{'' if len(self.signup) == 1 else 's'}"
         origin = str(self.config) if self.signup else "default"
         return [*rows, Described(RULES_KEY, count, origin)]
 
-    def _row(self, setting: Setting) -> Described:
-        shown = setting.show(getattr(self, setting.name))
-        return Described(setting.toml, shown, self.origins.get(setting.name, "default"))
+
+SETTINGS: Final = declared(Settings)
+"""Every setting but the sign-up rules, in the order of the docs and the sample."""
+
+_BY_TOML: Final = {setting.toml: setting for setting in SETTINGS}
 
 
 def load(
     path: str | None, environ: Mapping[str, str], *, complete: bool = True
 ) -> Settings:
-    """Read and check all settings; raise ConfigError at the first mistake.
+    """Read and check all settings; raise ConfigError with a line for each mistake.
 
     The file is path, else RELAY_CONFIG, else relay.toml if there is one.
-    ``complete=False`` is for commands that call nobody: required settings may
-    be missing then, all that is written is checked as ever.
+    ``complete=False`` is for commands that call nobody: required settings may be
+    missing then, all that is written is checked as ever.
     """
     config = config_path(path, environ)
     source, document = read_config(config) if config else ("", {})
-    rules = _rules(document.pop(RULES_KEY, []), source, config)
-    keys = flat(document, config)
-    refuse_unknown_env(environ)
-    written = {
-        setting: found
-        for setting in SETTINGS
-        if (found := find(setting, environ, keys, config))
-    }
-    if complete:
-        _require(written)
+    problems: list[str] = []
+    signup: tuple[SignupRule, ...] = ()
+    with _collected(problems):
+        signup = _rules(document.pop(RULES_KEY, []), source, config)
+    keys = flat(document, SETTINGS)
+    problems += unknown_keys(keys, SETTINGS, config)
+    problems += unknown_names(environ, SETTINGS)
+    written: dict[str, Written] = {}
+    values: dict[str, object] = {}
+    for setting in SETTINGS:
+        with _collected(problems):
+            if found := find(setting, environ, keys, config):
+                written[setting.toml] = found
+                values[setting.toml] = _parsed(setting, found)
+            elif complete and setting.required:
+                raise ConfigError(_missing(setting))
     settings = Settings(
-        **{setting.name: _parsed(setting, found) for setting, found in written.items()},
-        signup=rules,
+        **_attributes(values),
+        signup=signup,
         config=config,
-        origins=MappingProxyType(
-            {s.name: found.origin for s, found in written.items()}
-        ),
+        origins=MappingProxyType({key: it.origin for key, it in written.items()}),
     )
-    _check_together(settings)
+    for key, other, why in _conflicts(settings):
+        # What could not be parsed has its own line already.
+        if not {key, other} & (written.keys() - values.keys()):
+            label = written[key].label if key in written else _BY_TOML[key].env
+            problems.append(f"{label}: {why.format(other=_BY_TOML[other].env)}")
+    if problems:
+        raise ConfigError(*problems)
     return settings
 
 
-def _require(written: Mapping[Setting, Written]) -> None:
-    for setting in SETTINGS:
-        if setting.required and setting not in written:
-            raise ConfigError(
-                f"{setting.env}: is required; set it, or {setting.file_env},"
-                f" or {setting.toml} in the configuration file"
-            )
+@contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
 
 
-def _parsed(setting: Setting, found: Written) -> Any:
+def _parsed(setting: Setting, found: Written) -> object:
     try:
         return setting.parse(found.raw)
     except ValueError as error:
-        place = f" ({found.origin})" if found.name == setting.toml else ""
-        raise ConfigError(f"{found.name}: {error}{place}") from error
+        raise ConfigError(f"{found.label}: {error}") from error
+
+
+def _missing(setting: Setting) -> str:
+    return (
+        f"{setting.env}: is required. Set it, or {setting.file_env}, or {setting.toml}"
+        " in the configuration file."
+    )
+
+
+def _attributes(values: Mapping[str, object]) -> dict[str, Any]:
+    """Name the values, by TOML key, as the attributes of Settings."""
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        setting = _BY_TOML[key]
+        if setting.member:
+            made.setdefault(setting.name, {})[setting.member] = value
+        else:
+            made[setting.name] = value
+    return made
 
 
 def _rules(raw: object, source: str, config: str | None) -> tuple[SignupRule, ...]:
+    if raw == []:
+        return ()
+    from relay.core.rules.rule import RuleError, compile_rules  # noqa: PLC0415 - as above
+
     try:
         return compile_rules(raw)
     except RuleError as error:
-        raise ConfigError(f"{error} ({config}{_line(str(error), source)})") from error
+        places = (_place(line, source) for line in error.problems)
+        raise ConfigError(
+            *(
+                f"{line} ({config}{place})"
+                for line, place in zip(error.problems, places, strict=True)
+            )
+        ) from error
 
 
-def _line(message: str, source: str) -> str:
-    """Find the line of the rule that a message names as ``signup[2]...``."""
-    named = re.match(rf"{RULES_KEY}\[(\d+)\]", message)
+def _place(problem: str, source: str) -> str:
+    """Find the line of the rule that a problem names as ``signup[2]...``."""
+    named = re.match(rf"{RULES_KEY}\[(\d+)\]", problem)
     heads = [
         number
         for number, line in enumerate(source.splitlines(), 1)
@@ -229,22 +219,17 @@ def _line(message: str, source: str) -> str:
     return f", the rule at line {heads[index]}" if index < len(heads) else ""
 
 
-def _check_together(settings: Settings) -> None:
-    """Refuse values that are right alone and wrong with each other."""
+def _conflicts(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Yield what is right alone and wrong together: key, the other key, why."""
     if settings.delivery_retry_max < settings.delivery_retry_base:
-        raise ConfigError("delivery.retry_max: must not be below delivery.retry_base")
-    if settings.alerts_url is not None and not settings.alerts_secret:
-        raise ConfigError("alerts.url: needs alerts.secret beside it")
+        why = "less than {other}. Raise it, or lower the other."
+        yield "delivery.retry_max", "delivery.retry_base", why
     own = {f"http://{settings.listen}", str(settings.listen)}
     if own.intersection(settings.upstream or ()):
-        raise ConfigError("upstream: is where the relay itself listens")
-    if settings.tls_key is not None and settings.tls_cert is None:
-        raise ConfigError("tls.key: needs tls.cert beside it")
+        why = "the address of the relay itself ({other}). Use the site's."
+        yield "upstream", "listen", why
     if settings.dashboard_listen is not None and not settings.dashboard:
-        raise ConfigError("dashboard.listen: needs dashboard.password beside it")
-    named = settings.dashboard_identity_header is not None
-    if named != bool(settings.dashboard_identity_proxies):
-        raise ConfigError(
-            "dashboard.identity_header and dashboard.identity_proxies: set both or"
-            " neither; the header is believed from these proxies alone"
-        )
+        yield "dashboard.listen", "dashboard.password", _NEEDED
+    for key, other in _NEEDS.items():
+        if settings.value(_BY_TOML[key]) and not settings.value(_BY_TOML[other]):
+            yield key, other, _NEEDED

@@ -98,11 +98,6 @@ class Provider:
         """Name the TOML key of its secret."""
         return f"hooks.{self.name}.secret"
 
-    @property
-    def setting(self) -> str:
-        """Name the attribute of Settings that holds its keys."""
-        return f"hooks_{self.name}_secret"
-
 
 def clicks(*places: object) -> tuple[str, ...]:
     """Collect what stands under the click's names in some metadata, in order."""

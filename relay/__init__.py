@@ -1,3 +1,5 @@
 """dub-relay: a self-hosted attribution relay for Dub."""
 
-__version__ = "0.1.0"
+from relay.core.version import VERSION
+
+__version__ = VERSION

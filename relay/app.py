@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
+from os import getpid
 from socket import gethostname
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
@@ -54,28 +57,28 @@ from relay.http.refusals import RefusalRate
 from relay.http.responses import (
     Handler,
     RefusedError,
-    answer,
     speaking_json,
 )
 from relay.http.same_origin import OwnPages
-from relay.observability import metrics as prometheus
 from relay.observability.metrics import Metrics
 from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
+from relay.operations.health import HealthEndpoints
 from relay.operations.retention import Sweeper
 from relay.operations.status import (
     Overview,
     look,
 )
 from relay.outbox import open_outbox
-from relay.outbox.contract import Outbox, OutboxUnavailableError
+from relay.outbox.contract import Outbox
 from relay.outbox.sealing import Seal
 from relay.proxy.forward import Proxy
 from relay.proxy.signup_leads import ProxiedSignups
 from relay.proxy.upstream_connection import UpstreamLimits
 
 if TYPE_CHECKING:
+    from relay.dashboard.sampling import Sampler
     from relay.observability.tracing import Tracing
 
 Endpoint = tuple[str, str, Handler]
@@ -123,6 +126,49 @@ class Relay:
             required=settings.hooks_require_ticket,
         )
         self._methods: defaultdict[str, list[str]] = defaultdict(list)
+
+    async def start(self, stack: AsyncExitStack, *, delivery: bool) -> None:
+        """Open the outbox and start the work behind it, until the stack unwinds.
+
+        Raises OutboxError when the database cannot be opened.
+        """
+        await self.outbox.open()
+        if self.tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, self.tracing.close)
+        stack.push_async_callback(self.outbox.close)
+        if delivery:
+            await self._start_delivery(stack)
+        for work in self._background(delivery=delivery):
+            stack.callback(asyncio.create_task(work).cancel)
+
+    async def _start_delivery(self, stack: AsyncExitStack) -> None:
+        worker = self.worker(await stack.enter_async_context(self.dub()))
+        running = asyncio.create_task(worker.run())
+
+        async def end() -> None:
+            await worker.stop()
+            await running
+
+        stack.push_async_callback(end)
+
+    def _background(self, *, delivery: bool) -> Iterator[Coroutine[Any, Any, None]]:
+        yield self.spill.run()
+        if delivery:
+            yield self.sweeper().run()
+        if self.settings.dashboard:
+            yield self._sampler().run()
+        if (watch := self.watch()) is not None:
+            yield watch.run()
+
+    def _sampler(self) -> Sampler:
+        """Put together what keeps this process's samples for the dashboard."""
+        # Here, so that a relay without a dashboard does not carry it.
+        from relay.dashboard.sampling import Sampler  # noqa: PLC0415
+
+        name = f"{gethostname()}:{getpid()}"
+        return Sampler(
+            self.outbox, self.metrics, now_ms, name, self.settings.delivery_rate
+        )
 
     def worker(self, dub: DubClient) -> Worker:
         """Put delivery together; it runs until its stop() is awaited."""
@@ -244,13 +290,16 @@ class Relay:
     def _endpoints(
         self, signup: SignupHook, rate: RefusalRate, api: TrackApi
     ) -> list[Endpoint]:
+        health = HealthEndpoints(
+            self.outbox, self.metrics, self.overview, lambda: self.stopping
+        )
         return [
             *(("POST", path, each) for path, each in self._hooks(signup, rate)),
             ("POST", "track/lead", api.lead),
             ("POST", "track/sale", api.sale),
-            ("GET", "livez", self._livez),
-            ("GET", "readyz", self._readyz),
-            ("GET", "metrics", self._metrics),
+            ("GET", "livez", health.livez),
+            ("GET", "readyz", health.readyz),
+            ("GET", "metrics", health.metrics),
             ("GET", openapi.PATH, openapi.OpenApi(self.settings.prefix).handle),
         ]
 
@@ -331,36 +380,11 @@ class Relay:
             ),
         ).install(app)
 
-    async def _livez(self, _: web.Request) -> web.StreamResponse:
-        return answer({"status": "alive"})
-
-    async def _readyz(self, request: web.Request) -> web.StreamResponse:
-        if self.stopping:
-            raise RefusedError(503, "The relay is stopping.")
-        if request.query.get("only") == "serving":
-            # In front of a site, a database that is down must not take it down too.
-            return answer({"status": "serving"})
-        try:
-            await self.outbox.check_writable()
-        except OutboxUnavailableError as error:
-            raise RefusedError(503, f"The database takes no leads: {error}") from None
-        return answer({"status": "ready"})
-
     async def overview(self) -> Overview:
         """Look at the outbox; raise OutboxUnavailableError if it cannot be read."""
         settings = self.settings
         spill = spill_path(settings.database)
         return await look(self.outbox, spill, settings.delivery_rate, now_ms())
-
-    async def _metrics(self, _: web.Request) -> web.StreamResponse:
-        try:
-            seen = await self.overview()
-        except OutboxUnavailableError:
-            seen = None  # the scrape says so: it must not fail when it matters most
-        text = self.metrics.render(seen)
-        return web.Response(
-            body=text, headers={"Content-Type": prometheus.CONTENT_TYPE}
-        )
 
     async def _unknown(self, request: web.Request) -> web.StreamResponse:
         if methods := self._methods.get(request.path):

@@ -16,11 +16,10 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from io import TextIOWrapper
-from typing import Final, TextIO
+from typing import Final, Protocol, TextIO
 
 import click
 
-from relay import __version__
 from relay.cli.alerts import alerts
 from relay.cli.backup import (
     backup,
@@ -48,10 +47,12 @@ from relay.config.reference import settings_help
 from relay.config.settings import (
     ConfigError,
     Listen,
+    Settings,
 )
 from relay.config.values import listen
 from relay.core.clock import now_ms
 from relay.core.signing import sign_webhook
+from relay.core.version import VERSION
 
 NAME: Final = "dub-relay"
 
@@ -60,11 +61,20 @@ SIGNAL_EXIT: Final = 130
 """What a shell reports of a program that Ctrl-C ended (128 + SIGINT)."""
 
 
+class Serve(Protocol):
+    """Runs a relay until SIGTERM or SIGINT; returns the exit code."""
+
+    def __call__(
+        self, settings: Settings, *, web: bool, delivery: bool, workers: int
+    ) -> int:
+        """Run the relay that these settings describe."""
+
+
 @click.group(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
 )
-@click.version_option(__version__, message=f"{NAME} %(version)s")
+@click.version_option(VERSION, message=f"{NAME} %(version)s")
 @config_option
 def cli() -> None:
     """A self-hosted attribution relay for Dub: a click becomes a lead.
@@ -94,9 +104,7 @@ def serve(*, workers: int, no_web: bool, no_delivery: bool) -> int:
     make_outbox(settings)
     if settings.traces_export != "off" and find_spec("opentelemetry") is None:
         raise ConfigError("RELAY_TRACES_EXPORT: needs pip install 'dub-relay[otel]'")
-    # Here, so that --help and version do not wait for the whole program.
-    from relay.server.process import serve as run  # noqa: PLC0415
-
+    run: Serve = click.get_current_context().find_root().obj
     return run(settings, web=not no_web, delivery=not no_delivery, workers=workers)
 
 
@@ -110,7 +118,7 @@ def demo(*, once: bool) -> int:
 
     It brings its own settings and reads none of yours.
     """
-    from relay.sandbox.demo import run  # noqa: PLC0415 - as in serve
+    from relay.sandbox.demo import run  # noqa: PLC0415 - loads much
 
     return run(once=once)
 
@@ -147,7 +155,7 @@ def sandbox(*, address: Listen, api_key: str | None) -> int:
     Of your settings it reads RELAY_SECRET, to verify the relay's signatures.
     """
     settings = read_settings(complete=False)
-    from relay.sandbox.app import API_KEY  # noqa: PLC0415 - as in serve
+    from relay.sandbox.app import API_KEY  # noqa: PLC0415 - loads much
     from relay.sandbox.app import serve as run  # noqa: PLC0415
 
     return run(address.host, address.port, api_key or API_KEY, settings.secret)
@@ -183,7 +191,7 @@ def check(*, as_json: bool, saved: str | None) -> int:
 
 
 def _try_out(saved: str, *, as_json: bool) -> int:
-    from relay.core.rules import preview as tryout  # noqa: PLC0415 - as in serve
+    from relay.core.rules import preview as tryout  # noqa: PLC0415 - loads much
 
     settings = read_settings(complete=False)
     try:
@@ -277,8 +285,8 @@ def curl_line(url: str, headers: dict[str, str], body: bytes) -> str:
 @config_option
 def version(*, as_json: bool) -> None:
     """Print the version."""
-    named = json.dumps({"version": __version__})
-    click.echo(named if as_json else f"{NAME} {__version__}")
+    named = json.dumps({"version": VERSION})
+    click.echo(named if as_json else f"{NAME} {VERSION}")
 
 
 for command in (export, forget, rekey):
@@ -287,12 +295,16 @@ for command in (leads, stats, health, alerts, backup, restore, migrate, completi
     cli.add_command(command)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; give its exit code."""
+def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) -> int:
+    """Run a command line; return its exit code.
+
+    ``serve`` runs the relay: it comes from the top of the program, which alone knows
+    all of it. The other commands do without.
+    """
     _never_refuse(sys.stdout)
     _never_refuse(sys.stderr)
     try:
-        result = cli.main(arguments, prog_name=NAME, standalone_mode=False)
+        result = cli.main(arguments, NAME, standalone_mode=False, obj=serve)
         # Here and not at the interpreter's end, where a closed pipe would tell.
         sys.stdout.flush()
     except (ConfigError, click.ClickException) as error:

@@ -8,13 +8,13 @@ from typing import Any, Final
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from relay import __version__
 from relay.core.clock import (
     Clock,
     iso,
 )
 from relay.core.leads import LeadStatus
 from relay.core.resources import templates_dir
+from relay.core.version import VERSION
 from relay.dashboard.access import Access, AdminSession
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
@@ -67,7 +67,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._made.globals |= {"path": path, "version": __version__, "words": WORDS}
+        self._made.globals |= {"path": path, "version": VERSION, "words": WORDS}
         self._made.filters |= {
             "iso": iso,
             "time": _clock_time,

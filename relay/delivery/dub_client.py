@@ -9,11 +9,11 @@ from typing import Any, Final, Self
 import aiohttp
 from yarl import URL
 
-from relay import __version__
 from relay.core.dub.replies import (
     Answer,
     NoAnswer,
 )
+from relay.core.version import VERSION
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A host that does not take a connection in five seconds is down for now."""
@@ -41,7 +41,7 @@ class DubClient:
                 "Authorization": f"Bearer {api_key}",
                 "Content-Type": "application/json",
                 "Accept": "application/json",
-                "User-Agent": f"dub-relay/{__version__}",
+                "User-Agent": f"dub-relay/{VERSION}",
             },
         )
 

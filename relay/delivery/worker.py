@@ -35,6 +35,9 @@ log = get_logger()
 POLL_S: Final = 1.0
 """How long the loop sleeps at most: another process may have made leads due."""
 
+RESTART_S: Final = 1.0
+"""Pause before the loop is started again after a defect ended it."""
+
 SHORTEST_NAP_S: Final = 0.05
 """A due lead may stand behind an older one of its customer; do not spin on it."""
 
@@ -99,7 +102,21 @@ class Worker:
         outbox.on_ready(self._wake.set)
 
     async def run(self) -> None:
-        """Go on until stop() is called. Trouble with the database is waited out."""
+        """Go on until stop() is called, whatever happens.
+
+        Trouble with the database is waited out; a defect is logged, and the loop
+        starts again.
+        """
+        while not self.stopping:
+            try:
+                await self._run()
+            except Exception as error:  # noqa: BLE001 - logged, and started again
+                log.error(
+                    "delivery.crashed", error=type(error).__name__, detail=str(error)
+                )
+                await asyncio.sleep(RESTART_S)
+
+    async def _run(self) -> None:
         await self._probe_soon()
         await self._look_back()
         while not self.stopping:

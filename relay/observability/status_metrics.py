@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from relay import __version__
 from relay.core.leads import LeadStatus
+from relay.core.version import VERSION
 from relay.operations.status import Overview
 
 Value = float | dict[str, float]
@@ -83,7 +83,7 @@ class StatusCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Give every gauge that is known."""
-        build = {__version__: 1.0}
+        build = {VERSION: 1.0}
         yield _family("dub_relay_build_info", "1, with the version.", build, "version")
         up = float(self.seen is not None)
         yield _family("dub_relay_database_up", "1 while the database answers.", up)

@@ -25,8 +25,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from relay import __version__
 from relay.core.leads import Lead
+from relay.core.version import VERSION
 
 TRACEPARENT: Final = "traceparent"
 """The key in a lead's origin: https://www.w3.org/TR/trace-context/."""
@@ -39,10 +39,10 @@ class Tracing:
 
     def __init__(self, prefix: str, takes_sign_ups: Callable[[str], bool]) -> None:
         service = os.environ.get("OTEL_SERVICE_NAME", "dub-relay")
-        about = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: __version__})
+        about = Resource.create({SERVICE_NAME: service, SERVICE_VERSION: VERSION})
         self._provider = TracerProvider(resource=about)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        self._tracer = self._provider.get_tracer("dub-relay", __version__)
+        self._tracer = self._provider.get_tracer("dub-relay", VERSION)
         self._prefix = f"{prefix}/"
         self._takes_sign_ups = takes_sign_ups
 

@@ -7,11 +7,10 @@ import socket
 import ssl
 import sys
 from contextlib import AsyncExitStack
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 
-from relay.app import Relay
 from relay.config.settings import (
     Listen,
     Settings,
@@ -37,11 +36,23 @@ LAST_WORDS_S: Final = 0.25
 one is closed after that."""
 
 
-class Face:
-    """The side of a relay that listens. ``given`` is a socket that listens already."""
+class WebSide(Protocol):
+    """What a listener needs to know of a relay."""
+
+    settings: Settings
+
+    def application(self) -> web.Application:
+        """Return what answers visitors."""
+
+    def dashboard_application(self) -> web.Application:
+        """Return what answers at the dashboard's own address."""
+
+
+class Listeners:
+    """The sockets of a relay. ``given`` is one that listens already."""
 
     def __init__(
-        self, relay: Relay, *, share_port: bool, given: socket.socket | None
+        self, relay: WebSide, *, share_port: bool, given: socket.socket | None
     ) -> None:
         self._relay = relay
         self._share_port = share_port

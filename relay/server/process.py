@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
-import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import uvloop
 from aiohttp import http_parser
 
-from relay.app import Relay
 from relay.config.settings import Settings
-from relay.core.clock import now_ms
 from relay.observability import logging as logs
 from relay.observability.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
 from relay.server import systemd as supervised
-from relay.server.listeners import Face
+from relay.server.listeners import Listeners, WebSide
 from relay.server.prefork import supervise
 
 log = logs.get_logger()
@@ -31,9 +28,6 @@ log = logs.get_logger()
 GARBAGE: Final = 10_000
 """New objects before the collector looks at them; Python's own 700 are the
 objects of a dozen requests."""
-
-RESTART_S: Final = 1.0
-"""Pause before delivery is started again after a defect ended it."""
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long a thread that computes may keep another waiting; CPython's own is 0.005 s.
@@ -44,12 +38,30 @@ were made a second.
 """
 
 
-def serve(
-    settings: Settings, *, web: bool = True, delivery: bool = True, workers: int = 1
-) -> int:
-    """Run a relay until SIGTERM or SIGINT; give the exit code.
+class Service(WebSide, Protocol):
+    """A relay that can be run: what the top of the program puts together."""
 
-    Several workers share one port, each with its web side and its delivery.
+    stopping: bool
+
+    async def start(self, stack: AsyncExitStack, *, delivery: bool) -> None:
+        """Open the outbox and start the work behind it, until the stack unwinds.
+
+        Raises OutboxError when the database cannot be opened.
+        """
+
+
+def serve(
+    settings: Settings,
+    make: Callable[[Settings], Service],
+    *,
+    web: bool,
+    delivery: bool,
+    workers: int,
+) -> int:
+    """Run the relay that ``make`` returns until SIGTERM or SIGINT.
+
+    Returns the exit code. Several workers share one port, each with its web side and
+    its delivery.
     """
     logs.configure(settings.log_level)
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
@@ -68,9 +80,11 @@ def serve(
 
     def run() -> int:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        relay = Relay(settings)
-        face = Face(relay, share_port=workers > 1, given=given) if web else None
-        return uvloop.run(_serve(relay, face, delivery=delivery))
+        relay = make(settings)
+        listeners = None
+        if web:
+            listeners = Listeners(relay, share_port=workers > 1, given=given)
+        return uvloop.run(_serve(relay, listeners, delivery=delivery))
 
     if workers == 1:
         return run()
@@ -79,30 +93,18 @@ def serve(
         return supervise(run, workers)
 
 
-async def _serve(relay: Relay, face: Face | None, *, delivery: bool) -> int:
+async def _serve(relay: Service, listeners: Listeners | None, *, delivery: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         try:
-            await relay.outbox.open()
+            await relay.start(stack, delivery=delivery)
         except OutboxError as error:
             sys.stderr.write(f"dub-relay: database: {error}\n")
             return 1
-        if relay.tracing is not None:
-            stack.push_async_callback(asyncio.to_thread, relay.tracing.close)
-        stack.push_async_callback(relay.outbox.close)
-        if delivery:
-            await _start_delivery(relay, stack)
-        spilling = asyncio.create_task(relay.spill.run())
-        stack.callback(spilling.cancel)
-        if relay.settings.dashboard:
-            _start_sampling(relay, stack)
-        if (watch := relay.watch()) is not None:
-            watching = asyncio.create_task(watch.run())
-            stack.callback(watching.cancel)
-        if face is not None and not await face.start(stack):
+        if listeners is not None and not await listeners.start(stack):
             return 1
         _settle_memory()
         supervised.notify("READY=1")
@@ -112,8 +114,8 @@ async def _serve(relay: Relay, face: Face | None, *, delivery: bool) -> int:
         relay.stopping = True
         supervised.notify("STOPPING=1")
         log.info("relay.stopping")
-        if face is not None:
-            await face.drain()
+        if listeners is not None:
+            await listeners.drain()
     log.info("relay.stopped")
     return 0
 
@@ -127,40 +129,3 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE, 20, 50)
-
-
-async def _start_delivery(relay: Relay, stack: AsyncExitStack) -> None:
-    dub = await stack.enter_async_context(relay.dub())
-    worker = relay.worker(dub)
-
-    async def run() -> None:
-        while not worker.stopping:
-            try:
-                await worker.run()
-            except Exception as error:  # noqa: BLE001 - told, and started again
-                log.error(
-                    "delivery.crashed", error=type(error).__name__, detail=str(error)
-                )
-                await asyncio.sleep(RESTART_S)
-
-    task = asyncio.create_task(run())
-    sweeping = asyncio.create_task(relay.sweeper().run())
-    stack.callback(sweeping.cancel)
-
-    async def end() -> None:
-        await worker.stop()
-        await task
-
-    stack.push_async_callback(end)
-
-
-def _start_sampling(relay: Relay, stack: AsyncExitStack) -> None:
-    """Keep what this process sees, for the dashboard's plots."""
-    from relay.dashboard.sampling import Sampler  # noqa: PLC0415 - as the dashboard
-
-    name = f"{socket.gethostname()}:{os.getpid()}"
-    sampler = Sampler(
-        relay.outbox, relay.metrics, now_ms, name, relay.settings.delivery_rate
-    )
-    task = asyncio.create_task(sampler.run())
-    stack.callback(task.cancel)

@@ -134,7 +134,10 @@ def test_the_command_is_there_under_both_names(installed: Path, tmp_path: Path) 
 def test_resources_are_found_inside_the_installed_package(
     installed: Path, tmp_path: Path
 ) -> None:
-    code = "from relay import resources as r; print(r.static_dir(), r.templates_dir())"
+    code = (
+        "from relay.core.resources import static_dir, templates_dir;"
+        "print(static_dir(), templates_dir())"
+    )
 
     static, templates = run(installed / "python", "-c", code, cwd=tmp_path).split()
 

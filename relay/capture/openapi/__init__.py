@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-import relay
 from relay.capture.openapi import (
     health_paths as watching,
 )
@@ -28,6 +27,7 @@ from relay.capture.openapi import (
 from relay.capture.openapi.components import SCHEMAS
 from relay.core import jsontext
 from relay.core.http.negotiation import matches
+from relay.core.version import VERSION
 from relay.http.fixed_responses import FixedAnswer
 
 PATH: Final = "openapi.json"
@@ -45,7 +45,7 @@ def document(prefix: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "dub-relay",
-            "version": relay.__version__,
+            "version": VERSION,
             "description": "A self-hosted attribution relay for Dub.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },

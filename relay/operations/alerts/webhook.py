@@ -7,8 +7,8 @@ from typing import Final
 
 import aiohttp
 
-from relay import __version__
 from relay.core.signing import sign_webhook
+from relay.core.version import VERSION
 from relay.outbox.contract import Alert
 
 TIMEOUT_S: Final = 15.0
@@ -26,7 +26,7 @@ async def post(
     body = alert.body.encode()
     headers = {
         "Content-Type": "application/json",
-        "User-Agent": f"dub-relay/{__version__}",
+        "User-Agent": f"dub-relay/{VERSION}",
         **sign_webhook(keys, alert.message_id, now // 1000, body),
     }
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)

@@ -229,7 +229,7 @@ class Relay:
             app.middlewares.append(self.tracing.middleware())
         prefix = self.settings.prefix
         signup = SignupHook(self.intake, self.settings.hook_secret, now_ms, self.opener)
-        rate = RefusalRate(self.settings.hooks_refusals, self.trusted)
+        rate = RefusalRate(self.trusted)
         api = self._track_api()
         app[SHORTCUTS] = self._shortcuts(signup, rate, api)
         endpoints = [*self._endpoints(signup, rate, api), *self._for_pages(app)]

@@ -169,13 +169,6 @@ class LeadSettings:
         "1h",
         help="How old a ticket may be when the person signs up.",
     )
-    hooks_refusals: int = setting(
-        "hooks.refusals",
-        values.whole(1, 1_000_000),
-        120,
-        help="Refused calls a minute (wrong signature, too long) that one address"
-        " may make to the hooks, in one process; more are answered 429.",
-    )
     hooks_secret: Mapping[str, tuple[bytes, ...]] = provider_secrets(PROVIDERS)
     api_token: tuple[str, ...] = setting(
         "api.token",

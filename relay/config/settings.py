@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -124,44 +123,53 @@ def load(
     """
     config = config_path(path, environ)
     source, document = read_config(config) if config else ("", {})
-    problems: list[str] = []
-    signup: tuple[SignupRule, ...] = ()
-    with _collected(problems):
-        signup = _rules(document.pop(RULES_KEY, []), source, config)
+    signup, problems = _rules(document.pop(RULES_KEY, []), source, config)
     keys = flat(document, SETTINGS)
     problems += unknown_keys(keys, SETTINGS, config)
     problems += unknown_names(environ, SETTINGS)
-    written: dict[str, Written] = {}
-    values: dict[str, object] = {}
-    for setting in SETTINGS:
-        with _collected(problems):
-            if found := find(setting, environ, keys, config):
-                written[setting.toml] = found
-                values[setting.toml] = _parsed(setting, found)
-            elif complete and setting.required:
-                raise ConfigError(_missing(setting))
+    read = _read(environ, keys, config, complete=complete)
+    problems += read.problems
     settings = Settings(
-        **_attributes(values),
+        **_attributes(read.values),
         signup=signup,
         config=config,
-        origins=MappingProxyType({key: it.origin for key, it in written.items()}),
+        origins=MappingProxyType({key: it.origin for key, it in read.written.items()}),
     )
-    for key, other, why in _conflicts(settings):
-        # What could not be parsed has its own line already.
-        if not {key, other} & (written.keys() - values.keys()):
-            label = written[key].label if key in written else _BY_TOML[key].env
-            problems.append(f"{label}: {why.format(other=_BY_TOML[other].env)}")
+    problems += _conflicts(settings, read)
     if problems:
         raise ConfigError(*problems)
     return settings
 
 
-@contextmanager
-def _collected(problems: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError as error:
-        problems += error.problems
+@dataclass
+class _Read:
+    """What was read, by TOML key; ``wrong`` are the keys that have no good value."""
+
+    written: dict[str, Written] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
+    wrong: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+def _read(
+    environ: Mapping[str, str],
+    keys: Mapping[str, object],
+    config: str | None,
+    *,
+    complete: bool,
+) -> _Read:
+    read = _Read()
+    for setting in SETTINGS:
+        try:
+            if found := find(setting, environ, keys, config):
+                read.written[setting.toml] = found
+                read.values[setting.toml] = _parsed(setting, found)
+            elif complete and setting.required:
+                read.problems.append(_missing(setting))
+        except ConfigError as error:
+            read.problems += error.problems
+            read.wrong.add(setting.toml)
+    return read
 
 
 def _parsed(setting: Setting, found: Written) -> object:
@@ -190,21 +198,19 @@ def _attributes(values: Mapping[str, object]) -> dict[str, Any]:
     return made
 
 
-def _rules(raw: object, source: str, config: str | None) -> tuple[SignupRule, ...]:
+def _rules(
+    raw: object, source: str, config: str | None
+) -> tuple[tuple[SignupRule, ...], list[str]]:
+    """Compile the sign-up rules; return them, and a line for each mistake."""
     if raw == []:
-        return ()
+        return (), []
     from relay.core.rules.rule import RuleError, compile_rules  # noqa: PLC0415 - as above
 
     try:
-        return compile_rules(raw)
+        return compile_rules(raw), []
     except RuleError as error:
-        places = (_place(line, source) for line in error.problems)
-        raise ConfigError(
-            *(
-                f"{line} ({config}{place})"
-                for line, place in zip(error.problems, places, strict=True)
-            )
-        ) from error
+        lines = error.problems
+        return (), [f"{line} ({config}{_place(line, source)})" for line in lines]
 
 
 def _place(problem: str, source: str) -> str:
@@ -219,8 +225,18 @@ def _place(problem: str, source: str) -> str:
     return f", the rule at line {heads[index]}" if index < len(heads) else ""
 
 
-def _conflicts(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    """Yield what is right alone and wrong together: key, the other key, why."""
+def _conflicts(settings: Settings, read: _Read) -> Iterator[str]:
+    """Yield a line for each setting that is right alone and wrong beside another."""
+    for key, other, why in _pairs(settings):
+        # What has no good value has its own line already.
+        if not {key, other} & read.wrong:
+            written = read.written.get(key)
+            label = written.label if written else _BY_TOML[key].env
+            yield f"{label}: {why.format(other=_BY_TOML[other].env)}"
+
+
+def _pairs(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Yield what is wrong together: a key, the other key, why."""
     if settings.delivery_retry_max < settings.delivery_retry_base:
         why = "less than {other}. Raise it, or lower the other."
         yield "delivery.retry_max", "delivery.retry_base", why

@@ -27,6 +27,10 @@ from relay.observability.logging import get_logger
 
 log = get_logger()
 
+PER_MINUTE: Final = 120
+"""Refusals of one address in one process: a provider whose secret is being changed
+stays below it, and nobody guesses a secret at this speed."""
+
 COUNTED: Final = frozenset({401, 413})
 """What a stranger gets: a signature that does not fit, a body that is too long."""
 
@@ -36,11 +40,10 @@ class RefusalRate:
 
     def __init__(
         self,
-        per_minute: int,
         trusted: Trusted,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rate = VisitorRate(per_minute)
+        self._rate = VisitorRate(PER_MINUTE)
         self._trusted = trusted
         self._monotonic = monotonic
 

@@ -353,6 +353,19 @@ def test_every_wrong_or_missing_setting_has_a_line_of_its_own(
     ]
 
 
+def test_reading_settings_loads_no_server_and_without_rules_no_jmespath() -> None:
+    code = (
+        "import sys; from relay.config.settings import load;"
+        " load(None, {}, complete=False); print(*sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    heavy = {"aiohttp", "asyncio", "click", "jmespath", "pydantic", "sqlite3", "ssl"}
+    assert heavy & set(ran.stdout.split()) == set()
+
+
 @pytest.mark.parametrize("line", ["serve", "check", "leads list"])
 def test_a_kind_of_database_that_is_not_there_is_a_wrong_setting(
     run: Run, line: str

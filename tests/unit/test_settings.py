@@ -436,6 +436,14 @@ def test_what_is_wrong_alone_is_not_compared_with_others() -> None:
     assert line.startswith("RELAY_RETRY_MAX: not a duration.")
 
 
+def test_a_setting_whose_file_is_bad_does_not_count_as_missing_beside_another() -> None:
+    line = mistake(
+        RELAY_ALERTS_URL="https://ops.example.com/", RELAY_ALERTS_SECRET_FILE="gone"
+    )
+
+    assert line.startswith("RELAY_ALERTS_SECRET_FILE: cannot be read")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "other"),
     [

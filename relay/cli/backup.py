@@ -21,11 +21,10 @@ from relay.cli.base import (
     make_outbox,
     read_settings,
     say,
-    sqlite_file,
     table,
 )
 from relay.config.settings import Settings
-from relay.config.values import masked_url
+from relay.config.values import masked_url, sqlite_file
 from relay.core.clock import (
     iso,
     now_ms,
@@ -92,7 +91,7 @@ def restore(*, file: Path, force: bool, as_json: bool) -> None:
     from relay.outbox import copying  # noqa: PLC0415 - as in make_outbox
 
     # What is sent again may take so long, and must end before Dub forgets.
-    window = max(0, DUB_WINDOW_MS - round(settings.retry_for * 1000))
+    window = max(0, DUB_WINDOW_MS - round(settings.delivery_retry_for * 1000))
     with _progress("restoring") as progress:
         made = _run(
             lambda: copying.restore(

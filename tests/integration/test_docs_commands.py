@@ -11,7 +11,7 @@ import pytest
 from samples import TOP, pages, samples, spans
 
 from relay.cli.main import cli
-from relay.config.table import SETTINGS
+from relay.config.settings import SETTINGS
 
 COMMANDS: Final = re.compile(rf"dub-relay .*|({'|'.join(cli.commands)}) .*")
 SPANS: Final = sorted({it for it in spans() if COMMANDS.fullmatch(it[1])})

@@ -42,7 +42,7 @@ class _Click:
     """A click id and where it came from; "" is the customer's earlier click."""
 
     id: str | None
-    told_by: str
+    source: str
     seen: Companion | None = None
 
 
@@ -227,10 +227,10 @@ class SignupExchange:
 
     @property
     def _origin(self) -> Mapping[str, str]:
-        told = {"click": self._click.told_by, "rule": self.rule.label}
+        origin = {"click": self._click.source, "rule": self.rule.label}
         if self._click.seen is not None:
-            told["landed"] = iso(self._click.seen.first_seen)
-        return told
+            origin["landed"] = iso(self._click.seen.first_seen)
+        return origin
 
     def _find_click(self) -> _Click:
         click_id = self._visit.click_id()
@@ -310,7 +310,7 @@ async def _patiently(task: asyncio.Task[Any], seconds: float) -> None:
 
 
 def _remarks(visit: Visit) -> tuple[str, ...]:
-    """Say what was odd about the click, for those who ask about this lead."""
+    """Return what was odd about the click, for those who ask about this lead."""
     given = visit.given(cookies.CLICK_COOKIE)
     if len(given) > 1 and len(set(filter(cookies.is_click_id, given))) > 1:
         return ("several different dub_id cookies came; the first one counts",)

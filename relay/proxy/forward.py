@@ -37,16 +37,17 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
-from relay.proxy.body_capture import CopiedAnswer, copied_request
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_page, page_headers
 from relay.proxy.signup_exchange import (
+    CopiedAnswer,
     Settled,
     SignupExchange,
     Signups,
     Store,
     close_answer,
+    copied_request,
     settle,
 )
 from relay.proxy.upstream import Sites, write_head

@@ -23,9 +23,9 @@ from postgres_server import PostgresServer
 from relay.capture.spill import Spill
 from relay.core.clock import now_ms
 from relay.core.leads import LeadStatus
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import OutboxUnavailableError, Settlement
-from relay.outbox.sealing import PLAIN, Seal
+from relay.outbox.encryption import PLAIN, Seal
 
 EMAIL = "zoe.erasable@example.com"
 NAME = "Zoë Erasable-Person"

@@ -38,7 +38,7 @@ from outbox_rig import (
 )
 
 from relay.core.leads import IllegalMoveError, LeadRecord, LeadStatus, Mode
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import (
     Outbox,
     OutboxUnavailableError,

@@ -24,10 +24,11 @@ from outbox_rig import (
 )
 
 from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
-from relay.outbox import open_outbox
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
-from relay.outbox.keeping import FORGOTTEN, Wanted, pseudonym
-from relay.outbox.sealing import Seal
+from relay.outbox.backends import open_outbox
+from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
+from relay.outbox.encryption import Seal
+from relay.outbox.records import pseudonym
+from relay.outbox.retention import FORGOTTEN
 
 Reopen = Callable[[], Awaitable[Outbox]]
 

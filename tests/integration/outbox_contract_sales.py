@@ -24,8 +24,8 @@ from outbox_rig import (
 
 from relay.core.dub.track_sale import sale_key
 from relay.core.leads import LeadStatus, Sale
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
-from relay.outbox.keeping import Wanted, pseudonym
+from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
+from relay.outbox.records import pseudonym
 
 SALE = Sale(4900, "eur", "stripe", "in_1", "Sign Up")
 

@@ -20,7 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from relay.core.clock import now_ms
 from relay.core.leads import Lead, LeadStatus
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Alert, Offer
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"

@@ -13,7 +13,7 @@ from postgres_server import PostgresServer
 
 from relay.core.clock import now_ms
 from relay.core.leads import Lead
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Gate, Offer
 
 HOUR = 3_600_000

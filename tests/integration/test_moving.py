@@ -23,7 +23,7 @@ from outbox_rig import (
 from postgres_server import PostgresServer
 
 from relay.core.leads import LeadStatus
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import (
     Gate,
     Outbox,
@@ -32,7 +32,7 @@ from relay.outbox.contract import (
     Settlement,
     Taken,
 )
-from relay.outbox.schema import migrations
+from relay.outbox.migrations import migrations
 
 NEWEST = migrations("postgres")[-1].version
 

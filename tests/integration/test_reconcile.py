@@ -18,7 +18,7 @@ from relay.delivery.deliver import (
 )
 from relay.delivery.dub_client import DubClient
 from relay.observability.metrics import Metrics
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
 
 

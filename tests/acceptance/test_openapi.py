@@ -12,13 +12,18 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from harness import HOOK_SECRET, RelayProcess, SandboxDub, clean_environment
-from servers import TOP
 
 from relay.app import Relay
 from relay.capture import openapi
 from relay.capture.snippet import NAMES
 from relay.config import settings
+from tests.support.harness import (
+    HOOK_SECRET,
+    RelayProcess,
+    SandboxDub,
+    clean_environment,
+)
+from tests.support.servers import TOP
 
 DUB_SECRET = "whsec_of_dubs_webhook"
 METHODS = {"get", "post", "put", "patch", "delete", "options"}

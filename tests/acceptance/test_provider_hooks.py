@@ -13,11 +13,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
-from provider_rig import BY_NAME, SENDERS, Sender
 
 from relay.core.providers import PROVIDERS
 from relay.http.callers import PER_MINUTE
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
+from tests.support.provider_rig import BY_NAME, SENDERS, Sender
 
 ENV = {row.name: row.env for row in PROVIDERS}
 ORIGIN = {"Sec-Fetch-Site": "same-origin"}

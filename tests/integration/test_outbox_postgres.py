@@ -10,19 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 
 import pytest
-from outbox_contract import OutboxContract
-from outbox_rig import (
-    LEASE,
-    NOW,
-    attempt,
-    ids,
-    lead,
-    offer,
-    put_all,
-    put_together,
-    signup,
-)
-from postgres_server import PostgresServer
 
 from relay.core.leads import LeadStatus
 from relay.outbox import deliveries
@@ -38,6 +25,19 @@ from relay.outbox.contract import (
     Taken,
     UnstorableError,
 )
+from tests.support.outbox_contract import OutboxContract
+from tests.support.outbox_rig import (
+    LEASE,
+    NOW,
+    attempt,
+    ids,
+    lead,
+    offer,
+    put_all,
+    put_together,
+    signup,
+)
+from tests.support.postgres_server import PostgresServer
 
 
 class TestPostgresOutbox(OutboxContract):

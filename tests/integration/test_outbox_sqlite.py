@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from outbox_contract import OutboxContract
-from outbox_rig import Child, ids, offer, put_all, put_together
 
 from relay.core.leads import OPEN, RETRYABLE, LeadStatus
 from relay.outbox import deliveries, intake, retention
@@ -30,6 +28,8 @@ from relay.outbox.contract import (
 from relay.outbox.database import for_sqlite
 from relay.outbox.migrations import migrations, statements
 from relay.outbox.records import row_of
+from tests.support.outbox_contract import OutboxContract
+from tests.support.outbox_rig import Child, ids, offer, put_all, put_together
 
 
 class TestSqliteOutbox(OutboxContract):

@@ -7,7 +7,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from outbox_rig import (
+
+from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
+from relay.outbox.backends import open_outbox
+from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
+from relay.outbox.encryption import Seal
+from relay.outbox.records import pseudonym
+from relay.outbox.retention import FORGOTTEN
+from tests.support.outbox_rig import (
     DAY,
     LEASE,
     NOW,
@@ -22,13 +29,6 @@ from outbox_rig import (
     signup,
     status,
 )
-
-from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
-from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
-from relay.outbox.encryption import Seal
-from relay.outbox.records import pseudonym
-from relay.outbox.retention import FORGOTTEN
 
 Reopen = Callable[[], Awaitable[Outbox]]
 

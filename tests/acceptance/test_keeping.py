@@ -16,9 +16,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
-from outbox_rig import DAY, LEASE, lead, offer
-from postgres_server import PostgresServer
 
 from relay.capture.spill import Spill
 from relay.core.clock import now_ms
@@ -26,6 +23,9 @@ from relay.core.leads import LeadStatus
 from relay.outbox import open_outbox
 from relay.outbox.contract import OutboxUnavailableError, Settlement
 from relay.outbox.sealing import PLAIN, Seal
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
+from tests.support.outbox_rig import DAY, LEASE, lead, offer
+from tests.support.postgres_server import PostgresServer
 
 EMAIL = "zoe.erasable@example.com"
 NAME = "Zoë Erasable-Person"

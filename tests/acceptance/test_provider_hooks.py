@@ -12,10 +12,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
-from provider_rig import BY_NAME, SENDERS, Sender
 
 from relay.core.providers import PROVIDERS
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
+from tests.support.provider_rig import BY_NAME, SENDERS, Sender
 
 ENV = {row.name: row.env for row in PROVIDERS}
 ORIGIN = {"Sec-Fetch-Site": "same-origin"}

@@ -14,7 +14,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
 
 from relay.capture.spill import Spill
 from relay.core.clock import now_ms
@@ -22,6 +21,7 @@ from relay.core.leads import Lead
 from relay.outbox import open_outbox
 from relay.outbox.contract import Offer, Outbox, Query
 from relay.outbox.sealing import Seal
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 LEASE = 60_000
 

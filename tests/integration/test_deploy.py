@@ -20,8 +20,6 @@ import aiohttp
 import kubernetes_validate
 import pytest
 import yaml
-from harness import RelayProcess, post_hook
-from servers import DEPLOY, TOP, program
 
 from relay.config.settings import (
     Settings,
@@ -33,6 +31,8 @@ from relay.config.table import (
 )
 from relay.delivery.worker import STOP_GRACE_S
 from relay.server.listeners import REQUEST_GRACE_S
+from tests.support.harness import RelayProcess, post_hook
+from tests.support.servers import DEPLOY, TOP, program
 
 CONTAINER = DEPLOY / "container" / "Containerfile"
 COMPOSE = DEPLOY / "compose"

@@ -8,19 +8,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import RelayProcess
-from outbox_rig import (
-    LEASE,
-    NOW,
-    attempt,
-    claim_one,
-    entry,
-    lead,
-    offer,
-    put_all,
-    signup,
-)
-from postgres_server import PostgresServer
 
 from relay.core.leads import LeadStatus
 from relay.outbox import open_outbox
@@ -33,6 +20,19 @@ from relay.outbox.contract import (
     Taken,
 )
 from relay.outbox.schema import migrations
+from tests.support.harness import RelayProcess
+from tests.support.outbox_rig import (
+    LEASE,
+    NOW,
+    attempt,
+    claim_one,
+    entry,
+    lead,
+    offer,
+    put_all,
+    signup,
+)
+from tests.support.postgres_server import PostgresServer
 
 NEWEST = migrations("postgres")[-1].version
 

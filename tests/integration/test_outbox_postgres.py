@@ -10,19 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 
 import pytest
-from outbox_contract import OutboxContract
-from outbox_rig import (
-    LEASE,
-    NOW,
-    attempt,
-    ids,
-    lead,
-    offer,
-    put_all,
-    put_together,
-    signup,
-)
-from postgres_server import PostgresServer
 
 from relay.core.leads import LeadStatus
 from relay.outbox import open_outbox, postgres_delivery, postgres_gate
@@ -40,6 +27,19 @@ from relay.outbox.postgres_schema import STEPS
 from relay.outbox.postgres_session import connect
 from relay.outbox.queries import sql
 from relay.outbox.rows import row_of
+from tests.support.outbox_contract import OutboxContract
+from tests.support.outbox_rig import (
+    LEASE,
+    NOW,
+    attempt,
+    ids,
+    lead,
+    offer,
+    put_all,
+    put_together,
+    signup,
+)
+from tests.support.postgres_server import PostgresServer
 
 
 class TestPostgresOutbox(OutboxContract):

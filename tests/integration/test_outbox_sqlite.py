@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from outbox_contract import OutboxContract
-from outbox_rig import Child, ids, lead, offer, put_all, put_together
 
 from relay.core.leads import OPEN, RETRYABLE, LeadStatus
 from relay.outbox import open_outbox, queries, sqlite_delivery, sqlite_intake
@@ -26,6 +24,8 @@ from relay.outbox.schema import migrations, statements
 from relay.outbox.sqlite import SqliteOutbox
 from relay.outbox.sqlite_file import SqliteFile, connect_writer, make_file
 from relay.outbox.writer import Writer
+from tests.support.outbox_contract import OutboxContract
+from tests.support.outbox_rig import Child, ids, lead, offer, put_all, put_together
 
 
 class TestSqliteOutbox(OutboxContract):

@@ -8,8 +8,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from harness import RelayProcess
-from recording_site import OK, Site, Visit, as_message, ask, request, visits
+
+from tests.support.harness import RelayProcess
+from tests.support.recording_site import (
+    OK,
+    Site,
+    Visit,
+    as_message,
+    ask,
+    request,
+    visits,
+)
 
 LIMITS = {
     "RELAY_HEADER_TIMEOUT": "500ms",

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from hypothesis import strategies as st
-from outbox_rig import LEASE, NOW, attempt, ids, lead, offer
 
 from relay.core.leads import OPEN, LeadStatus
 from relay.outbox.contract import Claim, Outbox, Settlement, Taken
+from tests.support.outbox_rig import LEASE, NOW, attempt, ids, lead, offer
 
 Op = tuple[str, int, int]
 """What is done, and two numbers that say to what and how."""

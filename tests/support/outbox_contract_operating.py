@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from outbox_rig import NOW, ids, lead, offer, put_all, put_together
-
 from relay.core.leads import LeadStatus
 from relay.outbox.contract import Act, Gate, Outbox, Query, Sample
+from tests.support.outbox_rig import NOW, ids, lead, offer, put_all, put_together
 
 MINUTE = 60_000
 

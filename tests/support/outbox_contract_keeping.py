@@ -7,7 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from outbox_rig import (
+
+from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
+from relay.outbox import open_outbox
+from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
+from relay.outbox.keeping import FORGOTTEN, Wanted, pseudonym
+from relay.outbox.sealing import Seal
+from tests.support.outbox_rig import (
     DAY,
     LEASE,
     NOW,
@@ -22,12 +28,6 @@ from outbox_rig import (
     signup,
     status,
 )
-
-from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
-from relay.outbox import open_outbox
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
-from relay.outbox.keeping import FORGOTTEN, Wanted, pseudonym
-from relay.outbox.sealing import Seal
 
 Reopen = Callable[[], Awaitable[Outbox]]
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import sample_programs
-from harness import clean_environment
-from samples import TOP, Sample
+
+from tests.support import sample_programs
+from tests.support.harness import clean_environment
+from tests.support.samples import TOP, Sample
 
 REAL: Final = (
     *("bash", "cat", "chmod", "cp", "curl", "cut", "date", "env", "false", "grep"),
@@ -38,7 +39,8 @@ CLONED: Final = (".ci", "Makefile", "deploy", "examples", "pyproject.toml")
 START: Final = """set -euo pipefail
 command_not_found_handle() {
   echo "$1: not a program of the samples' shell. If it is harmless, put it into REAL" \
-    "of tests/sample_shell.py, else into STAND_INS of tests/sample_programs.py." >&2
+    "of tests/support/sample_shell.py, else into STAND_INS of" \
+    "tests/support/sample_programs.py." >&2
   return 127
 }
 kill() { :; }  # what was started has been ended already

@@ -14,10 +14,10 @@ from typing import Any
 
 import requests
 import schemathesis
-from harness import API_KEY
 
 from relay.core import signing
 from relay.sandbox.app import PUBLISHABLE_KEY
+from tests.support.harness import API_KEY
 
 
 def _body(request: requests.PreparedRequest) -> bytes:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub
+
+from tests.support.harness import RelayProcess, SandboxDub
 
 
 @pytest.fixture

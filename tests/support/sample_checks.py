@@ -27,11 +27,11 @@ import tree_sitter_go
 import tree_sitter_php
 import tree_sitter_ruby
 import yaml
-from samples import TOP, Sample
-from servers import DEPLOY, FETCHED, NGINX, certificate, program
 from tree_sitter import Language, Parser
 
 from relay.config.settings import load
+from tests.support.samples import TOP, Sample
+from tests.support.servers import DEPLOY, FETCHED, NGINX, certificate, program
 
 KUBERNETES_VERSION: Final = "1.33"
 

@@ -7,7 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from outbox_rig import (
+
+from relay.core.leads import IllegalMoveError, LeadStatus, Step
+from relay.core.pacing import Pace, ready_at
+from relay.outbox.contract import Gate, Outbox, Query, Settlement
+from tests.support.outbox_rig import (
     DAY,
     HOUR,
     LEASE,
@@ -22,10 +26,6 @@ from outbox_rig import (
     put_all,
     status,
 )
-
-from relay.core.leads import IllegalMoveError, LeadStatus, Step
-from relay.core.pacing import Pace, ready_at
-from relay.outbox.contract import Gate, Outbox, Query, Settlement
 
 DELIVERED = Settlement(LeadStatus.DELIVERED, delivered_at=NOW)
 

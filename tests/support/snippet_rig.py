@@ -20,16 +20,16 @@ from typing import Any
 from aiohttp import web
 from multidict import CIMultiDictProxy
 from playwright.async_api import BrowserContext, Page
-from proxy_rig import landing
-from snippet_nothing import NOTHING, PATIENCE
 
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.capture.snippet import Snippet
 from relay.core.http.cookies import Attribution
 from relay.http.callers import Trusted
 from relay.http.responses import speaking_json
+from tests.support.proxy_rig import landing
+from tests.support.snippet_nothing import NOTHING, PATIENCE
 
-AS_DUB_DOES = Path(__file__).parent / "browser" / "as_dub_does.js"
+AS_DUB_DOES = Path(__file__).parents[1] / "browser" / "as_dub_does.js"
 
 ALL = "script.site-visit.outbound-domains.conversion-tracking.js"
 

@@ -14,12 +14,23 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from outbox_contract_delivery import DeliveryContract
-from outbox_contract_keeping import KeepingContract
-from outbox_contract_operating import OperatingContract
-from outbox_contract_sales import SalesContract
-from outbox_model import Model, Op, ops
-from outbox_rig import (
+
+from relay.core.leads import IllegalMoveError, LeadRecord, LeadStatus, Mode
+from relay.outbox import open_outbox
+from relay.outbox.contract import (
+    Outbox,
+    OutboxUnavailableError,
+    Query,
+    Settlement,
+    Taken,
+    UnstorableError,
+)
+from tests.support.outbox_contract_delivery import DeliveryContract
+from tests.support.outbox_contract_keeping import KeepingContract
+from tests.support.outbox_contract_operating import OperatingContract
+from tests.support.outbox_contract_sales import SalesContract
+from tests.support.outbox_model import Model, Op, ops
+from tests.support.outbox_rig import (
     DAY,
     LEASE,
     NOW,
@@ -35,17 +46,6 @@ from outbox_rig import (
     put_together,
     signup,
     status,
-)
-
-from relay.core.leads import IllegalMoveError, LeadRecord, LeadStatus, Mode
-from relay.outbox import open_outbox
-from relay.outbox.contract import (
-    Outbox,
-    OutboxUnavailableError,
-    Query,
-    Settlement,
-    Taken,
-    UnstorableError,
 )
 
 SURROGATE = "\ud83d"

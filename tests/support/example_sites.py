@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import aiohttp
 import pytest
-from harness import HOOK_SECRET, clean_environment
-from servers import FETCHED, TOP, free_port
+
+from tests.support.harness import HOOK_SECRET, clean_environment
+from tests.support.servers import FETCHED, TOP, free_port
 
 EXAMPLES = TOP / "examples"
 

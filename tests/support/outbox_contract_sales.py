@@ -6,7 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from outbox_rig import (
+
+from relay.core.dub.track_sale import sale_key
+from relay.core.leads import LeadStatus, Sale
+from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
+from relay.outbox.keeping import Wanted, pseudonym
+from tests.support.outbox_rig import (
     DAY,
     LEASE,
     NOW,
@@ -21,11 +26,6 @@ from outbox_rig import (
     signup,
     status,
 )
-
-from relay.core.dub.track_sale import sale_key
-from relay.core.leads import LeadStatus, Sale
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
-from relay.outbox.keeping import Wanted, pseudonym
 
 SALE = Sale(4900, "eur", "stripe", "in_1", "Sign Up")
 

@@ -71,7 +71,7 @@ def relay(
         "RELAY_SECRET": "bench-secret-bench-secret",
         "RELAY_LISTEN": f"127.0.0.1:{RELAY_PORT}",
         "RELAY_DATABASE": f"sqlite:///{path}",
-        "RELAY_IN_FLIGHT": str(in_flight),
+        "RELAY_DELIVERY_IN_FLIGHT": str(in_flight),
         "RELAY_RATE": "1000000",
         "RELAY_DRAIN": "10ms",
     }

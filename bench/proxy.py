@@ -275,7 +275,7 @@ def relay_env(folder: Path, port: int) -> dict[str, str]:
         "RELAY_DATABASE": f"sqlite:///{folder}/{port}.db",
         "RELAY_DRAIN": "10ms",
         # All the load comes from one address.
-        "RELAY_MAX_CONNECTIONS": "0",
+        "RELAY_LIMITS_CONNECTIONS": "0",
     }
 
 

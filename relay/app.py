@@ -161,7 +161,9 @@ class Relay:
         from relay.dashboard.sampling import Sampler  # noqa: PLC0415
 
         name = f"{gethostname()}:{getpid()}"
-        return Sampler(self.outbox, self.metrics, now_ms, name, self.settings.rate)
+        return Sampler(
+            self.outbox, self.metrics, now_ms, name, self.settings.delivery_rate
+        )
 
     def worker(self, dub: DubClient) -> Worker:
         """Put delivery together; it runs until its stop() is awaited."""
@@ -198,7 +200,7 @@ class Relay:
                 settings.alerts_backlog, settings.alerts_disk / 100
             ),
             every_s=settings.alerts_every,
-            retry_base_s=settings.retry_base,
+            retry_base_s=settings.delivery_retry_base,
             host=gethostname(),
         )
         return AlertWatcher(self.outbox, self.overview, terms, clock=now_ms, roll=roll)
@@ -222,7 +224,7 @@ class Relay:
             app.middlewares.append(self.tracing.middleware())
         prefix = self.settings.prefix
         signup = SignupHook(self.intake, self.settings.hook_secret, now_ms, self.opener)
-        rate = RefusalRate(self.settings.hooks_refusals, self.trusted)
+        rate = RefusalRate(self.trusted)
         api = self._track_api()
         fast_paths: list[FastPath] = [self._fast_endpoints(signup, rate, api)]
         app[FAST_PATHS] = fast_paths
@@ -234,7 +236,7 @@ class Relay:
             for each in (method, "HEAD") if method == "GET" else (method,):
                 app.router.add_route(each, f"{prefix}/{path}", told)
                 self._methods[f"{prefix}/{path}"].append(each)
-        if self.settings.dashboard and self.settings.admin_listen is None:
+        if self.settings.dashboard and self.settings.dashboard_listen is None:
             self._add_dashboard(app)
         app.router.add_route("*", prefix, speaking_json(self._unknown))
         app.router.add_route("*", prefix + "/{path:.*}", speaking_json(self._unknown))
@@ -343,7 +345,7 @@ class Relay:
             self.landing, OwnPages(self.trusted), self.opener, now_ms
         )
         dub = Passthrough(
-            settings.dub_api_url, self.trusted, rate=settings.visitor_rate
+            settings.dub_api_url, self.trusted, rate=settings.browser_rate
         )
         app.cleanup_ctx.append(dub.running)
         return [
@@ -372,10 +374,10 @@ class Relay:
             prefix=settings.prefix,
             script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
             limits=UpstreamLimits(
-                connect=settings.upstream_connect,
-                answer=settings.upstream_answer,
-                stall=settings.upstream_stall,
-                copy=settings.signup_copy,
+                connect=settings.limits_upstream_connect,
+                answer=settings.limits_upstream_answer,
+                stall=settings.limits_upstream_stall,
+                copy=settings.limits_signup_copy,
             ),
         ).install(app)
 
@@ -383,7 +385,7 @@ class Relay:
         """Look at the outbox; raise OutboxUnavailableError if it cannot be read."""
         settings = self.settings
         spill = spill_path(settings.database)
-        return await look(self.outbox, spill, settings.rate, now_ms())
+        return await look(self.outbox, spill, settings.delivery_rate, now_ms())
 
     async def _unknown(self, request: web.Request) -> web.StreamResponse:
         if methods := self._methods.get(request.path):
@@ -399,7 +401,7 @@ def takes_sign_ups(path: str) -> bool:
 
 
 def _tracing(settings: Settings) -> Tracing | None:
-    if settings.traces == "off":
+    if settings.traces_export == "off":
         return None
     from relay.observability.tracing import Tracing  # noqa: PLC0415 - as in _delivery_kind
 
@@ -409,13 +411,13 @@ def _tracing(settings: Settings) -> Tracing | None:
 def _terms(settings: Settings) -> DeliveryTerms:
     return DeliveryTerms(
         policy=Policy(
-            base_ms=round(settings.retry_base * 1000),
-            max_ms=round(settings.retry_max * 1000),
-            for_ms=round(settings.retry_for * 1000),
+            base_ms=round(settings.delivery_retry_base * 1000),
+            max_ms=round(settings.delivery_retry_max * 1000),
+            for_ms=round(settings.delivery_retry_for * 1000),
         ),
-        in_flight=settings.in_flight,
+        in_flight=settings.delivery_in_flight,
         lease_ms=lease_ms(settings.dub_timeout, two_step=settings.two_step),
-        rate=settings.rate,
+        rate=settings.delivery_rate,
         two_step=settings.two_step,
     )
 

@@ -91,7 +91,7 @@ def restore(*, file: Path, force: bool, as_json: bool) -> None:
     from relay.outbox import copying  # noqa: PLC0415 - as in make_outbox
 
     # What is sent again may take so long, and must end before Dub forgets.
-    window = max(0, DUB_WINDOW_MS - round(settings.retry_for * 1000))
+    window = max(0, DUB_WINDOW_MS - round(settings.delivery_retry_for * 1000))
     with _progress("restoring") as progress:
         made = _run(
             lambda: copying.restore(

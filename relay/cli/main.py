@@ -102,8 +102,8 @@ def serve(*, workers: int, no_web: bool, no_delivery: bool) -> int:
     if workers > 1 and not settings.listen.port:
         raise ConfigError("RELAY_LISTEN: --workers needs a port of its own to share")
     make_outbox(settings)
-    if settings.traces != "off" and find_spec("opentelemetry") is None:
-        raise ConfigError("RELAY_TRACES: needs pip install 'dub-relay[otel]'")
+    if settings.traces_export != "off" and find_spec("opentelemetry") is None:
+        raise ConfigError("RELAY_TRACES_EXPORT: needs pip install 'dub-relay[otel]'")
     run: Serve = click.get_current_context().find_root().obj
     return run(settings, web=not no_web, delivery=not no_delivery, workers=workers)
 
@@ -324,16 +324,17 @@ def _told(error: ConfigError | click.ClickException) -> int:
             return 2
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else NAME
-            return _mistake(f"{error.format_message()} (see {path} --help)", 2)
+            return _mistake(2, f"{error.format_message()} (see {path} --help)")
         case click.ClickException():
-            return _mistake(error.format_message(), error.exit_code)
-        case _:
-            return _mistake(str(error), 2)
+            return _mistake(error.exit_code, error.format_message())
+        case ConfigError():
+            return _mistake(2, *error.problems)
 
 
-def _mistake(message: str, code: int) -> int:
-    """Tell a mistake in one line, whatever its message holds."""
-    say(f"{NAME}: {printable(' '.join(message.split()))}")
+def _mistake(code: int, *messages: str) -> int:
+    """Write each message in one line, whatever it holds; return the exit code."""
+    for message in messages:
+        say(f"{NAME}: {printable(' '.join(message.split()))}")
     return code
 
 

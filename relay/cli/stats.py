@@ -48,7 +48,7 @@ def stats(*, as_json: bool) -> None:
     seen = run_with_outbox(
         settings,
         lambda outbox: look(
-            outbox, spill_path(settings.database), settings.rate, now_ms()
+            outbox, spill_path(settings.database), settings.delivery_rate, now_ms()
         ),
     )
     if as_json:

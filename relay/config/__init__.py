@@ -1,1 +1,1 @@
-"""Settings: one table makes the TOML keys, the environment names and the docs."""
+"""Settings, each declared once; its names, help, docs and sample come from that."""

@@ -1,7 +1,7 @@
-"""Writes what people read about the settings, all from the one table.
+"""What people read about the settings, written from their declarations.
 
-``python -m relay.config.reference`` rewrites relay.example.toml and
-docs/settings.md; a test fails when they are not what the table says.
+``python -m relay.config.reference`` (``make docs``) rewrites relay.example.toml and
+docs/settings.md; a test fails when they differ from the declarations.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from relay.config.table import (
-    SETTINGS,
-    Setting,
-)
+from relay.config.declaration import Setting
+from relay.config.settings import SETTINGS
 
 SIGNUP_EXAMPLE: Final = """\
 [[signup]]
@@ -52,14 +50,14 @@ _SAMPLE_RULES: Final = """\
 _PAGE_HEAD: Final = """\
 # Settings
 
-<!-- Generated from relay/config/table.py by `make docs`. -->
+<!-- Generated from relay/config/ by `make docs`. -->
 
 Settings are read from a TOML file and from the environment; the environment
 beats the file. The file is the one that `--config` names, or `RELAY_CONFIG`, or
 else `relay.toml` in the working folder if there is one. All are checked when
-the relay starts: a mistake ends it with exit code 2 and one line that says
-which setting is wrong and why. `dub-relay check` prints where each value came
-from, with secrets masked. [relay.example.toml](../relay.example.toml) is this
+the relay starts: mistakes end it with exit code 2 and a line for each, which says
+what is wrong and what to write instead. `dub-relay check` prints where each value
+came from, with secrets masked. [relay.example.toml](../relay.example.toml) is this
 table as a file to copy.
 """
 
@@ -75,9 +73,14 @@ the old one when nothing uses it any more.
 **Durations** are a number of seconds, or a number with a unit: `500ms`, `5s`,
 `30m`, `72h`, `7d`.
 
+**Environment names** are `RELAY_` and the TOML key in capitals, with `_` for its
+dots: `limits.idle` is `RELAY_LIMITS_IDLE`. Otherwise named are `dub.api_key`,
+`dub.api_url` and `dub.webhook_secret` (`DUB_…`), `[dashboard]` (`RELAY_ADMIN_…`),
+`delivery.rate` and `delivery.retry_…` (`RELAY_RATE`, `RELAY_RETRY_…`).
+
 **Unknown names** are an error, in the file and among `RELAY_*` in the
-environment. Left alone are unknown `DUB_*` names, since Dub's own tools use
-them, and what Kubernetes sets for a service called `relay`.
+environment. Of `DUB_*`, which Dub's own tools use too, only a misspelt name of the
+table is one. What Kubernetes sets for a service called `relay` is left alone.
 """
 
 _PAGE_RULES: Final = f"""\
@@ -200,7 +203,7 @@ def _wrapped(text: str, indent: str, width: int) -> list[str]:
 
 def main() -> None:
     """Rewrite both files in the clone that this module was read from."""
-    top = Path(__file__).resolve().parent.parent
+    top = Path(__file__).resolve().parents[2]
     (top / "relay.example.toml").write_text(sample_toml(), "utf-8")
     (top / "docs" / "settings.md").write_text(settings_markdown(), "utf-8")
 

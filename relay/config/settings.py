@@ -1,17 +1,21 @@
 """All settings, typed and checked, from TOML, the environment and secret files.
 
-Everything is checked at start. A mistake is a :class:`ConfigError` of one line
-that names the setting and never quotes what was written there.
+Everything is checked at start, and all mistakes are reported at once: a
+:class:`ConfigError` has a line for each, which names the setting and never quotes what
+was written there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from relay.config.declaration import Setting, declared
+from relay.config.lead_settings import LeadSettings
+from relay.config.server_settings import ServerSettings
 from relay.config.sources import (
     RULES_KEY,
     ConfigError,
@@ -20,25 +24,27 @@ from relay.config.sources import (
     find,
     flat,
     read_config,
-    refuse_unknown_env,
+    unknown_keys,
+    unknown_names,
 )
-from relay.config.table import (
-    SETTINGS,
-    Setting,
-)
-from relay.config.values import (
-    Listen,
-    Network,
-)
-from relay.core.http.cookies import Attribution
+from relay.config.values import Listen
 from relay.core.providers.account import Provider
-from relay.core.rules.rule import (
-    RuleError,
-    SignupRule,
-    compile_rules,
-)
 
-__all__ = ["ConfigError", "Described", "Listen", "Setting", "Settings", "load"]
+if TYPE_CHECKING:  # commands without rules need not wait for what compiles them
+    from relay.core.rules.rule import SignupRule
+
+__all__ = ["SETTINGS", "ConfigError", "Described", "Listen", "Settings", "load"]
+
+_NEEDS: Final = {
+    "alerts.url": "alerts.secret",
+    "tls.key": "tls.cert",
+    # The header is believed from these proxies alone.
+    "dashboard.identity_header": "dashboard.identity_proxies",
+    "dashboard.identity_proxies": "dashboard.identity_header",
+}
+"""Settings that mean nothing without another."""
+
+_NEEDED: Final = "of no use without {other}. Set both, or neither."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,77 +57,13 @@ class Described:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Settings:
+class Settings(ServerSettings, LeadSettings):
     """All settings. Durations are seconds; repr masks secrets.
 
-    ``config`` is the file that was read, ``origins`` tells by attribute where
-    a value came from.
+    ``config`` is the file that was read; ``origins`` says by TOML key where a value
+    came from, unless it is the default.
     """
 
-    listen: Listen
-    prefix: str
-    upstream: tuple[str, ...] | None = None
-    inject_snippet: bool
-    database: str
-    secret: tuple[str, ...] = ()
-    attribution: Attribution
-    trusted_proxies: tuple[Network, ...] = ()
-    dedupe_days: int
-    retention_days: int
-    data_key: tuple[str, ...] = ()
-    dub_api_key: str = ""
-    dub_api_url: str
-    dub_webhook_secret: tuple[str, ...] = ()
-    dub_timeout: float
-    hook_secret: tuple[bytes, ...] = ()
-    hooks_event: str
-    hooks_require_ticket: bool
-    hooks_ticket_life: float
-    hooks_refusals: int
-    clerk_secret: tuple[bytes, ...] = ()
-    supabase_secret: tuple[bytes, ...] = ()
-    auth0_secret: tuple[bytes, ...] = ()
-    workos_secret: tuple[bytes, ...] = ()
-    stytch_secret: tuple[bytes, ...] = ()
-    firebase_secret: tuple[bytes, ...] = ()
-    stripe_secret: tuple[bytes, ...] = ()
-    api_token: tuple[str, ...] = ()
-    admin_password: str | None = None
-    admin_listen: Listen | None = None
-    admin_identity_header: str | None = None
-    admin_identity_proxies: tuple[Network, ...] = ()
-    cookie_domain: str | None = None
-    cookie_days: int
-    visitor_rate: int
-    api_rate: int
-    retry_base: float
-    retry_max: float
-    retry_for: float
-    rate: int
-    in_flight: int
-    steps: int
-    drain: float
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    max_line: int
-    max_header: int
-    max_headers: int
-    header_timeout: float
-    body_rate: int
-    body_span: float
-    max_connections: int
-    idle: float
-    signup_copy: int
-    upstream_connect: float
-    upstream_answer: float
-    upstream_stall: float
-    alerts_url: str | None = None
-    alerts_secret: tuple[bytes, ...] = ()
-    alerts_backlog: float
-    alerts_disk: int
-    alerts_every: float
-    log_level: str
-    traces: str
     signup: tuple[SignupRule, ...] = ()
     config: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -132,91 +74,148 @@ class Settings:
 
     @property
     def two_step(self) -> bool:
-        """Tell whether a lead is proved with a deferred call before it is recorded."""
-        return self.steps == 2
+        """Whether a lead is proved with a deferred call before it is recorded."""
+        return self.delivery_steps == 2
 
     @property
     def dashboard(self) -> bool:
-        """Tell whether there is a dashboard: whether anybody can sign in."""
-        return self.admin_password is not None or self.admin_identity_header is not None
+        """Whether there is a dashboard: whether anybody can sign in."""
+        return bool(self.dashboard_password or self.dashboard_identity_header)
 
     def provider_keys(self, provider: Provider) -> tuple[bytes, ...]:
-        """Give the keys of a provider's hook, none where it is off."""
-        keys: tuple[bytes, ...] = getattr(self, provider.setting)
-        return keys
+        """Return the keys of a provider's hook, none where it is off."""
+        return self.hooks_secret.get(provider.name, ())
+
+    def value(self, setting: Setting) -> Any:
+        """Return a setting's value."""
+        value = getattr(self, setting.name)
+        return value.get(setting.member) if setting.member else value
 
     def describe(self) -> list[Described]:
         """List every setting with its value, masked, and where it came from."""
-        rows = [self._row(setting) for setting in SETTINGS]
+        rows = [
+            Described(
+                setting.toml,
+                setting.show(self.value(setting)),
+                self.origins.get(setting.toml, "default"),
+            )
+            for setting in SETTINGS
+        ]
         count = f"{len(self.signup)} rule{'' if len(self.signup) == 1 else 's'}"
         origin = str(self.config) if self.signup else "default"
         return [*rows, Described(RULES_KEY, count, origin)]
 
-    def _row(self, setting: Setting) -> Described:
-        shown = setting.show(getattr(self, setting.name))
-        return Described(setting.toml, shown, self.origins.get(setting.name, "default"))
+
+SETTINGS: Final = declared(Settings)
+"""Every setting but the sign-up rules, in the order of the docs and the sample."""
+
+_BY_TOML: Final = {setting.toml: setting for setting in SETTINGS}
 
 
 def load(
     path: str | None, environ: Mapping[str, str], *, complete: bool = True
 ) -> Settings:
-    """Read and check all settings; raise ConfigError at the first mistake.
+    """Read and check all settings; raise ConfigError with a line for each mistake.
 
     The file is path, else RELAY_CONFIG, else relay.toml if there is one.
-    ``complete=False`` is for commands that call nobody: required settings may
-    be missing then, all that is written is checked as ever.
+    ``complete=False`` is for commands that call nobody: required settings may be
+    missing then, all that is written is checked as ever.
     """
     config = config_path(path, environ)
     source, document = read_config(config) if config else ("", {})
-    rules = _rules(document.pop(RULES_KEY, []), source, config)
-    keys = flat(document, config)
-    refuse_unknown_env(environ)
-    written = {
-        setting: found
-        for setting in SETTINGS
-        if (found := find(setting, environ, keys, config))
-    }
-    if complete:
-        _require(written)
+    signup, problems = _rules(document.pop(RULES_KEY, []), source, config)
+    keys = flat(document, SETTINGS)
+    problems += unknown_keys(keys, SETTINGS, config)
+    problems += unknown_names(environ, SETTINGS)
+    read = _read(environ, keys, config, complete=complete)
+    problems += read.problems
     settings = Settings(
-        **{setting.name: _parsed(setting, found) for setting, found in written.items()},
-        signup=rules,
+        **_attributes(read.values),
+        signup=signup,
         config=config,
-        origins=MappingProxyType(
-            {s.name: found.origin for s, found in written.items()}
-        ),
+        origins=MappingProxyType({key: it.origin for key, it in read.written.items()}),
     )
-    _check_together(settings)
+    problems += _conflicts(settings, read)
+    if problems:
+        raise ConfigError(*problems)
     return settings
 
 
-def _require(written: Mapping[Setting, Written]) -> None:
+@dataclass
+class _Read:
+    """What was read, by TOML key; ``wrong`` are the keys that have no good value."""
+
+    written: dict[str, Written] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
+    wrong: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+def _read(
+    environ: Mapping[str, str],
+    keys: Mapping[str, object],
+    config: str | None,
+    *,
+    complete: bool,
+) -> _Read:
+    read = _Read()
     for setting in SETTINGS:
-        if setting.required and setting not in written:
-            raise ConfigError(
-                f"{setting.env}: is required; set it, or {setting.file_env},"
-                f" or {setting.toml} in the configuration file"
-            )
+        try:
+            if found := find(setting, environ, keys, config):
+                read.written[setting.toml] = found
+                read.values[setting.toml] = _parsed(setting, found)
+            elif complete and setting.required:
+                read.problems.append(_missing(setting))
+        except ConfigError as error:
+            read.problems += error.problems
+            read.wrong.add(setting.toml)
+    return read
 
 
-def _parsed(setting: Setting, found: Written) -> Any:
+def _parsed(setting: Setting, found: Written) -> object:
     try:
         return setting.parse(found.raw)
     except ValueError as error:
-        place = f" ({found.origin})" if found.name == setting.toml else ""
-        raise ConfigError(f"{found.name}: {error}{place}") from error
+        raise ConfigError(f"{found.label}: {error}") from error
 
 
-def _rules(raw: object, source: str, config: str | None) -> tuple[SignupRule, ...]:
+def _missing(setting: Setting) -> str:
+    return (
+        f"{setting.env}: is required. Set it, or {setting.file_env}, or {setting.toml}"
+        " in the configuration file."
+    )
+
+
+def _attributes(values: Mapping[str, object]) -> dict[str, Any]:
+    """Name the values, by TOML key, as the attributes of Settings."""
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        setting = _BY_TOML[key]
+        if setting.member:
+            made.setdefault(setting.name, {})[setting.member] = value
+        else:
+            made[setting.name] = value
+    return made
+
+
+def _rules(
+    raw: object, source: str, config: str | None
+) -> tuple[tuple[SignupRule, ...], list[str]]:
+    """Compile the sign-up rules; return them, and a line for each mistake."""
+    if raw == []:
+        return (), []
+    from relay.core.rules.rule import RuleError, compile_rules  # noqa: PLC0415 - as above
+
     try:
-        return compile_rules(raw)
+        return compile_rules(raw), []
     except RuleError as error:
-        raise ConfigError(f"{error} ({config}{_line(str(error), source)})") from error
+        lines = error.problems
+        return (), [f"{line} ({config}{_place(line, source)})" for line in lines]
 
 
-def _line(message: str, source: str) -> str:
-    """Find the line of the rule that a message names as ``signup[2]...``."""
-    named = re.match(rf"{RULES_KEY}\[(\d+)\]", message)
+def _place(problem: str, source: str) -> str:
+    """Find the line of the rule that a problem names as ``signup[2]...``."""
+    named = re.match(rf"{RULES_KEY}\[(\d+)\]", problem)
     heads = [
         number
         for number, line in enumerate(source.splitlines(), 1)
@@ -226,22 +225,27 @@ def _line(message: str, source: str) -> str:
     return f", the rule at line {heads[index]}" if index < len(heads) else ""
 
 
-def _check_together(settings: Settings) -> None:
-    """Refuse values that are right alone and wrong with each other."""
-    if settings.retry_max < settings.retry_base:
-        raise ConfigError("delivery.retry_max: must not be below delivery.retry_base")
-    if settings.alerts_url is not None and not settings.alerts_secret:
-        raise ConfigError("alerts.url: needs alerts.secret beside it")
+def _conflicts(settings: Settings, read: _Read) -> Iterator[str]:
+    """Yield a line for each setting that is right alone and wrong beside another."""
+    for key, other, why in _pairs(settings):
+        # What has no good value has its own line already.
+        if not {key, other} & read.wrong:
+            written = read.written.get(key)
+            label = written.label if written else _BY_TOML[key].env
+            yield f"{label}: {why.format(other=_BY_TOML[other].env)}"
+
+
+def _pairs(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """Yield what is wrong together: a key, the other key, why."""
+    if settings.delivery_retry_max < settings.delivery_retry_base:
+        why = "less than {other}. Raise it, or lower the other."
+        yield "delivery.retry_max", "delivery.retry_base", why
     own = {f"http://{settings.listen}", str(settings.listen)}
     if own.intersection(settings.upstream or ()):
-        raise ConfigError("upstream: is where the relay itself listens")
-    if settings.tls_key is not None and settings.tls_cert is None:
-        raise ConfigError("tls.key: needs tls.cert beside it")
-    if settings.admin_listen is not None and not settings.dashboard:
-        raise ConfigError("dashboard.listen: needs dashboard.password beside it")
-    named = settings.admin_identity_header is not None
-    if named != bool(settings.admin_identity_proxies):
-        raise ConfigError(
-            "dashboard.identity_header and dashboard.identity_proxies: set both or"
-            " neither; the header is believed from these proxies alone"
-        )
+        why = "the address of the relay itself ({other}). Use the site's."
+        yield "upstream", "listen", why
+    if settings.dashboard_listen is not None and not settings.dashboard:
+        yield "dashboard.listen", "dashboard.password", _NEEDED
+    for key, other in _NEEDS.items():
+        if settings.value(_BY_TOML[key]) and not settings.value(_BY_TOML[other]):
+            yield key, other, _NEEDED

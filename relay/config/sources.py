@@ -1,7 +1,7 @@
 """Where settings are written: a TOML file, the environment, files of secrets.
 
-Nothing is parsed here. What is found keeps the name under which it was found,
-so that a mistake can be told in the words of whoever made it.
+Nothing is parsed here. What is found keeps the name under which it was found, so that
+a mistake is reported in the operator's own words.
 """
 
 from __future__ import annotations
@@ -9,17 +9,12 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from relay.config.table import (
-    BY_ENV,
-    BY_TOML,
-    SETTINGS,
-    Setting,
-)
+from relay.config.declaration import Setting
 
 CONFIG_ENV: Final = "RELAY_CONFIG"
 
@@ -28,15 +23,14 @@ DEFAULT_CONFIG: Final = "relay.toml"
 
 RULES_KEY: Final = "signup"
 
-_TABLES: Final = frozenset(toml.partition(".")[0] for toml in BY_TOML if "." in toml)
-_ENV_NAMES: Final = frozenset(BY_ENV) | frozenset(
-    setting.file_env for setting in SETTINGS if setting.file_env
-)
+LIKE_OURS: Final = 0.9
+"""How like one of ours an unknown ``DUB_*`` name is, from 0 to 1, to be a slip: two
+letters swapped are one, a name of Dub's own tools is not."""
 
-# Kubernetes tells every container about every service of its namespace, in
-# variables named after the service; one called "relay" must not stop the relay
-# (kubernetes.io/docs/concepts/services-networking/service, "Environment
-# variables"). RELAY_PORT is such a variable only with an address in it.
+# Kubernetes sets variables about every service of its namespace in every container,
+# named after the service; one called "relay" must not stop the relay
+# (kubernetes.io/docs/concepts/services-networking/service, "Environment variables").
+# RELAY_PORT is such a variable only with an address in it.
 _KUBERNETES: Final = re.compile(
     r"RELAY_(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?="
     r"|PORT=(tcp|udp|sctp)://)"
@@ -44,15 +38,22 @@ _KUBERNETES: Final = re.compile(
 
 
 class ConfigError(Exception):
-    """A setting is wrong: one line that says which and why, without its value."""
+    """Settings are wrong: a line each, which says what and why, not its value."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written for a setting, under which name, and where."""
+    """What was written for a setting, its names there, and where that is."""
 
     raw: object
-    name: str
+    label: str
     origin: str
 
 
@@ -64,7 +65,7 @@ def config_path(path: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def read_config(path: str) -> tuple[str, dict[str, Any]]:
-    """Read a TOML file; give its text and what it says."""
+    """Read a TOML file; return its text and its document."""
     # Editors on Windows put a byte order mark first, which TOML does not allow.
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -81,43 +82,67 @@ def read_config(path: str) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{path}: is not TOML: {reason}") from error
 
 
-def flat(document: Mapping[str, Any], config: str | None) -> dict[str, object]:
-    """Turn tables into dotted keys; raise ConfigError for the first unknown one."""
-    keys = dict(_leaves(document))
-    for key in keys:
-        if key in _TABLES:
-            raise ConfigError(f"{key}: must be a table, [{key}] ({config})")
-        if key not in BY_TOML:
-            near = _nearest(key, [*BY_TOML, RULES_KEY])
-            raise ConfigError(
-                f"{key}: unknown setting ({config}); the nearest known one is {near}"
-            )
-    return keys
+def flat(document: Mapping[str, Any], settings: Sequence[Setting]) -> dict[str, object]:
+    """Turn a document's tables into dotted keys."""
+    return dict(_leaves(document, {setting.toml for setting in settings}))
 
 
-def _leaves(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(
+    document: Mapping[str, Any], known: set[str], above: str = ""
+) -> Iterator[tuple[str, Any]]:
     for name, value in document.items():
         key = f"{above}{name}"
         # A table under a setting's own name stays whole: its parser refuses it.
-        if isinstance(value, dict) and key not in BY_TOML:
-            yield from _leaves(value, f"{key}.")
+        if isinstance(value, dict) and key not in known:
+            yield from _leaves(value, known, f"{key}.")
         else:
             yield key, value
 
 
-def refuse_unknown_env(environ: Mapping[str, str]) -> None:
-    """Raise ConfigError for a RELAY_* name that is none of ours.
+def unknown_keys(
+    keys: Iterable[str], settings: Sequence[Setting], config: str | None
+) -> Iterator[str]:
+    """Yield a line for each key that is no setting."""
+    known = [RULES_KEY, *(setting.toml for setting in settings)]
+    for key in keys:
+        if any(name.startswith(f"{key}.") for name in known):
+            yield f"{key}: not a table in {config}. Write it as [{key}]."
+        elif key not in known:
+            yield f"{key}: unknown setting in {config}. {_nearest(key, known)}"
 
-    Unknown DUB_* names are left alone: Dub's SDKs and others use them.
+
+def unknown_names(
+    environ: Mapping[str, str], settings: Sequence[Setting]
+) -> Iterator[str]:
+    """Yield a line for each environment name that looks like ours and is not.
+
+    That is any ``RELAY_*``, but of ``DUB_*``, which others use too, only a slip.
     """
-    for name in sorted(environ):
-        if not name.startswith("RELAY_") or name in _ENV_NAMES or name == CONFIG_ENV:
-            continue
-        if not _KUBERNETES.match(f"{name}={environ[name]}"):
-            near = _nearest(name, _ENV_NAMES)
-            raise ConfigError(
-                f"{name}: unknown setting; the nearest known one is {near}"
-            )
+    known = {CONFIG_ENV, *(setting.env for setting in settings)}
+    known.update(setting.file_env for setting in settings if setting.file_env)
+    for name in sorted(set(environ) - known):
+        if name.startswith("RELAY_"):
+            ours = not _KUBERNETES.match(f"{name}={environ[name]}")
+        else:
+            ours = name.startswith("DUB_") and _is_slip(name, known)
+        if ours:
+            yield f"{name}: unknown setting. {_nearest(name, known)}"
+
+
+def _is_slip(name: str, known: Iterable[str]) -> bool:
+    return bool(difflib.get_close_matches(name, known, n=1, cutoff=LIKE_OURS))
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Name the nearest known name; one that has all of the name's words is nearer."""
+    words = _words(name)
+    fuller = [other for other in known if words <= _words(other)]
+    near = difflib.get_close_matches(name, sorted(fuller or known), n=1, cutoff=0)
+    return f"The nearest known one is {near[0]}."
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[._]", name))
 
 
 def find(
@@ -135,26 +160,20 @@ def find(
     if given := environ.get(setting.env):
         return Written(given, setting.env, f"environment, {setting.env}")
     if keys.get(setting.toml, "") != "":
-        return Written(keys[setting.toml], setting.toml, str(config))
-    if setting.default is not None:
-        return Written(setting.default, setting.toml, "default")
+        label = f"{setting.env} ({setting.toml} in {config})"
+        return Written(keys[setting.toml], label, str(config))
     return None
 
 
 def _from_file(setting: Setting, name: str, environ: Mapping[str, str]) -> Written:
     if environ.get(setting.env):
-        raise ConfigError(f"{setting.env}: {name} is set as well; keep one of them")
+        raise ConfigError(f"{setting.env}: {name} is set as well. Keep one of them.")
     try:
         content = Path(environ[name]).read_text("utf-8").rstrip("\r\n")
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{name}: the file is not UTF-8") from error
+        raise ConfigError(f"{name}: the file is not UTF-8.") from error
     if not content:
-        raise ConfigError(f"{name}: the file is empty")
+        raise ConfigError(f"{name}: the file is empty.")
     return Written(content, name, f"file, {name}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Give the known name that looks most like this one, however little."""
-    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]

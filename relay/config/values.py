@@ -1,8 +1,8 @@
-"""Reads one setting's value: from text (environment) or from TOML's own types.
+"""Parsers of one setting's value: of text (environment) or of TOML's own types.
 
-Every parser takes what was written and gives the typed value, or raises
-ValueError with half a sentence that fits behind the setting's name. What was
-written is never quoted: a key set under the wrong name would land in a log.
+Every parser returns the typed value, or raises BadValueError, which says behind the
+setting's name what is wrong, and what to write instead. What was written is never
+quoted: a key set under the wrong name would land in a log.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 T = TypeVar("T")
+Word = TypeVar("Word", bound=str)
 Network = IPv4Network | IPv6Network
-Parser = Callable[[object], object]
 
 MAX_SOCKET_PATH: Final = 107
 """Bytes in a Unix socket's path: Linux keeps 108, the final NUL among them."""
 
 LONGEST_S: Final = 366 * 86_400.0
-"""A year bounds every duration; longer is a slip of the pen, not a wish."""
+"""A year bounds every duration; longer is a mistake of units."""
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION: Final = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(ms|s|m|h|d)?", re.ASCII)
@@ -57,61 +57,67 @@ class Listen:
 
 
 def text(raw: object) -> str:
-    """Take a text without the blanks around it."""
+    """Accept a text without the blanks around it."""
     return secret_text(raw).strip()
 
 
 def secret_text(raw: object) -> str:
-    """Take a text as it is: blanks may be a part of a password."""
+    """Accept a text as it is: blanks may be a part of a password."""
     if not isinstance(raw, str):
-        raise BadValueError("must be a text in quotes")
+        raise BadValueError("not a text. Put it in quotes.")
     return raw
 
 
 def event_name(raw: object) -> str:
-    """Take the name of an event at Dub."""
+    """Accept the name of an event at Dub."""
     if not 1 <= len(value := text(raw)) <= 255:
-        raise BadValueError("must have 1 to 255 characters")
+        raise BadValueError("empty or too long. Use 1 to 255 characters.")
     return value
 
 
 def token(raw: object) -> str:
-    """Take a bearer token: visible ASCII, all that a header may carry."""
+    """Accept a bearer token: visible ASCII, all that a header may carry."""
     value = secret_text(raw)
     if not all("!" <= character <= "~" for character in value):
-        raise BadValueError("must be one word of ASCII characters, without blanks")
+        raise BadValueError(
+            "not one word of ASCII characters. Take out blanks and the like."
+        )
     return value
 
 
 def tokens(raw: object) -> tuple[str, ...]:
-    """Take bearer tokens, with commas between."""
+    """Accept bearer tokens, with commas between."""
     found = tuple(token(part.strip()) for part in comma_list(raw).split(","))
     if not all(found):
-        raise BadValueError("must not have an empty token in its list")
+        raise BadValueError("an item of the list is empty. Remove the extra comma.")
     return found
 
 
 def comma_list(raw: object) -> str:
-    """Take a comma-separated text, or the same as a TOML array of texts."""
+    """Accept a comma-separated text, or the same as a TOML array of texts."""
     if isinstance(raw, list) and all(isinstance(item, str) for item in raw):
         return ",".join(raw)
     if not isinstance(raw, str):
-        raise BadValueError("must be a text with commas, or an array of texts")
+        raise BadValueError("not a list. Use a text with commas, or an array of texts.")
     return raw
 
 
-def secrets_by(parse: Callable[[str], tuple[T, ...]]) -> Parser:
+def secrets_by(
+    parse: Callable[[str], tuple[T, ...]],
+) -> Callable[[object], tuple[T, ...]]:
     """Make a parser of a list of secrets from the core's own."""
     return lambda raw: parse(comma_list(raw))
 
 
-def choice(*words: str) -> Parser:
-    """Make a parser that takes one of a few words."""
+def choice(*words: Word) -> Callable[[object], Word]:
+    """Make a parser that accepts one of a few words."""
 
-    def parse(raw: object) -> str:
-        if (value := text(raw)) not in words:
-            raise BadValueError(f"must be {_either(words)}")
-        return value
+    def parse(raw: object) -> Word:
+        value = text(raw)
+        for word in words:
+            if value == word:
+                return word
+        raise BadValueError(f"not a known choice. Use {_either(words)}.")
 
     return parse
 
@@ -125,25 +131,27 @@ def whole(low: int, high: int) -> Callable[[object], int]:
             written = int(written)
         # bool is an int to Python, but true is no number to a person.
         if not isinstance(written, int) or isinstance(written, bool):
-            raise BadValueError("must be a whole number")
+            raise BadValueError(f"not a whole number. Use one from {low} to {high}.")
         if not low <= written <= high:
-            raise BadValueError(f"must be from {low} to {high}")
+            raise BadValueError(
+                f"out of range. Use a whole number from {low} to {high}."
+            )
         return written
 
     return parse
 
 
 def duration(raw: object) -> float:
-    """Take seconds as a number, or a text such as 500ms, 5s, 30m, 72h, 7d."""
+    """Accept seconds as a number, or a text such as 500ms, 5s, 30m, 72h, 7d."""
     if isinstance(raw, int | float) and not isinstance(raw, bool):
         seconds = float(raw)
     elif isinstance(raw, str) and (found := _DURATION.fullmatch(raw.strip())):
         seconds = float(found[1]) * _UNITS[found[2] or "s"]
     else:
-        raise BadValueError("must be seconds, or such as 500ms, 5s, 30m, 72h, 7d")
+        raise BadValueError("not a duration. Use seconds, or 500ms, 5s, 30m, 72h, 7d.")
     # Written so that NaN, which TOML has, is refused as well.
     if not 0 < seconds <= LONGEST_S:
-        raise BadValueError("must be more than 0 and at most a year")
+        raise BadValueError("out of range. Use more than 0 and at most a year.")
     return seconds
 
 
@@ -152,94 +160,92 @@ def duration_up_to(limit_s: float) -> Callable[[object], float]:
 
     def parse(raw: object) -> float:
         if (seconds := duration(raw)) > limit_s:
-            raise BadValueError(f"must be at most {limit_s:g} s")
+            raise BadValueError(f"too long. Use at most {limit_s:g} s.")
         return seconds
 
     return parse
 
 
 def listen(raw: object) -> Listen:
-    """Take host:port, [IPv6]:port or unix:/path."""
+    """Accept host:port, [IPv6]:port or unix:/path."""
     value = text(raw)
     if value.startswith("unix:"):
         return Listen(unix=_socket_path(value))
     host, _, port = value.rpartition(":")
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
-        raise BadValueError("must be host:port, [IPv6]:port or unix:/path")
+        raise BadValueError("not an address. Use host:port, [IPv6]:port or unix:/path.")
     if host.startswith("[") and host.endswith("]") and _is_ipv6(host[1:-1]):
         return Listen(host[1:-1], int(port))
     if not _HOST.fullmatch(host):
-        raise BadValueError("must name a host before the port, such as 127.0.0.1:8080")
+        raise BadValueError("no host before the port. Use such as 127.0.0.1:8080.")
     return Listen(host, int(port))
 
 
 def prefix(raw: object) -> str:
-    """Take a path to live under, without the slash at its end."""
+    """Accept a path to live under, without the slash at its end."""
     value = text(raw).rstrip("/")
     if not _PREFIX.fullmatch(value):
-        raise BadValueError('must be a plain path such as /_dub, and not "/" alone')
+        raise BadValueError('not a plain path. Use such as /_dub, and not "/" alone.')
     return value
 
 
 def upstream(raw: object) -> str:
-    """Take the site's origin, http(s)://host[:port] or unix:/path."""
+    """Accept the site's origin, http(s)://host[:port] or unix:/path."""
     value = text(raw)
     if value.startswith("unix:"):
         return f"unix:{_socket_path(value)}"
-    parts = _http_url(value)
+    parts = _http_url(value, "http://host:port or unix:/path")
     if parts.path not in ("", "/"):
-        raise BadValueError("must be an origin without a path, such as http://app:3000")
+        raise BadValueError(
+            "a URL with a path. Use the origin alone, http://host:port."
+        )
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def upstreams(raw: object) -> tuple[str, ...]:
-    """Take the origins of a site's instances, with commas or as a TOML array."""
+    """Accept the origins of a site's instances, with commas or as a TOML array."""
     found = tuple(upstream(item) for item in _items(comma_list(raw)))
     if not found:
-        raise BadValueError("must be an origin such as http://app:3000")
+        raise BadValueError("an empty list. Use http://host:port or unix:/path.")
     return found
 
 
 def flag(raw: object) -> bool:
-    """Take true or false, in the environment also on or off."""
+    """Accept true or false, in the environment also on or off."""
     value = _FLAGS.get(raw.strip().lower()) if isinstance(raw, str) else raw
     if not isinstance(value, bool):
-        raise BadValueError("must be on or off")
+        raise BadValueError("neither yes nor no. Use on or off.")
     return value
 
 
 def api_url(raw: object) -> str:
-    """Take an http(s) URL, a path allowed, without the slash at its end."""
-    return _http_url(text(raw)).geturl().rstrip("/")
+    """Accept an http(s) URL, a path allowed, without the slash at its end."""
+    return _http_url(text(raw), "such as https://api.dub.co").geturl().rstrip("/")
 
 
 def webhook_url(raw: object) -> str:
-    """Take an http(s) URL to post to; its path and query may be what guards it."""
-    parts = _parts(text(raw))
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadValueError("must be a URL such as https://ops.example.com/relay")
-    if "@" in parts.netloc or parts.fragment:
-        raise BadValueError("must be a URL without user, password or fragment")
-    return parts.geturl()
+    """Accept an http(s) URL to post to; its path and query may be what guards it."""
+    use = "such as https://ops.example.com/relay"
+    return _http_url(text(raw), use, query=True).geturl()
 
 
 def database(raw: object) -> str:
-    """Take sqlite:///file, sqlite:////absolute/file or postgresql://..."""
+    """Accept sqlite:///file, sqlite:////absolute/file or postgresql://..."""
     value = text(raw)
     if value.startswith("sqlite:///") and not _is_memory(value):
         return value
     if value.startswith(("postgresql://", "postgres://")) and _parts(value):
         return value
     raise BadValueError(
-        "must be such as sqlite:///relay.db or postgresql://user@host/database"
+        "not a database. Use sqlite:///relay.db or postgresql://user@host/name."
     )
 
 
 def cookie_domain(raw: object) -> str:
-    """Take a cookie's Domain, such as .example.com, in lower case."""
+    """Accept a cookie's Domain, such as .example.com, in lower case."""
     value = text(raw)
     if not _DOMAIN.fullmatch(value):
-        raise BadValueError("must be a domain such as .example.com")
+        raise BadValueError("not a domain. Use such as .example.com.")
     return value.lower()
 
 
@@ -247,12 +253,12 @@ def header_name(raw: object) -> str:
     """Read the name of a header field (RFC 9110, 5.1)."""
     name = text(raw)
     if not re.fullmatch(r"[!#$%&'*+.^`|~0-9A-Za-z-]+", name):
-        raise ValueError("must be the name of a header, such as X-Forwarded-User")
+        raise BadValueError("not the name of a header. Use such as X-Forwarded-User.")
     return name
 
 
 def networks(raw: object) -> tuple[Network, ...]:
-    """Take CIDRs and single addresses, with commas or as a TOML array."""
+    """Accept CIDRs and single addresses, with commas or as a TOML array."""
     try:
         return tuple(ip_network(item) for item in _items(comma_list(raw)))
     except BadValueError:
@@ -260,7 +266,7 @@ def networks(raw: object) -> tuple[Network, ...]:
     except ValueError as error:
         # ip_network's own words quote what was written.
         raise BadValueError(
-            "must be CIDRs such as 10.0.0.0/8, without host bits set"
+            "not a list of CIDRs. Use such as 10.0.0.0/8, without host bits set."
         ) from error
 
 
@@ -300,7 +306,8 @@ def _socket_path(value: str) -> str:
     path = value.removeprefix("unix:")
     if not path.startswith("/") or len(path.encode()) > MAX_SOCKET_PATH:
         raise BadValueError(
-            f"must be unix: and an absolute path of at most {MAX_SOCKET_PATH} bytes"
+            f"not a socket. Use unix: and an absolute path of {MAX_SOCKET_PATH} bytes"
+            " at most."
         )
     return path
 
@@ -317,12 +324,13 @@ def _parts(value: str) -> SplitResult | None:
     return None if port == 0 else parts
 
 
-def _http_url(value: str) -> SplitResult:
+def _http_url(value: str, use: str, *, query: bool = False) -> SplitResult:
     parts = _parts(value)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadValueError("must be a URL such as http://127.0.0.1:3000")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise BadValueError("must be a URL without user, password, query or fragment")
+        raise BadValueError(f"not a URL. Use {use}.")
+    if "@" in parts.netloc or parts.fragment or (parts.query and not query):
+        extra = "user, password" + ("" if query else ", query")
+        raise BadValueError(f"a URL with {extra} or fragment. Take them out.")
     return parts
 
 

@@ -71,7 +71,7 @@ def parse_secrets(text: str) -> tuple[str, ...]:
     """
     secrets = tuple(part.strip() for part in text.split(","))
     if not all(secrets):
-        raise ValueError("a secret in the list is empty")
+        raise ValueError("a secret in the list is empty. Remove the extra comma.")
     return secrets
 
 
@@ -89,8 +89,8 @@ def parse_data_keys(text: str) -> tuple[str, ...]:
     for place, key in enumerate(keys, 1):
         if len(key) < MIN_DATA_KEY:
             raise ValueError(
-                f"key {place} must have {MIN_DATA_KEY} characters or more; "
-                "`openssl rand -hex 32` makes a good one"
+                f"key {place} is short. Use {MIN_DATA_KEY} characters or more, such as "
+                "`openssl rand -hex 32` makes."
             )
     return keys
 
@@ -108,15 +108,17 @@ def parse_webhook_secrets(text: str) -> tuple[bytes, ...]:
 
 def _webhook_key(secret: str, where: str) -> bytes:
     if not secret.startswith(_PREFIX):
-        raise ValueError(f"{where} does not start with {_PREFIX}")
+        raise ValueError(f"{where} does not start with {_PREFIX}. Use it whole.")
     text = secret.removeprefix(_PREFIX)
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
-        raise ValueError(f"{where} is not base64 after {_PREFIX}") from None
+        raise ValueError(
+            f"{where} is not base64 after {_PREFIX}. Use it whole."
+        ) from None
     if len(key) < MIN_WEBHOOK_KEY:
         raise ValueError(
-            f"{where} holds {len(key)} bytes; it needs at least {MIN_WEBHOOK_KEY}"
+            f"{where} holds {len(key)} bytes. Use at least {MIN_WEBHOOK_KEY}."
         )
     return key
 

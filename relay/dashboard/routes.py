@@ -56,12 +56,12 @@ class Dashboard:
         path = f"{settings.prefix}/{BELOW}"
         trusted = Trusted(settings.trusted_proxies, settings.listen.unix is not None)
         identity = None
-        if settings.admin_identity_header is not None:
+        if settings.dashboard_identity_header is not None:
             identity = Identity(
-                settings.admin_identity_header, settings.admin_identity_proxies
+                settings.dashboard_identity_header, settings.dashboard_identity_proxies
             )
         self._access = Access(
-            settings.admin_password,
+            settings.dashboard_password,
             settings.secret,
             path=path,
             trusted=trusted,

@@ -50,6 +50,10 @@ SITE_PREFIX: Final = 64
 """Bits of an IPv6 address that name one customer's network (RFC 6177): the
 rest is theirs to choose from."""
 
+PER_MINUTE: Final = 120
+"""Refusals of one address in one process: a provider whose secret is being changed
+stays below it, and nobody guesses a secret at this speed."""
+
 COUNTED: Final = frozenset({401, 413})
 """What a stranger gets: a signature that does not fit, a body that is too long."""
 
@@ -199,11 +203,10 @@ class RefusalRate:
 
     def __init__(
         self,
-        per_minute: int,
         trusted: Trusted,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rate = VisitorRate(per_minute)
+        self._rate = VisitorRate(PER_MINUTE)
         self._trusted = trusted
         self._monotonic = monotonic
 

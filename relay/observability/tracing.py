@@ -1,7 +1,7 @@
 """OpenTelemetry traces, from the sign-up's request to Dub's answer.
 
-Off unless RELAY_TRACES asks for them; this module is loaded only then, for it needs
-the extra ``dub-relay[otel]``. Where the spans go is set with OpenTelemetry's own
+Off unless RELAY_TRACES_EXPORT asks for them; this module is loaded only then, as it
+needs the extra ``dub-relay[otel]``. Where the spans go is set with OpenTelemetry's own
 variables (OTEL_EXPORTER_OTLP_ENDPOINT, ...). The trace context of the request is kept
 in the lead's ``origin`` as W3C's ``traceparent``, so that a delivery days later, by
 another process, belongs to the same trace. No span holds anything of a person's.

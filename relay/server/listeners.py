@@ -103,7 +103,7 @@ class Listeners:
     async def _start_dashboard(self, stack: AsyncExitStack) -> bool:
         """Serve the dashboard at an address of its own, if it has one."""
         settings = self._relay.settings
-        if settings.admin_listen is None:
+        if settings.dashboard_listen is None:
             return True
         runner = web.AppRunner(
             self._relay.dashboard_application(),
@@ -112,7 +112,7 @@ class Listeners:
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        site = self._site_at(runner, settings.admin_listen, None)
+        site = self._site_at(runner, settings.dashboard_listen, None)
         if not await _listening(site, "RELAY_ADMIN_LISTEN"):
             return False
         url = f"{_url(runner, site, None)}{settings.prefix}/dashboard/"
@@ -162,16 +162,16 @@ async def _listening(site: web.BaseSite, setting: str) -> bool:
 
 
 def listener_limits(settings: Settings) -> ListenerLimits:
-    """Return what visitors may take, as it is set."""
+    """Return what visitors may use, as it is set."""
     return ListenerLimits(
-        line=settings.max_line,
-        field=settings.max_header,
-        fields=settings.max_headers,
-        head=settings.header_timeout,
-        idle=settings.idle,
-        body_rate=settings.body_rate,
-        body_span=settings.body_span,
-        connections=settings.max_connections,
+        line=settings.limits_line,
+        field=settings.limits_header,
+        fields=settings.limits_headers,
+        head=settings.limits_header_timeout,
+        idle=settings.limits_idle,
+        body_rate=settings.limits_body_rate,
+        body_span=settings.limits_body_span,
+        connections=settings.limits_connections,
     )
 
 

@@ -284,7 +284,7 @@ async def test_leads_are_taken_ahead_but_no_more_calls_made_than_may_be(
         return 100 - int(hanging["count"])
 
     await dub.fault(hang=60, count=100)
-    environment = {"DUB_API_URL": dub.url, "RELAY_IN_FLIGHT": "4"}
+    environment = {"DUB_API_URL": dub.url, "RELAY_DELIVERY_IN_FLIGHT": "4"}
     relay = await RelayProcess(tmp_path, environment).start()
     for number in range(8):
         lead = body(await dub.click(), f"u_{number}")

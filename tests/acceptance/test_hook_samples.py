@@ -61,7 +61,8 @@ async def run(*command: str, stdin: str = "") -> str:
 @pytest.fixture
 async def relay(dub: SandboxDub, tmp_path: Path) -> AsyncIterator[RelayProcess]:
     secrets = {
-        f"RELAY_{name}_SECRET": WHSEC for name in ("AUTH0", "FIREBASE", "SUPABASE")
+        f"RELAY_HOOKS_{name}_SECRET": WHSEC
+        for name in ("AUTH0", "FIREBASE", "SUPABASE")
     }
     process = RelayProcess(tmp_path, {"DUB_API_URL": dub.url, **secrets})
     await process.start()

@@ -93,7 +93,7 @@ async def relay(dub: SandboxDub, tmp_path: Path) -> Any:
         {
             "DUB_API_URL": dub.url,
             "DUB_WEBHOOK_SECRET": DUB_SECRET,
-            "RELAY_VISITOR_RATE": "1000000",
+            "RELAY_BROWSER_RATE": "1000000",
         },
     )
     await process.start()

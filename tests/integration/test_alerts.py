@@ -277,11 +277,11 @@ async def test_a_webhook_that_does_not_take_a_message_is_a_failure(
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("RELAY_ALERTS_URL", "ops.example.com", "must be a URL"),
-        ("RELAY_ALERTS_URL", "https://a:CANARY@b/", "without user"),
+        ("RELAY_ALERTS_URL", "ops.example.com", "not a URL. Use such as https://"),
+        ("RELAY_ALERTS_URL", "https://a:CANARY@b/", "a URL with user"),
         ("RELAY_ALERTS_SECRET", "CANARY", "RELAY_ALERTS_SECRET"),
-        ("RELAY_ALERTS_DISK", "101", "must be from 0 to 100"),
-        ("RELAY_ALERTS_EVERY", "2h", "must be at most 3600 s"),
+        ("RELAY_ALERTS_DISK", "101", "Use a whole number from 0 to 100."),
+        ("RELAY_ALERTS_EVERY", "2h", "Use at most 3600 s."),
     ],
 )
 async def test_a_wrong_setting_of_the_webhook_is_refused(
@@ -300,7 +300,7 @@ async def test_a_webhook_needs_a_secret(tmp_path: Path) -> None:
     code, _, err = await relay.run("serve")
 
     assert code == 2
-    assert "needs alerts.secret" in err
+    assert "of no use without RELAY_ALERTS_SECRET" in err
 
 
 async def test_of_many_that_would_change_a_row_one_does(database: str) -> None:

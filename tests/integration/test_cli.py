@@ -274,7 +274,7 @@ def test_serve_help_lists_every_setting(run: Run) -> None:
         ("leads retry", "either lead ids or --status"),
         ("leads retry lead_1 --status held", "either lead ids or --status"),
         ("leads retry --status delivered", "'delivered' is not one of"),
-        ("sandbox --listen 8080", "must name a host"),
+        ("sandbox --listen 8080", "no host before the port"),
         ("sandbox --listen unix:/a", "must be host:port"),
     ],
 )
@@ -294,7 +294,7 @@ def test_a_wrong_setting_is_one_line_and_2_for_every_command(
     ran = run(line, DUB_API_KEY="k", RELAY_SECRET="s", RELAY_RETRY_BASE="soon")
 
     assert ran.code == 2
-    assert ran.mistake.startswith("RELAY_RETRY_BASE: must be seconds")
+    assert ran.mistake.startswith("RELAY_RETRY_BASE: not a duration. Use seconds")
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,10 @@ def test_config_is_taken_before_and_after_the_command(run: Run, line: str) -> No
     ran = run(line, RELAY_CONFIG="third.toml")
 
     assert ran.code == 2
-    assert ran.mistake == "delivery.rate: must be from 1 to 1000000 (my.toml)"
+    assert ran.mistake == (
+        "RELAY_RATE (delivery.rate in my.toml): out of range."
+        " Use a whole number from 1 to 1000000."
+    )
 
 
 def test_relay_config_names_the_file_too(run: Run) -> None:
@@ -330,6 +333,39 @@ def test_the_required_settings_are_asked_for_before_anything_starts(run: Run) ->
     assert not Path("relay.db").exists()
 
 
+@pytest.mark.parametrize("line", ["serve", "check"])
+def test_every_wrong_or_missing_setting_has_a_line_of_its_own(
+    run: Run, line: str
+) -> None:
+    ran = run(line, RELAY_SECRET="s", RELAY_RATE="0", RELAY_LISTN="x")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines() == [
+        (
+            "dub-relay: RELAY_LISTN: unknown setting. The nearest known one is"
+            " RELAY_LISTEN."
+        ),
+        (
+            "dub-relay: DUB_API_KEY: is required. Set it, or DUB_API_KEY_FILE, or"
+            " dub.api_key in the configuration file."
+        ),
+        "dub-relay: RELAY_RATE: out of range. Use a whole number from 1 to 1000000.",
+    ]
+
+
+def test_reading_settings_loads_no_server_and_without_rules_no_jmespath() -> None:
+    code = (
+        "import sys; from relay.config.settings import load;"
+        " load(None, {}, complete=False); print(*sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+
+    heavy = {"aiohttp", "asyncio", "click", "jmespath", "pydantic", "sqlite3", "ssl"}
+    assert heavy & set(ran.stdout.split()) == set()
+
+
 @pytest.mark.parametrize("line", ["serve", "check", "leads list"])
 def test_a_kind_of_database_that_is_not_there_is_a_wrong_setting(
     run: Run, line: str
@@ -339,7 +375,7 @@ def test_a_kind_of_database_that_is_not_there_is_a_wrong_setting(
     ran = run(line, DUB_API_KEY="k", RELAY_SECRET="s", RELAY_DATABASE=url)
 
     assert ran.code == 2
-    assert ran.mistake.startswith("RELAY_DATABASE: must be such as sqlite:///")
+    assert ran.mistake.startswith("RELAY_DATABASE: not a database. Use sqlite:///")
     assert "CANARY" not in ran.mistake
 
 

@@ -21,14 +21,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from relay.config.settings import (
-    Settings,
-    load,
-)
-from relay.config.table import (
-    BY_ENV,
-    SETTINGS,
-)
+from relay.config.settings import SETTINGS, Settings, load
 from relay.delivery.worker import STOP_GRACE_S
 from relay.server.listeners import REQUEST_GRACE_S
 from tests.support.harness import RelayProcess, post_hook
@@ -95,7 +88,8 @@ def instructions() -> list[tuple[str, str]]:
 def image_environ() -> dict[str, str]:
     [text] = [rest for name, rest in instructions() if name == "ENV"]
     pairs = (pair.split("=", 1) for pair in text.split())
-    return {name: value for name, value in pairs if name in BY_ENV}
+    known = {setting.env for setting in SETTINGS}
+    return {name: value for name, value in pairs if name in known}
 
 
 def test_the_image_runs_as_nobody_and_tells_how_it_is() -> None:

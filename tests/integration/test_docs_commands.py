@@ -10,7 +10,7 @@ import click
 import pytest
 
 from relay.cli.main import cli
-from relay.config.table import SETTINGS
+from relay.config.settings import SETTINGS
 from tests.support.samples import TOP, pages, samples, spans
 
 COMMANDS: Final = re.compile(rf"dub-relay .*|({'|'.join(cli.commands)}) .*")

@@ -21,13 +21,13 @@ from tests.support.recording_site import (
 )
 
 LIMITS = {
-    "RELAY_HEADER_TIMEOUT": "500ms",
-    "RELAY_BODY_RATE": "1000",
-    "RELAY_BODY_SPAN": "500ms",
-    "RELAY_IDLE": "1s",
-    "RELAY_MAX_LINE": "2000",
-    "RELAY_MAX_HEADER": "3000",
-    "RELAY_MAX_HEADERS": "20",
+    "RELAY_LIMITS_HEADER_TIMEOUT": "500ms",
+    "RELAY_LIMITS_BODY_RATE": "1000",
+    "RELAY_LIMITS_BODY_SPAN": "500ms",
+    "RELAY_LIMITS_IDLE": "1s",
+    "RELAY_LIMITS_LINE": "2000",
+    "RELAY_LIMITS_HEADER": "3000",
+    "RELAY_LIMITS_HEADERS": "20",
 }
 
 
@@ -179,7 +179,7 @@ async def test_long_lines_and_many_headers_are_refused(
 async def test_one_address_holds_only_so_many_connections(
     site: Site, tmp_path: Path, visit: Visit
 ) -> None:
-    settings = {"RELAY_UPSTREAM": site.url, "RELAY_MAX_CONNECTIONS": "3"}
+    settings = {"RELAY_UPSTREAM": site.url, "RELAY_LIMITS_CONNECTIONS": "3"}
     relay = await RelayProcess(tmp_path, settings).start()
     try:
         port = port_of(relay)
@@ -210,7 +210,7 @@ async def test_a_trusted_proxy_holds_as_many_as_it_likes(
 ) -> None:
     settings = {
         "RELAY_UPSTREAM": site.url,
-        "RELAY_MAX_CONNECTIONS": "1",
+        "RELAY_LIMITS_CONNECTIONS": "1",
         "RELAY_TRUSTED_PROXIES": "127.0.0.1",
     }
     relay = await RelayProcess(tmp_path, settings).start()

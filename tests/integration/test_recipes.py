@@ -62,7 +62,7 @@ async def relay(
             "DUB_API_URL": dub.url,
             "RELAY_TRUSTED_PROXIES": "127.0.0.1",
             "RELAY_UPSTREAM": f"http://{site}",
-            "RELAY_VISITOR_RATE": "2",
+            "RELAY_BROWSER_RATE": "2",
         },
     )
     await process.start()

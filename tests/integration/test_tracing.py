@@ -77,7 +77,7 @@ def tracing(folder: Path, collector: Collector, dub: str, **more: str) -> RelayP
     return RelayProcess(
         folder,
         {
-            "RELAY_TRACES": "otlp",
+            "RELAY_TRACES_EXPORT": "otlp",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "DUB_API_URL": dub,
             **more,
@@ -191,7 +191,7 @@ def test_without_traces_nothing_of_opentelemetry_is_loaded(tmp_path: Path) -> No
 async def test_traces_without_their_packages_are_a_wrong_setting(
     tmp_path: Path,
 ) -> None:
-    relay = RelayProcess(tmp_path, {"RELAY_TRACES": "otlp"})
+    relay = RelayProcess(tmp_path, {"RELAY_TRACES_EXPORT": "otlp"})
     # An environment without them: the first place to look holds a broken stand-in.
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as util\n"

@@ -194,6 +194,17 @@ def core_leaving_core(module: Module) -> list[str]:
     ] + any_within(module.imports, CORE_EDGES - {module.name})
 
 
+def config_above_the_core(module: Module) -> list[str]:
+    """The settings stand on the core alone, so that every room may have them."""
+    if not is_within(module.name, "relay.config"):
+        return []
+    return [
+        name
+        for name in any_within(module.imports, frozenset({"relay"}))
+        if not is_within(name, "relay.core") and not is_within(name, "relay.config")
+    ]
+
+
 def shortcuts(module: Module) -> list[str]:
     """Capture and delivery meet in the outbox and nowhere else."""
     for one, other in (("capture", "delivery"), ("delivery", "capture")):
@@ -312,6 +323,7 @@ RULES: tuple[Callable[[Module], list[str]], ...] = (
     impure_imports,
     clock_calls,
     core_leaving_core,
+    config_above_the_core,
     shortcuts,
     drivers_outside_the_outbox,
     stray_callers,
@@ -367,6 +379,7 @@ PROTOCOL = "class A(web.RequestHandler):\n    pass"
         (core_leaving_core, "relay.core.a", "from relay.core import clock"),
         (core_leaving_core, "relay.core.a", "from ..outbox import contract"),
         (core_leaving_core, "relay.core.a", "from . import clock"),
+        (config_above_the_core, "relay.config.a", "import relay.outbox.contract"),
         (shortcuts, "relay.capture.a", "from relay.delivery import worker"),
         (shortcuts, "relay.capture.a", "from ..delivery.client import DubClient"),
         (shortcuts, "relay.delivery.a", "import relay.capture.intake"),
@@ -403,6 +416,8 @@ def test_a_rule_notices_what_it_forbids(
         ("relay.core.a", "from urllib.parse import urlsplit"),
         ("relay.core.a", "from . import leads\nfrom .leads import Lead"),
         ("relay.core.a", "from relay.core import leads"),
+        ("relay.config.a", "from relay.config import values"),
+        ("relay.config.a", "from relay.core import signing"),
         ("relay.capture.a", "from relay.outbox.contract import Outbox"),
         ("relay.capture.a", "import asyncio, time\nfrom aiohttp import web"),
         ("relay.delivery.dub_client", "import aiohttp\naiohttp.ClientSession()"),

@@ -191,10 +191,28 @@ class TestCompiling:
         try:
             compile_rules(raw)
         except RuleError as error:
-            message = str(error)
+            problems = error.problems
         else:
-            message = "compiled"
-        assert len(message.splitlines()) == 1
+            problems = ("compiled",)
+        assert {len(line.splitlines()) for line in problems} == {1}
+
+    def test_all_mistakes_of_all_rules_are_found_at_once(self) -> None:
+        metadata = {"plan": "form.", "team": "path.team"}
+        first = {"pth": "/a", "when": "a b", "metadata": metadata}
+        second = {"path": "/b", "customer_external_id": "form.id", "mode": "soon"}
+
+        with pytest.raises(RuleError) as caught:
+            compile_rules([first, second])
+
+        named = [line.partition(": ")[0] for line in caught.value.problems]
+        assert named == [
+            "signup[0].pth",
+            "signup[0].path",
+            "signup[0].when",
+            "signup[0].customer_external_id",
+            "signup[0].metadata.plan",
+            "signup[1].mode",
+        ]
 
 
 class TestPaths:

@@ -269,7 +269,7 @@ class TestSecrets:
             ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "does not start with whsec_"),
             (f"{SECRET},WHSEC_abcd", "secret 2 does not start with whsec_"),
             ("whsec_", "holds 0 bytes"),
-            ("whsec_c2hvcnQ=", "holds 5 bytes; it needs at least 24"),
+            ("whsec_c2hvcnQ=", "holds 5 bytes. Use at least 24."),
             ("whsec_s3cr3t!s3cr3t", "not base64"),
             ("whsec_é", "not base64"),
             ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw=x", "not base64"),

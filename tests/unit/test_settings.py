@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import fields
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.config import values
+from relay.config.declaration import Setting
 from relay.config.reference import (
     SIGNUP_EXAMPLE,
     sample_toml,
@@ -19,16 +21,14 @@ from relay.config.reference import (
     settings_markdown,
 )
 from relay.config.settings import (
+    SETTINGS,
     ConfigError,
     Listen,
     Settings,
     load,
 )
-from relay.config.table import (
-    SETTINGS,
-    Setting,
-)
 from relay.core.providers import PROVIDERS
+from relay.core.providers.account import Provider
 from relay.core.rules.rule import compile_rules
 from relay.observability.logging import LEVELS
 
@@ -109,10 +109,57 @@ def test_every_row_of_the_public_table_is_there(
 def test_every_setting_is_an_attribute_and_is_described() -> None:
     settings = loaded()
 
-    described = {row.name for row in settings.describe()}
+    described = [row.name for row in settings.describe()]
 
-    assert described == {setting.toml for setting in SETTINGS} | {"signup"}
-    assert all(hasattr(settings, setting.name) for setting in SETTINGS)
+    assert described == [*(setting.toml for setting in SETTINGS), "signup"]
+    assert {made.name for made in fields(Settings)} == {
+        *(setting.name for setting in SETTINGS),
+        *("signup", "config", "origins"),
+    }
+
+
+# Names that are not RELAY_ and the TOML key: the public table's, and their siblings.
+NAMED_OTHERWISE = {
+    "dub.api_key": "DUB_API_KEY",
+    "dub.api_url": "DUB_API_URL",
+    "dub.webhook_secret": "DUB_WEBHOOK_SECRET",
+    "dashboard.password": "RELAY_ADMIN_PASSWORD",
+    "dashboard.listen": "RELAY_ADMIN_LISTEN",
+    "dashboard.identity_header": "RELAY_ADMIN_IDENTITY_HEADER",
+    "dashboard.identity_proxies": "RELAY_ADMIN_IDENTITY_PROXIES",
+    "delivery.retry_base": "RELAY_RETRY_BASE",
+    "delivery.retry_max": "RELAY_RETRY_MAX",
+    "delivery.retry_for": "RELAY_RETRY_FOR",
+    "delivery.rate": "RELAY_RATE",
+}
+
+
+def test_attribute_and_environment_name_follow_from_the_toml_key() -> None:
+    names = {setting.toml: (setting.name, setting.env) for setting in SETTINGS}
+
+    for key in {row.toml for row in PROVIDERS}:
+        assert names.pop(key)[0] == "hooks_secret"
+    for key, (name, env) in names.items():
+        flat = key.replace(".", "_")
+        assert name == flat
+        assert env == NAMED_OTHERWISE.get(key, f"RELAY_{flat.upper()}")
+
+
+def test_a_provider_names_its_setting_as_the_rule_does() -> None:
+    names = {setting.toml: setting.env for setting in SETTINGS}
+
+    assert {row.toml: row.env for row in PROVIDERS}.items() <= names.items()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda row: row.name)
+def test_a_provider_has_the_keys_that_are_set_for_it_and_no_others(
+    provider: Provider,
+) -> None:
+    settings = loaded(**{provider.env: provider.example})
+
+    set_for = [row.name for row in PROVIDERS if settings.provider_keys(row)]
+
+    assert set_for == [provider.name]
 
 
 def test_without_anything_else_the_defaults_hold() -> None:
@@ -123,7 +170,7 @@ def test_without_anything_else_the_defaults_hold() -> None:
     assert settings.listen == Listen("127.0.0.1", 8080)
     assert (settings.prefix, settings.upstream) == ("/_dub", None)
     assert (settings.hook_secret, settings.trusted_proxies) == ((), ())
-    assert (settings.retry_base, settings.dub_timeout) == (5.0, 10.0)
+    assert (settings.delivery_retry_base, settings.dub_timeout) == (5.0, 10.0)
     assert settings.two_step
     assert settings.signup == ()
     assert settings.config is None
@@ -151,7 +198,7 @@ def test_the_file_is_read_and_its_tables_are_dotted_keys() -> None:
     settings = loaded(path)
 
     assert settings.listen == Listen("10.1.2.3", 80)
-    assert (settings.rate, settings.retry_base) == (60, 0.5)
+    assert (settings.delivery_rate, settings.delivery_retry_base) == (60, 0.5)
 
 
 def test_environment_beats_file_and_each_value_knows_where_it_came_from() -> None:
@@ -160,7 +207,7 @@ def test_environment_beats_file_and_each_value_knows_where_it_came_from() -> Non
     settings = loaded(path, RELAY_RATE="61")
 
     origins = {row.name: row.origin for row in settings.describe()}
-    assert (settings.rate, settings.prefix) == (61, "/a")
+    assert (settings.delivery_rate, settings.prefix) == (61, "/a")
     assert origins["delivery.rate"] == "environment, RELAY_RATE"
     assert origins["prefix"] == "relay.toml"
     assert origins["cookie.days"] == "default"
@@ -171,7 +218,7 @@ def test_empty_means_unset_in_the_environment_and_in_the_file() -> None:
 
     settings = loaded(path, RELAY_RATE="", RELAY_UPSTREAM="", DUB_API_KEY_FILE="")
 
-    assert (settings.rate, settings.upstream) == (60, None)
+    assert (settings.delivery_rate, settings.upstream) == (60, None)
 
 
 def test_relay_toml_in_the_working_folder_is_read_unasked() -> None:
@@ -202,7 +249,7 @@ def test_a_secret_comes_from_a_file_without_its_line_break() -> None:
     settings = load(None, {"RELAY_SECRET": "s", "DUB_API_KEY_FILE": "key"})
 
     assert settings.dub_api_key == "dub_from_file"
-    assert settings.origins["dub_api_key"] == "file, DUB_API_KEY_FILE"
+    assert settings.origins["dub.api_key"] == "file, DUB_API_KEY_FILE"
 
 
 def test_every_secret_may_be_a_file_and_nothing_else_may() -> None:
@@ -228,7 +275,7 @@ def test_a_secret_given_twice_is_refused() -> None:
 
     line = mistake(DUB_API_KEY_FILE="key")
 
-    assert line == "DUB_API_KEY: DUB_API_KEY_FILE is set as well; keep one of them"
+    assert line == "DUB_API_KEY: DUB_API_KEY_FILE is set as well. Keep one of them."
 
 
 @pytest.mark.parametrize(
@@ -266,17 +313,34 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
     line = mistake(toml(text))
 
     assert line.startswith(f"{unknown}: unknown setting")
-    assert line.endswith(f"the nearest known one is {near}")
+    assert line.endswith(f" The nearest known one is {near}.")
 
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("RELAY_LISTN", "RELAY_LISTEN"), ("RELAY_SECRETS", "RELAY_SECRET")],
+    [
+        ("RELAY_LISTN", "RELAY_LISTEN"),
+        ("RELAY_SECRETS", "RELAY_SECRET"),
+        ("RELAY_CONFIGS", "RELAY_CONFIG"),
+        # Names of 0.1.0, which had not the table in them.
+        ("RELAY_STEPS", "RELAY_DELIVERY_STEPS"),
+        ("RELAY_IN_FLIGHT", "RELAY_DELIVERY_IN_FLIGHT"),
+        ("RELAY_CLERK_SECRET", "RELAY_HOOKS_CLERK_SECRET"),
+        ("RELAY_CLERK_SECRET_FILE", "RELAY_HOOKS_CLERK_SECRET_FILE"),
+        ("RELAY_MAX_LINE", "RELAY_LIMITS_LINE"),
+        ("RELAY_MAX_HEADER", "RELAY_LIMITS_HEADER"),
+        ("RELAY_MAX_HEADERS", "RELAY_LIMITS_HEADERS"),
+        ("RELAY_MAX_CONNECTIONS", "RELAY_LIMITS_CONNECTIONS"),
+        ("RELAY_TRACES", "RELAY_TRACES_EXPORT"),
+        ("RELAY_IDLE", "RELAY_LIMITS_IDLE"),
+        ("RELAY_BODY_RATE", "RELAY_LIMITS_BODY_RATE"),
+        ("RELAY_UPSTREAM_STALL", "RELAY_LIMITS_UPSTREAM_STALL"),
+    ],
 )
 def test_an_unknown_environment_name_is_refused_likewise(name: str, near: str) -> None:
     line = mistake(**{name: "x"})
 
-    assert line == f"{name}: unknown setting; the nearest known one is {near}"
+    assert line == f"{name}: unknown setting. The nearest known one is {near}."
 
 
 def test_relay_port_is_a_mistake_unless_kubernetes_set_it() -> None:
@@ -297,7 +361,113 @@ def test_what_kubernetes_sets_for_a_service_called_relay_is_left_alone() -> None
 
 
 def test_unknown_dub_names_belong_to_others() -> None:
-    loaded(DUB_WORKSPACE_ID="ws_1", DUB_CLIENT_ID="x")
+    loaded(DUB_WORKSPACE_ID="ws_1", DUB_CLIENT_ID="x", DUB_API_KEY_STAGING="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("DUB_APIKEY", "DUB_API_KEY"),
+        ("DUB_API_ULR", "DUB_API_URL"),
+        ("DUB_WEBHOOK_SECRETS", "DUB_WEBHOOK_SECRET"),
+    ],
+)
+def test_a_dub_name_that_is_a_slip_of_ours_is_refused(name: str, near: str) -> None:
+    line = mistake(**{name: "x"})
+
+    assert line == f"{name}: unknown setting. The nearest known one is {near}."
+
+
+# All mistakes at once
+
+
+def test_all_mistakes_are_reported_at_once_a_line_each() -> None:
+    bad_rule = '[[signup]]\npth = "/a"\ncustomer_external_id = "form."\n'
+    path = toml(f'prefix = "/"\nlisten = "x"\n[limits]\nlin = 1\n{bad_rule}')
+    Path("empty").touch()
+
+    with pytest.raises(ConfigError) as caught:
+        load(
+            path,
+            {
+                "DUB_API_KEY_FILE": "empty",
+                "RELAY_LISTEN": "127.0.0.1:80",
+                "RELAY_RATES": "1",
+                "RELAY_RETRY_MAX": "1s",
+                "RELAY_TLS_KEY": "key.pem",
+                "RELAY_UPSTREAM": "CANARY",
+            },
+        )
+
+    assert "CANARY" not in str(caught.value)
+    assert sorted(caught.value.problems) == [
+        "DUB_API_KEY_FILE: the file is empty.",
+        (
+            "RELAY_PREFIX (prefix in relay.toml): not a plain path."
+            ' Use such as /_dub, and not "/" alone.'
+        ),
+        "RELAY_RATES: unknown setting. The nearest known one is RELAY_RATE.",
+        "RELAY_RETRY_MAX: less than RELAY_RETRY_BASE. Raise it, or lower the other.",
+        (
+            "RELAY_SECRET: is required. Set it, or RELAY_SECRET_FILE, or secret in the"
+            " configuration file."
+        ),
+        "RELAY_TLS_KEY: of no use without RELAY_TLS_CERT. Set both, or neither.",
+        "RELAY_UPSTREAM: not a URL. Use http://host:port or unix:/path.",
+        (
+            "limits.lin: unknown setting in relay.toml."
+            " The nearest known one is limits.line."
+        ),
+        (
+            "signup[0].customer_external_id: not JMESPath: it ends too early"
+            " (relay.toml, the rule at line 5)"
+        ),
+        "signup[0].path: is required (relay.toml, the rule at line 5)",
+        (
+            'signup[0].pth: there is no such setting; did you mean "path"?'
+            " (relay.toml, the rule at line 5)"
+        ),
+    ]
+
+
+def test_what_is_wrong_alone_is_not_compared_with_others() -> None:
+    line = mistake(RELAY_RETRY_MAX="soon", RELAY_RETRY_BASE="2h")
+
+    assert line.startswith("RELAY_RETRY_MAX: not a duration.")
+
+
+def test_a_setting_whose_file_is_bad_does_not_count_as_missing_beside_another() -> None:
+    line = mistake(
+        RELAY_ALERTS_URL="https://ops.example.com/", RELAY_ALERTS_SECRET_FILE="gone"
+    )
+
+    assert line.startswith("RELAY_ALERTS_SECRET_FILE: cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "other"),
+    [
+        ("RELAY_ALERTS_URL", "https://ops.example.com/", "RELAY_ALERTS_SECRET"),
+        ("RELAY_TLS_KEY", "key.pem", "RELAY_TLS_CERT"),
+        ("RELAY_ADMIN_LISTEN", "127.0.0.1:81", "RELAY_ADMIN_PASSWORD"),
+        (
+            "RELAY_ADMIN_IDENTITY_HEADER",
+            "X-Forwarded-User",
+            "RELAY_ADMIN_IDENTITY_PROXIES",
+        ),
+        (
+            "RELAY_ADMIN_IDENTITY_PROXIES",
+            "10.0.0.0/8",
+            "RELAY_ADMIN_IDENTITY_HEADER",
+        ),
+    ],
+)
+def test_a_setting_that_means_nothing_without_another_is_refused(
+    name: str, value: str, other: str
+) -> None:
+    line = mistake(**{name: value})
+
+    assert line == f"{name}: of no use without {other}. Set both, or neither."
 
 
 # The file itself
@@ -339,11 +509,15 @@ def test_a_file_that_is_not_there_is_named() -> None:
 
 
 def test_a_value_where_a_table_belongs_is_told() -> None:
-    assert mistake(toml("dub = 1")).startswith("dub: must be a table, [dub]")
+    assert mistake(toml("dub = 1")) == (
+        "dub: not a table in relay.toml. Write it as [dub]."
+    )
 
 
 def test_a_table_where_a_value_belongs_is_told() -> None:
-    assert mistake(toml("[listen]\nport = 1")).startswith("listen: must be a text")
+    assert mistake(toml("[listen]\nport = 1")) == (
+        "RELAY_LISTEN (listen in relay.toml): not a text. Put it in quotes."
+    )
 
 
 def test_a_rule_that_cannot_compile_is_named_with_its_line() -> None:
@@ -387,8 +561,8 @@ BAD = {
     "RELAY_RATE": ["0", "-5", "many", "1_000"],
     "RELAY_DEDUPE_DAYS": ["-1", "7d"],
     "RELAY_DUB_TIMEOUT": ["0", "31"],
-    "RELAY_IN_FLIGHT": ["0", "513"],
-    "RELAY_STEPS": ["0", "3"],
+    "RELAY_DELIVERY_IN_FLIGHT": ["0", "513"],
+    "RELAY_DELIVERY_STEPS": ["0", "3"],
     "RELAY_LOG_LEVEL": ["loud"],
 }
 
@@ -417,12 +591,17 @@ def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
         ("RELAY_COOKIE_DAYS", "400", "cookie_days", 400),
         ("RELAY_ATTRIBUTION", "first-click", "attribution", "first-click"),
         ("RELAY_DEDUPE_DAYS", "0", "dedupe_days", 0),
-        ("RELAY_RETRY_FOR", "500ms", "retry_for", 0.5),
-        ("RELAY_RETRY_FOR", "30m", "retry_for", 1800.0),
-        ("RELAY_RETRY_FOR", "7d", "retry_for", 604_800.0),
-        ("RELAY_RETRY_BASE", "0.05", "retry_base", 0.05),
-        ("RELAY_STEPS", "1", "two_step", False),
-        ("RELAY_ADMIN_PASSWORD", " with blanks ", "admin_password", " with blanks "),
+        ("RELAY_RETRY_FOR", "500ms", "delivery_retry_for", 0.5),
+        ("RELAY_RETRY_FOR", "30m", "delivery_retry_for", 1800.0),
+        ("RELAY_RETRY_FOR", "7d", "delivery_retry_for", 604_800.0),
+        ("RELAY_RETRY_BASE", "0.05", "delivery_retry_base", 0.05),
+        ("RELAY_DELIVERY_STEPS", "1", "two_step", False),
+        (
+            "RELAY_ADMIN_PASSWORD",
+            " with blanks ",
+            "dashboard_password",
+            " with blanks ",
+        ),
     ],
 )
 def test_a_good_value_is_taken(
@@ -446,22 +625,49 @@ def test_a_list_of_secrets_may_be_an_array() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["rate = true", 'rate = ["1"]', "retry_base = nan"])
-def test_toml_types_that_only_look_like_numbers_are_refused(text: str) -> None:
-    line = mistake(toml(f"[delivery]\n{text}"))
-
-    assert line.startswith(f"delivery.{text.split(maxsplit=1)[0]}: must be")
-    assert line.endswith("(relay.toml)")
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "rate = true",
+            (
+                "RELAY_RATE (delivery.rate in relay.toml): not a whole number."
+                " Use one from 1 to 1000000."
+            ),
+        ),
+        (
+            'rate = ["1"]',
+            (
+                "RELAY_RATE (delivery.rate in relay.toml): not a whole number."
+                " Use one from 1 to 1000000."
+            ),
+        ),
+        (
+            "retry_base = nan",
+            (
+                "RELAY_RETRY_BASE (delivery.retry_base in relay.toml): out of range."
+                " Use more than 0 and at most a year."
+            ),
+        ),
+    ],
+)
+def test_toml_types_that_only_look_like_numbers_are_refused(
+    text: str, line: str
+) -> None:
+    assert mistake(toml(f"[delivery]\n{text}")) == line
 
 
 def test_the_longest_wait_is_not_shorter_than_the_first() -> None:
-    assert mistake(RELAY_RETRY_BASE="60", RELAY_RETRY_MAX="30").startswith(
-        "delivery.retry_max: "
+    assert mistake(RELAY_RETRY_BASE="60", RELAY_RETRY_MAX="30") == (
+        "RELAY_RETRY_MAX: less than RELAY_RETRY_BASE. Raise it, or lower the other."
     )
 
 
 def test_the_relay_does_not_stand_in_front_of_itself() -> None:
-    assert mistake(RELAY_UPSTREAM="http://127.0.0.1:8080").startswith("upstream: ")
+    assert mistake(RELAY_UPSTREAM="http://127.0.0.1:8080") == (
+        "RELAY_UPSTREAM: the address of the relay itself (RELAY_LISTEN). Use the"
+        " site's."
+    )
 
 
 @given(st.text())
@@ -599,7 +805,7 @@ def test_the_sample_file_with_every_line_uncommented_is_valid() -> None:
     assert len(settings.signup) == 1
     for setting in SETTINGS:
         if setting.default is not None:
-            assert getattr(settings, setting.name) == setting.parse(setting.default)
+            assert settings.value(setting) == setting.parse(setting.default)
 
 
 def test_the_example_rule_shows_every_key_a_rule_may_have() -> None:

@@ -91,17 +91,12 @@ class Provider:
     @property
     def env(self) -> str:
         """Name the environment variable of its secret."""
-        return f"RELAY_{self.name.upper()}_SECRET"
+        return f"RELAY_HOOKS_{self.name.upper()}_SECRET"
 
     @property
     def toml(self) -> str:
         """Name the TOML key of its secret."""
         return f"hooks.{self.name}.secret"
-
-    @property
-    def setting(self) -> str:
-        """Name the attribute of Settings that holds its keys."""
-        return f"{self.name}_secret"
 
 
 def clicks(*places: object) -> tuple[str, ...]:

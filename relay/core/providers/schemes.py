@@ -132,6 +132,6 @@ def stripe_secrets(written: str) -> tuple[bytes, ...]:
     secrets = text_secrets(written)
     if not all(secret.startswith(b"whsec_") for secret in secrets):
         raise ValueError(
-            "a signing secret of Stripe's starts with whsec_ (an API key does not)"
+            "not Stripe's signing secret. It starts with whsec_; an API key does not."
         )
     return secrets

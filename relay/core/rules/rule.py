@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from relay.core.leads import Mode
 from relay.core.rules.documents import (
@@ -31,6 +32,8 @@ from relay.core.rules.paths import (
     PathPattern,
     parse_pattern,
 )
+
+T = TypeVar("T")
 
 DEFAULT_EVENT: Final = "Sign Up"
 """What Dub's own guides call the event."""
@@ -62,7 +65,14 @@ _LONGEST_INT: Final = 10**100
 
 
 class RuleError(ValueError):
-    """A rule that cannot be used; one line that names the key."""
+    """Rules that cannot be used; a line for each mistake, which names the key."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +124,30 @@ class Draft:
 def compile_rules(raw: object) -> tuple[SignupRule, ...]:
     """Compile the ``signup`` tables of a configuration, in their order.
 
-    Raises RuleError for the first thing that is wrong, as in
+    Raises RuleError for all that is wrong, a line each, as in
     ``signup[0].customer_name: not JMESPath: it ends too early``.
     """
     if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
         raise RuleError("signup: must be a list of tables ([[signup]])")
-    return tuple(
-        _compile(_Table(table, f"signup[{index}]")) for index, table in enumerate(raw)
-    )
+    compiled = {
+        f"signup[{index}]": partial(_compile, table, f"signup[{index}]")
+        for index, table in enumerate(raw)
+    }
+    return tuple(_each(compiled).values())
+
+
+def _each(parts: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """Make every part; raise RuleError with the mistakes of all of them."""
+    made: dict[str, T] = {}
+    problems: list[str] = []
+    for name, make in parts.items():
+        try:
+            made[name] = make()
+        except RuleError as error:
+            problems += error.problems
+    if problems:
+        raise RuleError(*problems)
+    return made
 
 
 class _Table:
@@ -134,13 +160,17 @@ class _Table:
         self._where = where
 
     def error(self, key: str, why: str) -> RuleError:
-        return RuleError(f"{self._where}.{key}: {why}")
+        return RuleError(f"{self._where}.{_one_line(key)}: {why}")
 
     def check_keys(self, known: Sequence[str]) -> None:
-        for key in self._raw:
-            if key not in known:
-                near = did_you_mean(str(key), known)
-                raise self.error(_one_line(str(key)), f"there is no such setting{near}")
+        if unknown := [str(key) for key in self._raw if key not in known]:
+            raise RuleError(
+                *(
+                    f"{self._where}.{_one_line(key)}: there is no such setting"
+                    f"{did_you_mean(key, known)}"
+                    for key in unknown
+                )
+            )
 
     def __contains__(self, key: str) -> bool:
         return key in self._raw
@@ -176,29 +206,29 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _compile(table: _Table) -> SignupRule:
-    table.check_keys(_KEYS)
-    told = table.table("metadata")
-    when = table.expression("when", DEFAULT_WHEN)
-    fields = {
-        name: table.expression(key)
-        for key, name in _FIELDS.items()
-        if key in table or key == "customer_external_id"
+def _compile(raw: object, where: str) -> SignupRule:
+    table = _Table(raw, where)
+    parts: dict[str, Callable[[], Any]] = {
+        "keys": partial(table.check_keys, _KEYS),
+        "method": partial(_method, table),
+        "pattern": partial(_pattern, table),
+        "event": partial(_event, table),
+        "mode": partial(_mode, table),
+        "when": partial(table.expression, "when", DEFAULT_WHEN),
+        "fields": partial(_fields, table),
+        "metadata": partial(_metadata, table),
+        "clear_cookie": partial(table.flag, "clear_cookie", default=True),
+        "known_customer": partial(table.flag, "known_customer", default=False),
     }
-    metadata = {key: told.expression(key) for key in told}
-    texts = [each.text for each in (*fields.values(), *metadata.values())]
-    every = [when.text, *texts]
+    made = _each(parts)
+    del made["keys"]
+    texts = [
+        each.text for each in (*made["fields"].values(), *made["metadata"].values())
+    ]
+    every = [made["when"].text, *texts]
     return SignupRule(
-        method=_method(table),
+        **made,
         path=table.text("path"),
-        pattern=_pattern(table),
-        event=_event(table),
-        mode=_mode(table),
-        when=when,
-        fields=fields,
-        metadata=metadata,
-        clear_cookie=table.flag("clear_cookie", default=True),
-        known_customer=table.flag("known_customer", default=False),
         roots=frozenset(
             root for root in ROOTS if any(_mentions(text, root) for text in every)
         ),
@@ -208,6 +238,21 @@ def _compile(table: _Table) -> SignupRule:
             _mentions(_STATUS.sub("", text), "response") for text in every
         ),
     )
+
+
+def _fields(table: _Table) -> dict[str, Expression]:
+    return _each(
+        {
+            name: partial(table.expression, key)
+            for key, name in _FIELDS.items()
+            if key in table or key == "customer_external_id"
+        }
+    )
+
+
+def _metadata(table: _Table) -> dict[str, Expression]:
+    named = table.table("metadata")
+    return _each({key: partial(named.expression, key) for key in named})
 
 
 def _mentions(text: str, name: str) -> bool:
@@ -237,8 +282,9 @@ def _mode(table: _Table) -> Mode:
 
 
 def _pattern(table: _Table) -> PathPattern:
+    path = table.text("path")
     try:
-        return parse_pattern(table.text("path"))
+        return parse_pattern(path)
     except ValueError as error:
         raise table.error("path", str(error)) from None
 

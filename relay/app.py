@@ -12,7 +12,6 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
 
 from relay.capture import openapi
 from relay.capture.click_cookie import Landing
@@ -48,23 +47,19 @@ from relay.delivery.deliver import (
 )
 from relay.delivery.dub_client import DubClient
 from relay.delivery.worker import Worker
-from relay.http.client_address import Trusted
-from relay.http.fast_endpoints import (
-    SHORTCUTS,
-    Shortcuts,
-)
-from relay.http.refusals import RefusalRate
+from relay.http.aiohttp_internals import RawRequestMessage
+from relay.http.callers import OwnPages, RefusalRate, Trusted
+from relay.http.fast_path import FAST_PATHS, FastEndpoints, FastPath
 from relay.http.responses import (
     Handler,
     RefusedError,
     speaking_json,
 )
-from relay.http.same_origin import OwnPages
 from relay.observability.metrics import Metrics
 from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
-from relay.operations.health import HealthEndpoints
+from relay.operations.monitoring import HealthEndpoints
 from relay.operations.retention import Sweeper
 from relay.operations.status import (
     Overview,
@@ -73,9 +68,9 @@ from relay.operations.status import (
 from relay.outbox import open_outbox
 from relay.outbox.contract import Outbox
 from relay.outbox.sealing import Seal
+from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.forward import Proxy
 from relay.proxy.signup_leads import ProxiedSignups
-from relay.proxy.upstream_connection import UpstreamLimits
 
 if TYPE_CHECKING:
     from relay.dashboard.sampling import Sampler
@@ -231,7 +226,8 @@ class Relay:
         signup = SignupHook(self.intake, self.settings.hook_secret, now_ms, self.opener)
         rate = RefusalRate(self.trusted)
         api = self._track_api()
-        app[SHORTCUTS] = self._shortcuts(signup, rate, api)
+        fast_paths: list[FastPath] = [self._fast_endpoints(signup, rate, api)]
+        app[FAST_PATHS] = fast_paths
         endpoints = [*self._endpoints(signup, rate, api), *self._for_pages(app)]
         for method, path, handler in endpoints:
             told = speaking_json(handler)
@@ -263,15 +259,15 @@ class Relay:
         for method, path, handler in dashboard.endpoints():
             app.router.add_route(method, f"{self.settings.prefix}/{path}", handler)
 
-    def _shortcuts(
+    def _fast_endpoints(
         self, signup: SignupHook, rate: RefusalRate, api: TrackApi
-    ) -> Shortcuts:
-        """Give what is answered without a request object, by its path.
+    ) -> FastEndpoints:
+        """Return what is answered without a request object.
 
         Nothing where middlewares must see every request.
         """
         if self.tracing is not None:
-            return {}
+            return FastEndpoints({})
 
         async def respond(
             message: RawRequestMessage, peer: str | None, body: bytes
@@ -282,10 +278,15 @@ class Relay:
                 rate.count(refused.status, message.raw_headers, peer)
                 raise
 
-        return {
-            f"{self.settings.prefix}/{path}": self.metrics.timed(path, each)
-            for path, each in (("hooks/signup", respond), ("track/lead", api.respond))
-        }
+        return FastEndpoints(
+            {
+                f"{self.settings.prefix}/{path}": self.metrics.timed(path, each)
+                for path, each in (
+                    ("hooks/signup", respond),
+                    ("track/lead", api.respond),
+                )
+            }
+        )
 
     def _endpoints(
         self, signup: SignupHook, rate: RefusalRate, api: TrackApi

@@ -15,17 +15,15 @@ from relay.core.rules.rule import (
     Draft,
     compile_rules,
 )
-from relay.http.listener_server import FrontRunner
+from relay.http.fast_path import FAST_PATHS
+from relay.http.listener import ListenerRunner
 from relay.observability.metrics import Metrics
-from relay.proxy.forward import (
-    EXPRESS,
-    Proxy,
-)
+from relay.proxy.exchange import UpstreamLimits
+from relay.proxy.forward import Proxy
 from relay.proxy.signup_exchange import Held
-from relay.proxy.upstream_connection import UpstreamLimits
 
 SECRETS = ("a-secret-for-tests-only",)
-EXPRESS_LANE = True
+FAST_PATH = True
 """Whether proxies have one, unless a test says so itself."""
 NOW = 1_800_000_000_000
 
@@ -106,15 +104,15 @@ async def proxied(
     limits: UpstreamLimits | None = None,
     now: int = NOW,
     grace: float = 1.0,
-    express: bool | None = None,
-    flights: list[int] | None = None,
+    fast: bool | None = None,
+    fast_requests: list[int] | None = None,
     middlewares: Sequence[Any] = (),
     **options: Any,
 ) -> AsyncIterator[int]:
-    """Run a proxy in front of a site; give its port.
+    """Run a proxy in front of a site; yield its port.
 
-    ``express`` opens the express lane, or does not; ``flights`` is told how many
-    requests took it.
+    ``fast`` opens the fast path, or does not; how many requests took it is appended
+    to ``fast_requests``.
     """
     proxy = Proxy(
         url,
@@ -124,12 +122,13 @@ async def proxied(
         limits=limits,
         **options,
     )
-    open_lane = EXPRESS_LANE if express is None else express
+    has_fast_path = FAST_PATH if fast is None else fast
     app = web.Application(middlewares=middlewares)
     proxy.install(app)
-    runner = FrontRunner(
+    fast_paths = app[FAST_PATHS]
+    runner = ListenerRunner(
         app,
-        app[EXPRESS] if open_lane else None,
+        fast_paths if has_fast_path else (),
         access_log=None,
         shutdown_timeout=grace,
     )
@@ -139,6 +138,6 @@ async def proxied(
     try:
         yield runner.addresses[0][1]
     finally:
+        if fast_requests is not None:
+            fast_requests.append(runner.fast_requests)
         await runner.cleanup()
-        if flights is not None:
-            flights.append(app[EXPRESS].flights)

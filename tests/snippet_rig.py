@@ -26,7 +26,7 @@ from snippet_nothing import NOTHING, PATIENCE
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.capture.snippet import Snippet
 from relay.core.http.cookies import Attribution
-from relay.http.client_address import Trusted
+from relay.http.callers import Trusted
 from relay.http.responses import speaking_json
 
 AS_DUB_DOES = Path(__file__).parent / "browser" / "as_dub_does.js"

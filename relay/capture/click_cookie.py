@@ -9,8 +9,7 @@ Beside it goes the companion, out of scripts' reach, from which a lost
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -18,6 +17,7 @@ from relay.core.clock import Clock
 from relay.core.http import cookies
 from relay.core.http.cookies import Companion
 from relay.core.http.headers import Headers
+from relay.http.callers import Visit
 from relay.http.request_guard import every
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
@@ -45,35 +45,6 @@ SHARED_CACHE_FIELDS: Final = frozenset(
 9213, and the CDNs' own). One visitor's click must never be handed to another."""
 
 PRIVATE: Final = (b"Cache-Control", b"private, no-store")
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One request, as far as cookies go.
-
-    ``host`` is the host the visitor sees (it may carry a port), ``secure``
-    whether the visitor came by https.
-    """
-
-    method: str
-    target: str
-    headers: Headers
-    host: str
-    secure: bool
-
-    @cached_property
-    def _cookies(self) -> list[tuple[str, str]]:
-        lines = every(self.headers, b"cookie")
-        texts = (line.decode("utf-8", "surrogateescape") for line in lines)
-        return list(cookies.pairs(texts))
-
-    def given(self, name: str) -> list[str]:
-        """Give all values of the cookie with exactly this name, in order."""
-        return [value for known, value in self._cookies if known == name]
-
-    def click_id(self) -> str | None:
-        """Give the first usable click id of the cookies."""
-        return next(filter(cookies.is_click_id, self.given(cookies.CLICK_COOKIE)), None)
 
 
 class Landing:

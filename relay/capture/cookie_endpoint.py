@@ -19,13 +19,12 @@ from aiohttp import web
 
 from relay.capture.click_cookie import Landing
 from relay.core.http.cookies import is_click_id
-from relay.http.body_limit import read_small
-from relay.http.client_address import Trusted
+from relay.http.callers import OwnPages, Trusted
+from relay.http.request_body import read_small
 from relay.http.responses import (
     RefusedError,
     read_json,
 )
-from relay.http.same_origin import OwnPages
 
 PATH: Final = "cookie"
 

@@ -20,12 +20,10 @@ from aiohttp import web
 from yarl import URL
 
 from relay.core.dub.replies import Answer
-from relay.http.body_limit import read_small
-from relay.http.client_address import Trusted
-from relay.http.rate_limit import VisitorRate
+from relay.http.callers import Trusted, VisitorRate
+from relay.http.request_body import Tasks, read_small
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
-from relay.proxy.signup_exchange import Tasks
 
 log = get_logger()
 

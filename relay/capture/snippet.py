@@ -28,7 +28,7 @@ from relay.core.http.negotiation import (
     preferred_coding,
 )
 from relay.core.resources import static_dir
-from relay.http.fixed_responses import FixedAnswer
+from relay.http.raw_responses import FixedAnswer
 
 EXTENSIONS: Final = ("site-visit", "outbound-domains", "conversion-tracking")
 """Dub's extensions in the order in which its file names list them."""

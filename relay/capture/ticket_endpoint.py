@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from relay.capture.click_cookie import (
-    Landing,
-    Visit,
-)
+from relay.capture.click_cookie import Landing
 from relay.core.clock import Clock
 from relay.core.http import tickets
 from relay.core.http.tickets import Opener
+from relay.http.callers import OwnPages, Visit
 from relay.http.responses import answer
-from relay.http.same_origin import OwnPages
 
 PATH = "ticket"
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
 
 from relay.capture.intake import Capture, Intake
 from relay.capture.wait_mode import Waiting
@@ -34,8 +33,8 @@ from relay.core.dub.track_sale import (
 )
 from relay.core.http.headers import Headers
 from relay.core.leads import Mode
-from relay.http.client_address import Trusted
-from relay.http.rate_limit import VisitorRate
+from relay.http.aiohttp_internals import RawRequestMessage
+from relay.http.callers import Trusted, VisitorRate
 from relay.http.responses import (
     RETRY_AFTER_S,
     RefusedError,

@@ -21,11 +21,10 @@ from relay.cli.base import (
     make_outbox,
     read_settings,
     say,
-    sqlite_file,
     table,
 )
 from relay.config.settings import Settings
-from relay.config.values import masked_url
+from relay.config.values import masked_url, sqlite_file
 from relay.core.clock import (
     iso,
     now_ms,

@@ -6,7 +6,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -16,6 +15,7 @@ from relay.config.settings import (
     Settings,
     load,
 )
+from relay.config.values import sqlite_file
 from relay.outbox.contract import Outbox, OutboxError
 
 T = TypeVar("T")
@@ -101,12 +101,6 @@ def make_outbox(settings: Settings, *, encrypts: bool = True) -> Outbox:
         return open_outbox(settings.database, seal)
     except ValueError as error:
         raise ConfigError(f"RELAY_DATABASE: {error}") from error
-
-
-def sqlite_file(url: str) -> Path | None:
-    """Give the file of an SQLite URL, None for any other database."""
-    prefix = "sqlite:///"
-    return Path(url.removeprefix(prefix)) if url.startswith(prefix) else None
 
 
 def say(line: str) -> None:

@@ -16,10 +16,10 @@ from relay.cli.base import (
     existing_outbox,
     read_settings,
     say,
-    sqlite_file,
     table,
 )
 from relay.config.settings import ConfigError
+from relay.config.values import sqlite_file
 from relay.core.leads import LeadStatus
 from relay.outbox import is_postgres
 from relay.outbox.contract import OutboxError

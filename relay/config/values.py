@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -331,3 +332,9 @@ def _http_url(value: str, use: str, *, query: bool = False) -> SplitResult:
         extra = "user, password" + ("" if query else ", query")
         raise BadValueError(f"a URL with {extra} or fragment. Take them out.")
     return parts
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite URL, None for any other database."""
+    prefix = "sqlite:///"
+    return Path(url.removeprefix(prefix)) if url.startswith(prefix) else None

@@ -22,8 +22,7 @@ from aiohttp import web
 from relay.core.clock import Clock
 from relay.core.http.headers import Network
 from relay.core.signing import BadSignatureError, sign_json, verify_json
-from relay.http.client_address import Trusted
-from relay.http.rate_limit import VisitorRate
+from relay.http.callers import Trusted, VisitorRate
 from relay.http.request_guard import every
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger

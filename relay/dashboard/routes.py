@@ -17,7 +17,7 @@ from relay.dashboard.live import LiveWatch
 from relay.dashboard.overview_page import OverviewPages
 from relay.dashboard.pages import HEADERS, Pages
 from relay.dashboard.tool_pages import ToolPages
-from relay.http.client_address import Trusted
+from relay.http.callers import Trusted
 from relay.http.responses import RefusedError
 from relay.operations.erasure import (
     Erased,

@@ -1,34 +1,31 @@
 """The visitors' side: aiohttp's server protocol with the relay's own limits.
 
 aiohttp parses and serves; this adds what a server in the open needs and it has
-not got, and two ways that take a request before aiohttp makes a request object
-for it: the express lane to the site (``express``), and the short one to the relay's
-own endpoints (``shortcut``).
+not got, and the fast path: requests that are taken before aiohttp makes a request
+object for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from aiohttp import StreamReader, web
-from aiohttp.http import HttpProcessingError, RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler
 
-from relay.http.fast_endpoints import Shortcuts
-from relay.http.fast_endpoints import book as book_shortcut
-from relay.http.listener_limits import FrontLimits
-from relay.observability.logging import get_logger
-from relay.proxy.fast_exchange import (
-    Begun,
-    Flight,
+from relay.http.aiohttp_internals import (
+    VERSION,
+    HttpProcessingError,
+    RawRequestMessage,
+    ServerProtocol,
+    ServerRunner,
+    missing_attributes,
 )
-from relay.proxy.fast_path import Express
-from relay.proxy.site_response import own_answer
-
-if TYPE_CHECKING:
-    from relay.http.listener_server import FrontServer
+from relay.http.fast_path import Begun, FastPath, FastRequest
+from relay.http.raw_responses import own_answer
+from relay.observability.logging import get_logger
 
 log = get_logger()
 
@@ -37,60 +34,75 @@ LATE: Final = (
 )
 
 
-class SlowBodyError(web.HTTPRequestTimeout):
-    """A body that came too slowly: 408 for whoever reads it."""
+@dataclass(frozen=True, slots=True)
+class ListenerLimits:
+    """What a visitor may take of the relay. Times in seconds, sizes in bytes.
 
-
-class Front(RequestHandler):
-    """One visitor's connection.
-
-    While a flight of the express lane is under way, or waits for its request's
-    body, aiohttp's own loop sleeps on its waiter, which is kept here
-    (``_sleeper``) so that nothing wakes it: requests that come meanwhile queue
-    up behind.
+    ``line`` and ``field`` are the longest request line and header field,
+    ``fields`` their number. ``head`` is how long a request's head may take from
+    its first byte, ``idle`` how long a connection is kept without a request.
+    A body must bring ``body_rate`` bytes a second, measured over ``body_span``
+    and only while the relay would take more. ``connections`` is how many one
+    address may hold open (0: any number); trusted proxies are exempt.
     """
+
+    line: int = 16_384
+    field: int = 32_768
+    fields: int = 128
+    head: float = 10.0
+    idle: float = 75.0
+    body_rate: int = 500
+    body_span: float = 10.0
+    connections: int = 0
+
+    def server_options(self) -> dict[str, Any]:
+        """Return the options of aiohttp's server for a proxy to stand behind it."""
+        return {
+            # Bodies pass as they are: a decoded one would not fit its headers.
+            "auto_decompress": False,
+            # A visitor who leaves ends the call to the site.
+            "handler_cancellation": True,
+            "max_line_size": self.line,
+            "max_field_size": self.field,
+            "max_headers": self.fields,
+            "keepalive_timeout": self.idle,
+        }
+
+
+class SlowBodyError(web.HTTPRequestTimeout):
+    """A body that came too slowly: 408 for its reader."""
+
+
+class Listener(ServerProtocol):
+    """One visitor's connection."""
 
     __slots__ = (
         "_begun",
-        "_boarding",
-        "_body",
-        "_came",
-        "_early",
-        "_express",
-        "_flight",
+        "_body_timer",
+        "_head_timer",
         "_limits",
-        "_replied",
+        "_received",
+        "_request",
         "_server",
-        "_shortcuts",
-        "_sleeper",
-        "_timer",
+        "_serving",
+        "_waiting_body",
         "peer",
         "scheme",
     )
 
     def __init__(
-        self,
-        server: FrontServer,
-        *,
-        express: Express | None,
-        shortcuts: Shortcuts,
-        limits: FrontLimits,
-        **options: Any,
+        self, server: ListenerServer, *, limits: ListenerLimits, **options: Any
     ) -> None:
         super().__init__(server, **options)
         self._server = server
-        self._express = express
-        self._shortcuts = shortcuts
         self._limits = limits
-        self._timer: asyncio.TimerHandle | None = None
-        self._body: StreamReader | None = None
-        self._came = 0
-        self._flight: Flight | None = None
-        self._boarding: StreamReader | None = None
-        self._sleeper: asyncio.Future[None] | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
+        self._received = 0
+        self._serving = False
+        self._request: FastRequest | None = None
+        self._waiting_body: StreamReader | None = None
         self._begun: Begun | None = None
-        self._replied = False
-        self._early: list[bytes] = []
         self.peer: str | None = None
         self.scheme = "http"
 
@@ -107,113 +119,129 @@ class Front(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what was under way for a visitor who has left."""
         self._server.dismiss(self.peer)
-        self._stop_timer()
-        if self._flight is not None:
-            self._flight.cancel()
-            self._flight = self._boarding = None
+        self._stop_timers()
+        if self._request is not None:
+            self._request.cancel()
+            self._request = self._waiting_body = None
         if self._begun is not None:
             self._begun.abandon()
             self._begun = None
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what came; a single ordinary request takes the express lane."""
-        sleeper = self._waiter
-        if self._replied and sleeper is None:
-            # A quick visitor, whose next request would be tied to the general
-            # lane: aiohttp's loop is about to look for it, and finds it there.
-            if not self._early:
-                self._loop.call_soon(self._take_early)
-            self._early.append(data)
-            return
-        self._replied = False
-        if sleeper is None or sleeper.done():
-            super().data_received(data)
-            if self._boarding is not None:
-                self._board(self._boarding)
-            elif self._messages and self._timer is None:
-                self._await_body()
-            return
-        # So that the parser's messages wake nobody before they are looked at.
-        self._waiter = None
-        super().data_received(data)
-        if self._force_close:
-            sleeper.cancel()
-        elif not self._messages:
-            self._waiter = sleeper
-            self._await_head()
-        else:
-            self._stop_timer()
-            self._sleeper = sleeper
-            self._check_in()
+    # --- What the visitor sends, in limits of time. ---
 
-    async def finish_response(
-        self,
-        request: web.BaseRequest,
-        resp: web.StreamResponse,
-        start_time: float | None,
-    ) -> tuple[web.StreamResponse, bool]:
-        """Note that the answer of the general lane is out."""
-        finished = await super().finish_response(request, resp, start_time)
-        self._replied = not self._upgraded
-        return finished
-
-    def _take_early(self) -> None:
-        """Take what came before aiohttp's loop was ready for it."""
-        data, self._early = b"".join(self._early), []
-        self._replied = False
-        if self.transport is not None:
-            self.data_received(data)
-
-    def _await_head(self) -> None:
+    def on_partial_head(self) -> None:
         """Let a head that has begun be whole in time."""
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._limits.head, self._head_is_late)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(
+                self._limits.head, self._head_is_late
+            )
 
     def _head_is_late(self) -> None:
-        self._timer = None
-        if self.transport is not None and not self._messages:
+        self._head_timer = None
+        if self.transport is not None:
             self.transport.write(LATE)
             self.force_close()
 
-    def _await_body(self) -> None:
+    def serve(self, body: StreamReader) -> None:
+        """Note that aiohttp's loop serves a request, which has this body."""
+        self._serving = True
+        self._stop_timers()
+        self._watch(body)
+
+    async def finish_response(self, request: web.BaseRequest, *rest: Any) -> Any:
+        """Note that what comes now begins the next request, or ends this one's body."""
+        self._serving = not request.content.is_eof()
+        return await super().finish_response(request, *rest)
+
+    def _watch(self, body: StreamReader) -> None:
         """Let a body that is not all there come fast enough."""
-        body = self._messages[-1][1]
-        if body is EMPTY_PAYLOAD or body.is_eof():
+        if body.is_eof():
             return
-        self._body, self._came = body, body.total_bytes
-        self._timer = self._loop.call_later(
+        self._received = body.total_bytes
+        self._body_timer = self.loop.call_later(
             self._limits.body_span, self._look_at_body, body
         )
 
     def _look_at_body(self, body: StreamReader) -> None:
-        self._timer = None
-        if body.is_eof() or body.exception() is not None or self._payload_parser:
+        self._body_timer = None
+        if self.transport is None or body.is_eof() or body.exception() is not None:
             return
-        came = body.total_bytes - self._came
+        received = body.total_bytes - self._received
         # While reading is paused it is the site that is slow.
-        if not self._reading_paused and came < (
+        if self.transport.is_reading() and received < (
             self._limits.body_rate * self._limits.body_span
         ):
             log.info("visitor.slow_body")
             body.set_exception(SlowBodyError())
             self.close()
-            if self._boarding is body:
-                self._board(body)
+            if self._waiting_body is body:
+                self._start(body)
             return
-        if self._boarding is body:
-            # Whoever needs that long is nothing for the express lane.
-            self._flight = self._boarding = None
-            self._wake()
-        self._came = body.total_bytes
-        self._timer = self._loop.call_later(
-            self._limits.body_span, self._look_at_body, body
-        )
+        if self._waiting_body is body:
+            # A body that takes so long is the slow path's.
+            self._request = self._waiting_body = None
+            self.hand_over()
+            return
+        self._watch(body)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_timers(self) -> None:
+        for timer in (self._head_timer, self._body_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._body_timer = None
+
+    # --- The fast path. ---
+
+    def on_request(self, message: RawRequestMessage | None, body: StreamReader) -> None:
+        """Start a single ordinary request; leave all others to aiohttp's loop."""
+        self._stop_timers()
+        if message is not None and not self._server.draining:
+            self._request = self._server.prepare(self, message)
+        if self._request is None:
+            self.hand_over()
+            return
+        self.hold()
+        self._waiting_body = body
+        self._watch(body)
+        self._start(body)
+
+    def on_data(self) -> None:
+        """Start the request whose body is all there now; without one, await a head."""
+        if self._waiting_body is not None:
+            self._start(self._waiting_body)
+        elif not self.fast_path and not self._serving:
+            self.on_partial_head()
+
+    def _start(self, body: StreamReader) -> None:
+        """Start the request once all of its body is there, or hand it over."""
+        failed = body.exception() is not None or self.is_closing
+        if self._request is None or not (failed or body.is_eof()):
+            return
+        self._waiting_body = None
+        if not failed and self._request.start(body):
+            self._server.fast_requests += 1
+            return
+        self._request = None
+        self.hand_over()
+
+    def complete(self, answer: bytes, *, close: bool) -> None:
+        """Write a whole answer, and be ready for the next request."""
+        self._request = None
+        self.write_answer(answer, close=close)
+
+    def divert(self, begun: Begun) -> None:
+        """Hand the request to aiohttp's loop, and to its handler what was begun."""
+        self._request = None
+        self._begun = begun
+        self.hand_over()
+
+    def take_begun(self) -> Begun | None:
+        """Return, once, how the present request was sent already, if it was."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    # --- What could not be read, or could not be handled. ---
 
     def handle_error(
         self,
@@ -230,96 +258,136 @@ class Front(RequestHandler):
         return own_answer(request, status, known)
 
     def log_exception(self, *_: Any, **details: Any) -> None:
-        """Tell what went wrong in one line; a traceback may quote a visitor.
+        """Log what went wrong in one line; a traceback may quote a visitor.
 
-        Malformed requests are the visitor's affair: who sends many must not be
+        Malformed requests are the visitor's affair: one who sends many must not be
         able to fill the log.
         """
         error = details.get("exc_info")
-        tell = log.debug if isinstance(error, HttpProcessingError) else log.error
-        tell("visitor.request_failed", error=type(error).__name__)
+        write = log.debug if isinstance(error, HttpProcessingError) else log.error
+        write("visitor.request_failed", error=type(error).__name__)
 
-    def _check_in(self) -> None:
-        """Let a single ordinary request go a short way, others the general lane."""
-        message, body = self._messages[0]
-        alone = len(self._messages) == 1 and not self._paused
-        alone = alone and not self._server.draining
-        # What is no message is what aiohttp puts in place of a broken one.
-        if alone and isinstance(message, RawRequestMessage):
-            self._flight = self._book(message)
-        if self._flight is None:
-            self._await_body()
-            self._wake()
-            return
-        # A stop waits for requests that are in progress.
-        self._request_in_progress = True
-        self._boarding = body
-        if not body.is_eof():
-            self._await_body()
-        self._board(body)
 
-    def _book(self, message: RawRequestMessage) -> Flight | None:
-        """Ask both short ways, to the relay's own endpoints and to the site."""
-        errand = book_shortcut(self._shortcuts, self, message)
-        if errand is not None or self._express is None:
-            return errand
-        return self._express.book(self, message)
+class ListenerServer(web.Server):
+    """aiohttp's server, which makes a :class:`Listener` for each visitor."""
 
-    def _board(self, body: StreamReader) -> None:
-        """Take off once all of the body is there, or leave it to the other lane."""
-        failed = body.exception() is not None or self._force_close
-        if self._flight is None or not (failed or body.is_eof()):
-            return
-        self._boarding = None
-        if not failed and self._flight.take_off(body):
-            if self._express is not None:
-                self._express.took_off()
-            return
-        self._flight = None
-        self._wake()
+    def __init__(
+        self,
+        server: web.Server,
+        fast_paths: Sequence[FastPath],
+        limits: ListenerLimits,
+        exempt: Callable[[str], bool],
+        options: dict[str, Any],
+    ) -> None:
+        """Stand in for a server of aiohttp's that was made for an application."""
+        self._make_request_object = server.request_factory
+        self.draining = False
+        self.fast_requests = 0
+        super().__init__(
+            server.request_handler,
+            request_factory=self._serve,
+            handler_cancellation=server.handler_cancellation,
+        )
+        self._fast_paths = fast_paths
+        self._limits = limits
+        self._exempt = exempt
+        self._options = {**options, "loop": asyncio.get_running_loop()}
+        self._open: Counter[str] = Counter()
 
-    def _wake(self) -> None:
-        """Let aiohttp's loop have what there is."""
-        sleeper = self._restored()
-        if not sleeper.done():
-            sleeper.set_result(None)
+    def __call__(self) -> Listener:
+        """Make the protocol of a new connection."""
+        return Listener(
+            self,
+            limits=self._limits,
+            fast_path=bool(self._fast_paths),
+            **self._options,
+        )
 
-    def landed(self, answer: bytes, *, close: bool) -> None:
-        """Write a whole answer, and be ready for the next request."""
-        self._flight = None
-        if self.transport is None or self._parser is None:
+    def prepare(
+        self, visitor: Listener, message: RawRequestMessage
+    ) -> FastRequest | None:
+        """Make a request ready for the first fast path that takes it."""
+        for path in self._fast_paths:
+            request = path.prepare(visitor, message)
+            if request is not None:
+                return request
+        return None
+
+    def _serve(
+        self, message: RawRequestMessage, body: StreamReader, visitor: Any, *rest: Any
+    ) -> web.BaseRequest:
+        """Make a request object; a relay that stops ends connections with an answer.
+
+        Otherwise it would have to cut them, perhaps in the middle of the next.
+        """
+        if isinstance(visitor, Listener):
+            visitor.serve(body)
+        if self.draining:
+            message = message._replace(should_close=True)
+        return self._make_request_object(message, body, visitor, *rest)
+
+    def admit(self, peer: str | None) -> bool:
+        """Count a new connection; False if its address has enough of them."""
+        if peer is None:
+            return True
+        self._open[peer] += 1
+        most = self._limits.connections
+        return not most or self._open[peer] <= most or self._exempt(peer)
+
+    def dismiss(self, peer: str | None) -> None:
+        """Count a connection that has ended."""
+        if peer is None:
             return
-        self.transport.write(answer)
-        self._messages.popleft()
-        self._parser.message_consumed()
-        self._request_in_progress = False
-        if self._handler_waiter is not None and not self._handler_waiter.done():
-            self._handler_waiter.set_result(None)
-        sleeper = self._restored()
-        if close or self._close or self._force_close:
-            self.force_close()
-            return
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._keepalive_handle is None:
-            self._keepalive_handle = self._loop.call_at(
-                self._next_keepalive_close_time, self._process_keepalive
+        self._open[peer] -= 1
+        if self._open[peer] <= 0:
+            del self._open[peer]
+
+
+class ListenerRunner(ServerRunner):
+    """Runs an application behind :class:`Listener`.
+
+    ``fast_paths`` are asked in their order; ``exempt`` returns whether an address may
+    hold any number of connections.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        fast_paths: Sequence[FastPath] = (),
+        *,
+        limits: ListenerLimits | None = None,
+        exempt: Callable[[str], bool] = lambda _: False,
+        shutdown_timeout: float = 60.0,
+        **options: Any,
+    ) -> None:
+        self._limits = limits or ListenerLimits()
+        whole = self._limits.server_options() | options
+        super().__init__(app, shutdown_timeout=shutdown_timeout, **whole)
+        # The one option that is the server's, not each connection's.
+        whole.pop("handler_cancellation")
+        self._options = whole
+        self._fast_paths = fast_paths
+        self._exempt = exempt
+
+    @property
+    def fast_requests(self) -> int:
+        """How many requests have taken a fast path."""
+        server = self.server
+        return server.fast_requests if isinstance(server, ListenerServer) else 0
+
+    def drain(self) -> None:
+        """Close each connection with its next answer, from now on."""
+        if isinstance(self.server, ListenerServer):
+            self.server.draining = True
+
+    def wrap(self, server: web.Server) -> web.Server:
+        """Return the server that makes a :class:`Listener` for each visitor."""
+        fast_paths = self._fast_paths
+        if fast_paths and (missing := missing_attributes()):
+            log.warning(
+                "listener.slow_path_only", aiohttp=VERSION, missing=", ".join(missing)
             )
-        if self._messages:
-            sleeper.set_result(None)
-
-    def diverted(self, begun: Begun) -> None:
-        """Let aiohttp's loop have the request, and the proxy what was begun."""
-        self._flight = None
-        self._begun = begun
-        self._wake()
-
-    def take_begun(self) -> Begun | None:
-        """Tell where the present request was sent already, if it was."""
-        begun, self._begun = self._begun, None
-        return begun
-
-    def _restored(self) -> asyncio.Future[None]:
-        sleeper, self._sleeper = self._sleeper, None
-        assert sleeper is not None  # noqa: S101 - set with the flight
-        self._waiter = sleeper
-        return sleeper
+            fast_paths = ()
+        return ListenerServer(
+            server, fast_paths, self._limits, self._exempt, self._options
+        )

@@ -17,7 +17,7 @@ log = get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 RETRY_AFTER_S: Final = "5"
-"""What a caller is told to wait when the database refused. In seconds, as RFC
+"""What a caller is asked to wait when the database refused. In seconds, as RFC
 9110 10.2.3 has it; group commit makes room again within one."""
 
 _HEADERS: Final = CIMultiDict(
@@ -57,12 +57,12 @@ class RefusedError(Exception):
 
 
 def answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
-    """Give a JSON answer that nobody may cache."""
+    """Return a JSON answer that nobody may cache."""
     return web.Response(body=jsontext.encode(body), status=status, headers=_HEADERS)
 
 
 def refusal(refused: RefusedError) -> web.Response:
-    """Give an error in Dub's shape."""
+    """Return an error in Dub's shape."""
     response = answer(
         error_body(_CODES[refused.status], refused.message), refused.status
     )
@@ -71,19 +71,19 @@ def refusal(refused: RefusedError) -> web.Response:
 
 
 def speaking_json(handler: Handler) -> Handler:
-    """Wrap a handler so that whatever goes wrong is told in Dub's error shape."""
+    """Wrap a handler so that an error is answered in Dub's shape."""
 
     async def wrapped(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except Exception as error:  # noqa: BLE001 - the border: told, logged, answered
-            return told(error, request.path)
+        except Exception as error:  # noqa: BLE001 - the border: logged, answered
+            return error_response(error, request.path)
 
     return wrapped
 
 
-def told(error: Exception, path: str) -> web.Response:
-    """Give the answer that tells of what went wrong at a path.
+def error_response(error: Exception, path: str) -> web.Response:
+    """Return the answer that says what went wrong at a path.
 
     Raises the error again if it is an answer by itself, a redirect say.
     """

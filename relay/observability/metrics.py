@@ -25,9 +25,6 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from relay.observability.status_metrics import StatusCollector
-from relay.operations.status import Overview
-
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -101,14 +98,12 @@ class Metrics:
             buckets=_CALL_SECONDS,
             registry=own,
         )
-        self._standing = StatusCollector()
         self.registry = own
         if SHARED in os.environ:
             self.registry = CollectorRegistry()
             MultiProcessCollector(self.registry)
         else:
             ProcessCollector(registry=own)
-        self.registry.register(self._standing)
 
     def timed(
         self, path: str, answer: Callable[_P, Awaitable[_T]]
@@ -138,9 +133,8 @@ class Metrics:
                         told[name] += sample.value
         return dict(told)
 
-    def render(self, seen: Overview | None) -> bytes:
-        """Give the text of a scrape; without an overview the database is down."""
-        self._standing.seen = seen
+    def render(self) -> bytes:
+        """Return the text of a scrape."""
         return generate_latest(self.registry)
 
 

@@ -23,8 +23,8 @@ from relay.capture.snippet import (
     BrokenSnippetError,
     Snippet,
 )
-from relay.cli.base import sqlite_file
 from relay.config.settings import Settings
+from relay.config.values import sqlite_file
 from relay.core.clock import now_ms
 from relay.core.dub.replies import (
     Answer,

@@ -7,29 +7,20 @@ from dataclasses import dataclass
 
 from aiohttp import StreamReader
 
-from relay.core.rules.documents import (
-    MAX_BODY,
-    Copy,
-)
+from relay.core.rules.documents import MAX_BODY, Copy
 from relay.core.rules.rule import SignupRule
-from relay.http.request_guard import (
-    Framing,
-    every,
-)
-from relay.proxy.exchange import (
-    Body,
-    UpstreamError,
-    read_visitor,
-)
+from relay.http.request_body import read_visitor
+from relay.http.request_guard import Framing, every
+from relay.proxy.exchange import Body, UpstreamError
 from relay.proxy.upstream_connection import UpstreamAnswer
 
 
 @dataclass(frozen=True, slots=True)
 class CopiedAnswer:
-    """What was read of an answer before it is let go.
+    """What was read of an answer before it is released.
 
     ``copy`` is None where no rule looks at the body. ``cut`` is the error that
-    ended the answer early; it is passed on after the pieces.
+    ended the answer early; it is raised again after the pieces.
     """
 
     pieces: Sequence[bytes] = ()
@@ -40,9 +31,9 @@ class CopiedAnswer:
 async def copied_request(
     stream: StreamReader, framed: Framing, patience: float, bound: int = MAX_BODY
 ) -> tuple[Body | None, bytes | None]:
-    """Read a request's body up to the bound, to be looked at and passed on.
+    """Read a request's body up to the bound, to be looked at and forwarded.
 
-    Gives the body to send, all of it whatever its size, and the copy (None if
+    Returns the body to send, all of it whatever its size, and the copy (None if
     it is too big). Raises RequestBodyError as :func:`read_visitor` does.
     """
     if not framed.has_body:

@@ -1,18 +1,19 @@
-"""What the proxy and its upstream client say to each other."""
+"""What the proxy and its client of the site pass to each other."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from aiohttp import StreamReader
-from aiohttp.web import HTTPRequestTimeout
+
+from relay.core.rules.documents import MAX_BODY
+from relay.http.raw_responses import chunk
 
 
 class UpstreamError(Exception):
     """The site gave no usable answer. The message is a plain sentence.
 
-    ``status`` is what the visitor is told (502, or 504 when time ran out);
+    ``status`` is what the visitor gets (502, or 504 when time ran out);
     ``sent`` is False only if the site cannot have seen any of the request.
     """
 
@@ -22,30 +23,27 @@ class UpstreamError(Exception):
         self.sent = sent
 
 
-class RequestBodyError(Exception):
-    """The visitor's body broke off, was malformed (400), or did not come (408)."""
-
-    def __init__(self, reason: str, *, status: int = 400) -> None:
-        super().__init__(reason)
-        self.status = status
+class GoneError(UpstreamError):
+    """The connection ended before any answer: a safe request may go again."""
 
 
-async def read_visitor(stream: StreamReader, patience: float) -> bytes:
-    """Give the next bytes of a visitor's body, b"" at its end.
+@dataclass(frozen=True, slots=True)
+class UpstreamLimits:
+    """How long the site and the visitor may take, in seconds.
 
-    Raises RequestBodyError also when nothing has come for so many seconds.
-    aiohttp's server tells a reader of a body nothing of a malformed chunk in
-    its middle; this is what ends such a request, too.
+    ``connect`` until the connection stands, ``answer`` from the end of the
+    request to the answer's head, ``stall`` without a byte moving between the
+    relay and the site in a body. Server-sent events are exempt from the last:
+    they may be silent. ``visitor``: without a byte of the visitor's body.
+    ``copy`` is how many bytes of a sign-up's body, and of its answer's, are
+    copied for the rules.
     """
-    try:
-        async with asyncio.timeout(patience):
-            return await stream.readany()
-    except TimeoutError as error:
-        raise RequestBodyError("the request's body stopped", status=408) from error
-    except HTTPRequestTimeout as error:
-        raise RequestBodyError("the request's body is too slow", status=408) from error
-    except Exception as error:
-        raise RequestBodyError("the request's body broke off") from error
+
+    connect: float = 10.0
+    answer: float = 60.0
+    stall: float = 300.0
+    visitor: float = 60.0
+    copy: int = MAX_BODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +59,8 @@ class Body:
     rest: StreamReader | None = None
 
     def framed_start(self, *, last: bool) -> bytes:
-        """Give the start as it goes on the wire, ended if it is all there is."""
+        """Return the start as it goes on the wire, ended if it is all there is."""
         if self.length is not None:
             return self.start
         end = b"0\r\n\r\n" if last else b""
         return chunk(self.start) + end
-
-
-def chunk(data: bytes) -> bytes:
-    """Frame data as one chunk (RFC 9112, 7.1); nothing for no data."""
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""

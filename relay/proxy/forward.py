@@ -1,8 +1,8 @@
 """The reverse proxy: every request that is not the relay's own goes to the site.
 
-It changes nothing it need not. What is refused stands in ``guard``, how the
-site is called in ``upstream``, how an answer is written in ``reply``, what
-becomes of sign-ups in ``signup``, of landings in ``landing``.
+It changes nothing it need not. What is refused stands in ``request_guard``, how the
+site is called in ``upstream``, how an answer is written in ``raw_responses``, what
+becomes of sign-ups in ``signup_exchange``, of landings in ``click_cookie``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.capture.click_cookie import (
-    Landing,
-    Visit,
-    with_cookies,
-)
+from relay.capture.click_cookie import Landing, with_cookies
 from relay.core.http.forwarding import Forwarding
 from relay.core.http.headers import (
     Headers,
@@ -27,11 +23,12 @@ from relay.core.http.headers import (
     without_aliases,
     without_hop_by_hop,
 )
-from relay.core.rules.rule import (
-    SignupRule,
-    match,
-)
-from relay.http.listener import Front
+from relay.core.rules.rule import SignupRule, match
+from relay.http.callers import Visit
+from relay.http.fast_path import FAST_PATHS, Begun
+from relay.http.listener import Listener
+from relay.http.raw_responses import SiteResponse, own_answer
+from relay.http.request_body import RequestBodyError, Tasks
 from relay.http.request_guard import (
     Framing,
     Refusal,
@@ -42,54 +39,23 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
-from relay.proxy.balancing import Sites
-from relay.proxy.body_capture import (
-    CopiedAnswer,
-    copied_request,
-)
-from relay.proxy.exchange import (
-    Body,
-    RequestBodyError,
-    UpstreamError,
-)
-from relay.proxy.fast_exchange import (
-    Begun,
-    Sent,
-    Settling,
-)
-from relay.proxy.fast_path import Express
-from relay.proxy.injection import (
-    Page,
-    is_html,
-    is_page,
-    page_headers,
-)
-from relay.proxy.settling import (
-    Settled,
-    close_answer,
-    settle,
-)
+from relay.proxy.body_capture import CopiedAnswer, copied_request
+from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
+from relay.proxy.fast_proxy import FastProxy, Sent, Settling
+from relay.proxy.injection import Page, is_html, is_page, page_headers
 from relay.proxy.signup_exchange import (
+    Settled,
     SignupExchange,
     Signups,
     Store,
-    Tasks,
+    close_answer,
+    settle,
 )
-from relay.proxy.site_response import (
-    Reply,
-    own_answer,
-)
-from relay.proxy.upstream import write_head
-from relay.proxy.upstream_connection import (
-    UpstreamAnswer,
-    UpstreamLimits,
-)
+from relay.proxy.upstream import Sites, write_head
+from relay.proxy.upstream_connection import UpstreamAnswer
 from relay.proxy.websocket import Tunnels
 
 log = get_logger()
-
-EXPRESS: Final = web.AppKey("express", Express)
-"""Where a server finds the express lane of the application it runs."""
 
 FINISH_S: Final = 10.0
 """How long sign-ups under way may take when the relay stops."""
@@ -107,7 +73,7 @@ _DROPPED: Final = frozenset(
 
 
 class Proxy:
-    """Stands in front of one site, of which there may be several instances."""
+    """Forwards to one site, of which there may be several instances."""
 
     def __init__(
         self,
@@ -122,7 +88,7 @@ class Proxy:
         prefix: str = "",
         script: str | None = None,
     ) -> None:
-        """Stand in front of ``upstream``, one URL or several.
+        """Forward to ``upstream``, one URL or several.
 
         ``prefix`` is where the relay's own paths begin; ``script`` the URL of
         the script to put into pages, None to leave them alone.
@@ -135,7 +101,7 @@ class Proxy:
         self._trusted = tuple(trusted)
         self._unix_trusted = unix_trusted
         self._forwarding = Forwarding(trusted, unix_trusted=unix_trusted)
-        self._express = Express(
+        self._fast = FastProxy(
             self._sites,
             self._rules,
             self._forwarding,
@@ -149,12 +115,12 @@ class Proxy:
         self._tunnels = Tunnels()
 
     def install(self, app: web.Application) -> None:
-        """Send whatever the application has no route for to the site.
+        """Send everything the application has no route for to the site.
 
         A route for all paths does it for nearly all; the middleware has what
         no route can match: ``OPTIONS *``, CONNECT, targets in absolute form.
         """
-        app[EXPRESS] = self._express
+        app.setdefault(FAST_PATHS, []).append(self._fast)
         app.router.add_route("*", "/{path:(?s:.*)}", self.handle)
         app.middlewares.append(self._unrouted)
         app.on_shutdown.append(self.stop)
@@ -170,7 +136,7 @@ class Proxy:
         """Live as long as an application does (for ``cleanup_ctx``)."""
         if list(app.middlewares) != [self._unrouted]:
             # Another's, for traces say, must see what may be a sign-up.
-            self._express.methods = frozenset({"GET"})
+            self._fast.methods = frozenset({"GET"})
         async with self._sites.watched():
             yield
             await self.close()
@@ -184,7 +150,7 @@ class Proxy:
         await self._tasks.finish(FINISH_S)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Pass a request to the site and its answer to the visitor."""
+        """Forward a request to the site, and its answer to the visitor."""
         target = origin_form(request.raw_path, request.raw_headers)
         version = (request.version.major, request.version.minor)
         refusal = refuse(request.method, target, request.raw_headers, version)
@@ -209,7 +175,8 @@ class Proxy:
             work = self._tasks.start(self._sign_up(passage, signup))
             return await self._deliver_settled(passage, work)
         body = passage.streamed_body()
-        return await self._deliver(passage, await self._send(passage, body, begun))
+        sent = begun if isinstance(begun, Sent) else None
+        return await self._deliver(passage, await self._send(passage, body, sent))
 
     async def _deliver_settled(
         self, passage: _Passage, work: asyncio.Task[Settled]
@@ -247,7 +214,7 @@ class Proxy:
         head: bytes,
         body: bytes,
     ) -> asyncio.Task[Settled]:
-        """Start a sign-up of the express lane; its body is all there."""
+        """Start a sign-up of the fast path; its body is all there."""
         signup = SignupExchange(rule, path_params, visit, self._store)
 
         async def send() -> UpstreamAnswer:
@@ -280,11 +247,11 @@ class Proxy:
         copied: CopiedAnswer | None = None,
         cookies: Sequence[bytes] = (),
     ) -> web.StreamResponse:
-        """Pass an answer on: what was read of it already, then the rest."""
+        """Forward an answer: what was read of it already, then the rest."""
         request = passage.request
         page = self._page(answer)
         headers = self._returned(passage, answer, cookies)
-        reply = Reply(
+        reply = SiteResponse(
             answer.status,
             answer.reason,
             page_headers(headers) if page else headers,
@@ -304,21 +271,21 @@ class Proxy:
         except UpstreamError as error:
             if not reply.prepared:
                 raise
-            # The head is out: only a cut tells the visitor that this is not all.
+            # The head is out: only a cut shows the visitor that this is not all.
             log.warning("proxy.answer_cut", reason=str(error))
             reply.cut(request)
         except ConnectionError:
-            # The visitor left; closing the answer tells the site.
+            # The visitor left; closing the answer shows the site.
             reply.cut(request)
         finally:
             answer.close()
         return reply
 
     def _page(self, answer: UpstreamAnswer) -> Page | None:
-        """Give what puts the tag into this answer, None if it is to pass as it is."""
+        """Return what puts the tag into this answer, None if it is to pass as it is."""
         if self._script is None or not is_page(answer.status, answer.headers):
             return None
-        # HEAD tells what GET would have: nothing of the old length.
+        # HEAD says what GET would have: nothing of the old length.
         return Page(self._script, answer.headers)
 
     def _visit(self, request: web.BaseRequest, target: str) -> Visit:
@@ -384,14 +351,14 @@ class _Passage:
         self.framing = Framing() if isinstance(framed, Refusal) else framed
 
     def streamed_body(self) -> Body | None:
-        """Give the body for passing on as it comes."""
+        """Return the body, to be forwarded as it comes."""
         if not self.framing.has_body:
             return None
         return Body(self.framing.length, rest=self.request.content)
 
 
-async def _pour(answer: UpstreamAnswer, reply: Reply, page: Page | None) -> None:
-    """Pass the rest of an answer on as it comes."""
+async def _pour(answer: UpstreamAnswer, reply: SiteResponse, page: Page | None) -> None:
+    """Forward the rest of an answer as it comes."""
     while not answer.ended and (data := await answer.read()):
         if page is None:
             await reply.write(data)
@@ -404,7 +371,7 @@ async def _pour(answer: UpstreamAnswer, reply: Reply, page: Page | None) -> None
 
 def _begun(request: web.BaseRequest) -> Begun | None:
     protocol = request.protocol
-    return protocol.take_begun() if isinstance(protocol, Front) else None
+    return protocol.take_begun() if isinstance(protocol, Listener) else None
 
 
 def _host(request: web.BaseRequest) -> str:

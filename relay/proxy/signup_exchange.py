@@ -7,31 +7,23 @@ and the person signing up never notices.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from relay.capture.click_cookie import (
-    Landing,
-    Visit,
-)
+from relay.capture.click_cookie import Landing
 from relay.core.clock import iso
 from relay.core.http import cookies
 from relay.core.http.cookies import Companion
 from relay.core.http.headers import Headers
-from relay.core.rules.documents import (
-    Copy,
-    Document,
-    answered,
-    asked_document,
-)
-from relay.core.rules.rule import (
-    Draft,
-    SignupRule,
-    draft,
-    evaluate,
-)
+from relay.core.rules.documents import Copy, Document, answered, asked_document
+from relay.core.rules.rule import Draft, SignupRule, draft, evaluate
+from relay.http.callers import Visit
+from relay.http.request_body import RequestBodyError, Tasks
 from relay.observability.logging import get_logger
+from relay.proxy.body_capture import CopiedAnswer, copied_answer
+from relay.proxy.exchange import UpstreamError
+from relay.proxy.upstream_connection import UpstreamAnswer
 
 log = get_logger()
 
@@ -100,25 +92,6 @@ class Signups(Protocol):
         """Count and log a sign-up whose lead could not be kept."""
 
 
-class Tasks:
-    """Work that goes on when the visitor has left; awaited when all ends."""
-
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[Any]] = set()
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start work of its own; a reference is kept, or it might vanish."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    async def finish(self, timeout: float) -> None:  # noqa: ASYNC109 - gives up, cancels nothing
-        """Wait for what is under way, for so many seconds at most."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=timeout)
-
-
 @dataclass(frozen=True, slots=True)
 class Store:
     """What a sign-up needs of the relay around it."""
@@ -176,7 +149,7 @@ class SignupExchange:
     ) -> list[bytes]:
         """Settle it by the site's answer.
 
-        Gives the Set-Cookie values that go with it: once the lead is safe the
+        Returns the Set-Cookie values that go with it: once the lead is safe the
         click is used up. ``body`` is None where the rule does not look at it.
         """
         work = self._conclude(status, headers, body)
@@ -270,26 +243,74 @@ class SignupExchange:
         return _Click("", "customer") if self.rule.known_customer else _NO_CLICK
 
 
+class Settled(NamedTuple):
+    """The site's answer to a sign-up whose lead is settled.
+
+    The answer, what was read of it, and the cookies that go with it.
+    """
+
+    answer: UpstreamAnswer
+    copied: CopiedAnswer
+    cookies: list[bytes]
+
+
+async def settle(
+    signup: SignupExchange,
+    copy: bytes | None,
+    send: Callable[[], Awaitable[UpstreamAnswer]],
+    bound: int,
+) -> Settled:
+    """Write a sign-up down, send it to the site, and settle it by the answer.
+
+    ``copy`` is its body, None where that was too big; ``bound`` is how much of
+    the answer is copied. Raises what ``send`` raises.
+    """
+    await signup.hold(copy)
+    try:
+        answer = await send()
+    except UpstreamError as error:
+        if not error.sent:
+            await signup.drop()
+        raise
+    except RequestBodyError:
+        # Half a request, which the site cannot have taken.
+        await signup.drop()
+        raise
+    try:
+        copied = await copied_answer(answer, signup.rule, bound)
+        cookies = await signup.conclude(answer.status, answer.headers, copied.copy)
+    except BaseException:
+        answer.close()
+        raise
+    return Settled(answer, copied, cookies)
+
+
+def close_answer(work: asyncio.Task[Settled]) -> None:
+    """Close an answer that nobody is there to read."""
+    if not work.cancelled() and work.exception() is None:
+        work.result().answer.close()
+
+
 async def _patiently(task: asyncio.Task[Any], seconds: float) -> None:
     """Wait for a task for so long at most; as asyncio.wait, in half its time."""
     loop = asyncio.get_running_loop()
-    gate: asyncio.Future[None] = loop.create_future()
+    over: asyncio.Future[None] = loop.create_future()
 
-    def open_gate(_: object = None) -> None:
-        if not gate.done():
-            gate.set_result(None)
+    def end(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
 
-    task.add_done_callback(open_gate)
-    timer = loop.call_later(seconds, open_gate)
+    task.add_done_callback(end)
+    timer = loop.call_later(seconds, end)
     try:
-        await gate
+        await over
     finally:
         timer.cancel()
-        task.remove_done_callback(open_gate)
+        task.remove_done_callback(end)
 
 
 def _remarks(visit: Visit) -> tuple[str, ...]:
-    """Say what was odd about the click, for whoever asks about this lead."""
+    """Say what was odd about the click, for those who ask about this lead."""
     given = visit.given(cookies.CLICK_COOKIE)
     if len(given) > 1 and len(set(filter(cookies.is_click_id, given))) > 1:
         return ("several different dub_id cookies came; the first one counts",)

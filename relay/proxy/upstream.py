@@ -1,25 +1,28 @@
-"""The client of the site behind the proxy, and the connections it keeps."""
+"""The client of the site behind the proxy: its instances, and the connections to each.
+
+A request goes to the instance with the fewest under way, among those that accept
+connections. It moves on to another only while the first cannot have seen any of it;
+once a byte may have arrived, nothing but a safe request without a body is ever sent
+again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from relay.core.http.headers import Headers
-from relay.proxy.exchange import (
-    Body,
-    UpstreamError,
-)
-from relay.proxy.upstream_connection import (
-    Connection,
-    GoneError,
-    UpstreamAnswer,
-    UpstreamLimits,
-)
-from relay.proxy.upstream_protocol import SiteProtocol
+from relay.http.aiohttp_internals import SiteProtocol
+from relay.observability.logging import get_logger
+from relay.proxy.exchange import Body, GoneError, UpstreamError, UpstreamLimits
+from relay.proxy.upstream_connection import Connection, UpstreamAnswer
+
+log = get_logger()
 
 REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Safe methods (RFC 9110, 9.2.1): the only ones ever sent a second time.
@@ -37,6 +40,11 @@ shortest of the common ones), or the site's close would race with a sign-up.
 
 IDLE_S: Final = 15.0
 """How long a connection to the site is kept for the next request."""
+
+
+CHECK_S: Final = 1.0
+"""How often every instance is asked for a connection. That is how long one that
+came back may wait for work; one that went away is noticed by the next request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ class Upstream:
         self._tls = (tls or ssl.create_default_context()) if self.site.tls else None
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._closer: asyncio.TimerHandle | None = None
         self._closed = False
 
     @property
@@ -103,7 +111,7 @@ class Upstream:
         *,
         begun: Connection | None = None,
     ) -> UpstreamAnswer:
-        """Pass one request on and give the answer as soon as its head is there.
+        """Forward one request and return the answer as soon as its head is there.
 
         The head (:func:`write_head`) goes out byte for byte; its framing must
         already agree with the body. ``begun`` is a kept connection on which the
@@ -124,14 +132,14 @@ class Upstream:
         return await connection.exchange(method, head, body)
 
     def kept_for(self, method: str) -> Connection | None:
-        """Give a kept connection for a request, or None.
+        """Return a kept connection for a request, or None.
 
         Without a body, if its method is a safe one: it may have to go again.
         """
         return self._kept(IDLE_S if method in REPEATABLE else HOT_S)
 
     async def reachable(self) -> bool:
-        """Whether the site takes a connection."""
+        """Whether the site accepts a connection."""
         try:
             connection = await self._open()
         except UpstreamError:
@@ -142,13 +150,13 @@ class Upstream:
     async def close(self) -> None:
         """Close the kept connections; those under way close when they end."""
         self._closed = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        if self._closer is not None:
+            self._closer.cancel()
         while self._idle:
             self._idle.pop().abort()
 
     def keep(self, connection: Connection) -> None:
-        """Take a connection back whose exchange ended cleanly."""
+        """Keep a connection whose exchange ended cleanly."""
         if self._closed:
             connection.abort()
             return
@@ -156,15 +164,15 @@ class Upstream:
         connection.since = loop.time()
         self._busy.discard(connection)
         self._idle.append(connection)
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(IDLE_S, self._sweep)
+        if self._closer is None:
+            self._closer = loop.call_later(IDLE_S, self._close_old)
 
-    def _sweep(self) -> None:
+    def _close_old(self) -> None:
         loop = asyncio.get_running_loop()
         oldest = loop.time() - IDLE_S
         while self._idle and self._idle[0].since <= oldest:
             self._idle.pop(0).abort()
-        self._sweeper = loop.call_later(IDLE_S, self._sweep) if self._idle else None
+        self._closer = loop.call_later(IDLE_S, self._close_old) if self._idle else None
 
     def _kept(self, max_age: float) -> Connection | None:
         now = asyncio.get_running_loop().time()
@@ -205,6 +213,101 @@ class Upstream:
             lambda: SiteProtocol(loop), site.host, site.port, ssl=self._tls
         )
         return protocol
+
+
+class Sites:
+    """The instances of the site, and which of them are up."""
+
+    def __init__(
+        self, urls: Sequence[str], *, limits: UpstreamLimits | None = None
+    ) -> None:
+        if not urls:
+            raise ValueError("an upstream is needed")
+        self._all = [Upstream(url, limits=limits) for url in urls]
+        self._down: set[Upstream] = set()
+        self.authority = self._all[0].site.authority
+        """The Host to name where a visitor named none (HTTP/1.0)."""
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Check the instances as long as this lasts; close all in the end."""
+        checks = asyncio.ensure_future(self._check()) if len(self._all) > 1 else None
+        try:
+            yield
+        finally:
+            if checks is not None:
+                checks.cancel()
+            for upstream in self._all:
+                await upstream.close()
+
+    async def send(
+        self,
+        method: str,
+        head: bytes,
+        body: Body | None = None,
+        *,
+        begun: tuple[Upstream, Connection] | None = None,
+    ) -> UpstreamAnswer:
+        """Forward one request, as :meth:`Upstream.send` does."""
+        tried: list[Upstream] = []
+        upstream, connection = begun or (self._next(tried), None)
+        while True:
+            try:
+                return await upstream.send(method, head, body, begun=connection)
+            except UpstreamError as error:
+                if error.sent:
+                    raise
+                self._note(upstream, up=False)
+                tried.append(upstream)
+                if len(tried) >= len(self._all):
+                    raise
+            upstream, connection = self._next(tried), None
+
+    def kept_for(self, method: str) -> tuple[Upstream, Connection] | None:
+        """Return a kept connection, as :meth:`Upstream.kept_for` does."""
+        upstream = self._least_busy(())
+        connection = upstream.kept_for(method)
+        if connection is None:
+            return None
+        self._rotate(upstream)
+        return upstream, connection
+
+    def _next(self, tried: Sequence[Upstream]) -> Upstream:
+        chosen = self._least_busy(tried)
+        self._rotate(chosen)
+        return chosen
+
+    def _least_busy(self, tried: Sequence[Upstream]) -> Upstream:
+        """Choose the least busy that is up; where all are down, the least busy."""
+        if len(self._all) == 1:
+            return self._all[0]
+        left = [each for each in self._all if each not in tried] or self._all
+        up = [each for each in left if each not in self._down]
+        return min(up or left, key=lambda each: each.busy)
+
+    def _rotate(self, upstream: Upstream) -> None:
+        """Let equals take turns."""
+        if len(self._all) > 1:
+            self._all.remove(upstream)
+            self._all.append(upstream)
+
+    def _note(self, upstream: Upstream, *, up: bool) -> None:
+        if len(self._all) == 1:
+            return  # there is nobody to take its place
+        if up and upstream in self._down:
+            self._down.discard(upstream)
+            log.info("proxy.site_up", site=upstream.site.authority)
+        elif not up and upstream not in self._down:
+            self._down.add(upstream)
+            log.warning("proxy.site_down", site=upstream.site.authority)
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            every = list(self._all)
+            found = await asyncio.gather(*(each.reachable() for each in every))
+            for upstream, up in zip(every, found, strict=True):
+                self._note(upstream, up=up)
 
 
 def write_head(method: str, target: bytes, headers: Headers) -> bytes:

@@ -1,6 +1,6 @@
 """One connection to the site: a request goes out, its answer comes in.
 
-It stands on aiohttp's client protocol and its answer parser, not on
+It uses aiohttp's client protocol and its answer parser, not on
 ``ClientSession``: a session rewrites targets, orders and decodes headers,
 keeps cookies, follows redirects and repeats requests, and none of that may
 happen between a visitor and the site.
@@ -11,25 +11,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import StreamReader
-from aiohttp.client_exceptions import (
-    ClientConnectionError,
-    ClientError,
-)
-from aiohttp.http import HttpProcessingError, RawResponseMessage, StreamWriter
+from aiohttp import ClientConnectionError, ClientError, StreamReader
 
 from relay.core.http.headers import Headers
-from relay.core.rules.documents import MAX_BODY
-from relay.proxy.exchange import (
-    Body,
-    RequestBodyError,
-    UpstreamError,
-    read_visitor,
+from relay.http.aiohttp_internals import (
+    HttpProcessingError,
+    RawResponseMessage,
+    SiteProtocol,
+    StreamWriter,
 )
-from relay.proxy.upstream_protocol import SiteProtocol
+from relay.http.request_body import RequestBodyError, read_visitor
+from relay.proxy.exchange import Body, GoneError, UpstreamError, UpstreamLimits
 
 READ_BUFFER: Final = 2**16
 """Bytes buffered of one answer before the site is made to wait (twice that)."""
@@ -44,29 +38,6 @@ _FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamLimits:
-    """How long the site and the visitor may take, in seconds.
-
-    ``connect`` until the connection stands, ``answer`` from the end of the
-    request to the answer's head, ``stall`` without a byte moving between the
-    relay and the site in a body. Server-sent events are exempt from the last:
-    they may be silent. ``visitor``: without a byte of the visitor's body.
-    ``copy`` is how many bytes of a sign-up's body, and of its answer's, are
-    copied for the rules.
-    """
-
-    connect: float = 10.0
-    answer: float = 60.0
-    stall: float = 300.0
-    visitor: float = 60.0
-    copy: int = MAX_BODY
-
-
-class GoneError(UpstreamError):
-    """The connection ended before any answer: a safe request may go again."""
 
 
 class Connection:
@@ -122,7 +93,7 @@ class Connection:
         """Send a request without awaiting its answer: ``waiting`` is called for it.
 
         All of the body is there, and is read. False if the connection has just
-        gone; then nothing is. What :meth:`answer` gives is the same as that of
+        gone; then nothing is. What :meth:`answer` returns is the same as that of
         an exchange.
         """
         transport = self.protocol.transport
@@ -144,7 +115,7 @@ class Connection:
             raise
 
     def release(self) -> None:
-        """Give the connection back if all of the exchange is over, else cut it."""
+        """Return the connection back if all of the exchange is over, else cut it."""
         sending = self.sender is not None and not self.sender.done()
         if sending or not self.usable:
             self.abort()
@@ -216,14 +187,14 @@ class Connection:
         except RequestBodyError as error:
             self._fail(error)
         except ConnectionError:
-            # The site may have answered without wanting the rest; reading tells.
+            # The site may have answered without wanting the rest; reading will show.
             return
         else:
             if not self._answered:
                 self.protocol.start_timeout()
 
     def _fail(self, error: Exception) -> None:
-        """End the exchange for whoever reads it, and cut the connection.
+        """End the exchange for its reader, and cut the connection.
 
         Cut, not closed: the site must never take half a body for a whole one.
         """
@@ -266,7 +237,7 @@ class Connection:
 class UpstreamAnswer:
     """The site's answer: its head, and its body as it arrives.
 
-    ``length`` is the body's size in bytes, None when only its end will tell;
+    ``length`` is the body's size in bytes, None when only its end will show;
     ``empty`` says that there is none, whatever the headers announce (answers
     to HEAD, 204, 304). ``upgraded``: from here on the bytes are no HTTP.
     """
@@ -314,13 +285,13 @@ class UpstreamAnswer:
         return self._connection.protocol
 
     def read_nowait(self) -> bytes:
-        """Give what has arrived of the body, b"" if nothing has."""
+        """Return what has arrived of the body, b"" if nothing has."""
         if self._payload.exception() is not None:
             return b""
         return self._payload.read_nowait()
 
     async def read(self) -> bytes:
-        """Give the next bytes of the body, b"" at its end.
+        """Return the next bytes of the body, b"" at its end.
 
         Raises :class:`UpstreamError` if the body was cut: it must then be cut
         for the visitor too.
@@ -351,7 +322,7 @@ class UpstreamAnswer:
         return self._until_close and not self.empty and self.protocol.broken
 
     def close(self) -> None:
-        """Let go of the connection: kept if the answer ended, else cut."""
+        """Release the connection: kept if the answer ended, else cut."""
         if self._closed:
             return
         self._closed = True
@@ -365,7 +336,7 @@ class UpstreamAnswer:
 
 
 def _checked_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
-    """Give Content-Length after checking the framing as RFC 9112, 6 demands.
+    """Return Content-Length after checking the framing as RFC 9112, 6 demands.
 
     The answer parser is lenient; what a visitor's browser might read otherwise
     than it did must not be passed on.

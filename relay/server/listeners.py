@@ -1,4 +1,8 @@
-"""Where a relay listens: for visitors, and for whoever runs it."""
+"""Where a relay listens, for visitors and for operators, and the certificate it shows.
+
+A certificate is read again when its files change, as certbot and cert-manager write
+them; connections that are open keep the old one, new ones get the new.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import socket
 import ssl
 import sys
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -15,15 +20,10 @@ from relay.config.settings import (
     Listen,
     Settings,
 )
-from relay.http.fast_endpoints import SHORTCUTS
-from relay.http.listener_limits import FrontLimits
-from relay.http.listener_server import FrontRunner
+from relay.http.callers import Trusted
+from relay.http.fast_path import FAST_PATHS
+from relay.http.listener import ListenerLimits, ListenerRunner
 from relay.observability.logging import get_logger
-from relay.proxy.forward import EXPRESS
-from relay.server.tls import (
-    Certificate,
-    TlsError,
-)
 
 log = get_logger()
 
@@ -32,8 +32,11 @@ REQUEST_GRACE_S: Final = 10.0
 delivery's own grace and the last commits must fit in too."""
 
 LAST_WORDS_S: Final = 0.25
-"""How long whoever was let in last may take to send a request: a connection without
+"""How long a client that came last may take to send a request: a connection without
 one is closed after that."""
+
+LOOK_S: Final = 2.0
+"""How often the files are looked at: two calls of stat."""
 
 
 class WebSide(Protocol):
@@ -57,11 +60,11 @@ class Listeners:
         self._relay = relay
         self._share_port = share_port
         self._given = given
-        self._runner: FrontRunner | None = None
+        self._runner: ListenerRunner | None = None
         self._site: web.BaseSite | None = None
 
     async def start(self, stack: AsyncExitStack) -> bool:
-        """Listen until the stack unwinds; False, and told, if that is not possible."""
+        """Listen until the stack unwinds; False, with a line on stderr, if it fails."""
         return await self._start_dashboard(stack) and await self._start_front(stack)
 
     async def _start_front(self, stack: AsyncExitStack) -> bool:
@@ -72,11 +75,12 @@ class Listeners:
             sys.stderr.write(f"dub-relay: RELAY_TLS_CERT: {error}\n")
             return False
         application = self._relay.application()
-        self._runner = runner = FrontRunner(
+        fast_paths = application[FAST_PATHS]
+        self._runner = runner = ListenerRunner(
             application,
-            application.get(EXPRESS),
-            shortcuts=application[SHORTCUTS],
-            limits=front_limits(settings),
+            fast_paths,
+            limits=listener_limits(settings),
+            exempt=Trusted(settings.trusted_proxies).includes,
             access_log=None,
             shutdown_timeout=REQUEST_GRACE_S,
         )
@@ -129,10 +133,10 @@ class Listeners:
         )
 
     async def drain(self) -> None:
-        """Let visitors go: to other relays, or to the one that comes after this.
+        """Release visitors to other relays, or to the one that comes after this.
 
         A socket of our own is still listened on, for it refuses once it is closed; one
-        that was given keeps whoever comes for the next process.
+        that was given keeps those who come for the next process.
         """
         if self._runner is None or self._site is None:
             return
@@ -157,9 +161,9 @@ async def _listening(site: web.BaseSite, setting: str) -> bool:
     return True
 
 
-def front_limits(settings: Settings) -> FrontLimits:
-    """Give what visitors may take, as it is set."""
-    return FrontLimits(
+def listener_limits(settings: Settings) -> ListenerLimits:
+    """Return what visitors may use, as it is set."""
+    return ListenerLimits(
         line=settings.limits_line,
         field=settings.limits_header,
         fields=settings.limits_headers,
@@ -185,3 +189,62 @@ def _url(
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         return f"http{'s' if context else ''}://{host}:{address[1]}"
     return site.name
+
+
+class TlsError(Exception):
+    """A certificate or its key cannot be used; one line that says why."""
+
+
+class Certificate:
+    """A certificate and its key in files, and the context that serves them."""
+
+    def __init__(self, cert: str, key: str | None = None) -> None:
+        """Read the files; raise :class:`TlsError` if they are of no use."""
+        self._paths = (cert, key or cert)
+        self._seen = self._stamp()
+        self.context = self._context()
+
+    async def watch(self) -> None:
+        """Read the files again whenever they change, until cancelled.
+
+        A pair that is wrong, or only half written, is not used.
+        """
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Take the files' new content if there is any."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._context()  # tried on its own: the one in use must stay whole
+            self.context.load_cert_chain(*self._paths)
+        except (TlsError, OSError) as error:
+            log.error("tls.not_reloaded", error=type(error).__name__)
+            return
+        log.info("tls.reloaded")
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            context.load_cert_chain(*self._paths)
+        except ssl.SSLError as error:
+            raise TlsError(f"no certificate with its key ({error.reason})") from error
+        except OSError as error:
+            raise TlsError(f"cannot be read: {error.strerror}") from error
+        return context
+
+    def _stamp(self) -> tuple[int, ...]:
+        stamps: list[int] = []
+        for path in self._paths:
+            try:
+                found = Path(path).stat()
+            except OSError:
+                stamps.append(0)
+            else:
+                stamps += (found.st_mtime_ns, found.st_ino, found.st_size)
+        return tuple(stamps)

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import uvloop
-from aiohttp import http_parser
 
 from relay.config.settings import Settings
+from relay.http.aiohttp_internals import has_c_parser
 from relay.observability import logging as logs
 from relay.observability.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
-from relay.server import systemd as supervised
+from relay.server import supervision
 from relay.server.listeners import Listeners, WebSide
-from relay.server.prefork import supervise
 
 log = logs.get_logger()
 
@@ -64,7 +63,7 @@ def serve(
     its delivery.
     """
     logs.configure(settings.log_level)
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+    if not has_c_parser():
         # The pure-Python parser takes requests that must not reach a site.
         sys.stderr.write(
             "dub-relay: aiohttp runs without its C parser; install a wheel with it\n"
@@ -73,8 +72,8 @@ def serve(
 
     try:
         # Here, before workers are forked: they share it.
-        given = supervised.listening_socket()
-    except supervised.HandoverError as error:
+        given = supervision.listening_socket()
+    except supervision.HandoverError as error:
         sys.stderr.write(f"dub-relay: LISTEN_FDS: {error}\n")
         return 1
 
@@ -90,7 +89,7 @@ def serve(
         return run()
     with tempfile.TemporaryDirectory(prefix="dub-relay-metrics-") as folder:
         share_among_workers(Path(folder))
-        return supervise(run, workers)
+        return supervision.supervise(run, workers)
 
 
 async def _serve(relay: Service, listeners: Listeners | None, *, delivery: bool) -> int:
@@ -107,12 +106,12 @@ async def _serve(relay: Service, listeners: Listeners | None, *, delivery: bool)
         if listeners is not None and not await listeners.start(stack):
             return 1
         _settle_memory()
-        supervised.notify("READY=1")
-        alive = asyncio.create_task(supervised.watchdog())
+        supervision.notify("READY=1")
+        alive = asyncio.create_task(supervision.watchdog())
         stack.callback(alive.cancel)
         await stop.wait()
         relay.stopping = True
-        supervised.notify("STOPPING=1")
+        supervision.notify("STOPPING=1")
         log.info("relay.stopping")
         if listeners is not None:
             await listeners.drain()

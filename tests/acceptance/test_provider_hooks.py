@@ -15,9 +15,9 @@ import aiohttp
 import pytest
 from harness import RelayProcess, SandboxDub, post_hook
 from provider_rig import BY_NAME, SENDERS, Sender
+from relay.http.callers import PER_MINUTE
 
 from relay.core.providers import PROVIDERS
-from relay.http.refusals import PER_MINUTE
 
 ENV = {row.name: row.env for row in PROVIDERS}
 ORIGIN = {"Sec-Fetch-Site": "same-origin"}

@@ -11,7 +11,7 @@ from proxy_rig import landing
 
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.clock import now_ms
-from relay.http.client_address import Trusted
+from relay.http.callers import Trusted
 from relay.http.responses import speaking_json
 
 pytestmark = pytest.mark.browser

@@ -18,7 +18,7 @@ from recording_site import Message, as_message, ask, closed, request
 from relay.capture.click_cookie import Landing
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.http import cookies
-from relay.http.client_address import Trusted
+from relay.http.callers import Trusted
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

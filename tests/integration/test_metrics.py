@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import DEPLOY, TOP, free_port, program
 
 from relay.observability.metrics import Metrics
+from relay.operations.monitoring import StatusCollector
 
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 BOARD = DEPLOY / "grafana" / "dub-relay.json"
@@ -47,7 +48,7 @@ async def scrape(session: aiohttp.ClientSession, relay: RelayProcess) -> Samples
 def known() -> dict[str, tuple[str, set[str]]]:
     """Every metric of the relay's, its type and its labels, as its code has them."""
     found = {}
-    for collector in Metrics().registry._collector_to_names:
+    for collector in (*Metrics().registry._collector_to_names, StatusCollector()):
         for family in getattr(collector, "describe", list)():
             total = "_total" if family.type == "counter" else ""
             names = getattr(collector, "_labelnames", None)

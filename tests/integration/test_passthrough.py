@@ -23,8 +23,8 @@ from relay.capture.pass_through import (
     PATHS,
     Passthrough,
 )
-from relay.http.body_limit import read_small
-from relay.http.client_address import Trusted
+from relay.http.callers import Trusted
+from relay.http.request_body import read_small
 from relay.http.responses import (
     Handler,
     speaking_json,

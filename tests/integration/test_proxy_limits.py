@@ -112,7 +112,7 @@ async def test_a_body_that_drips_is_cut(
 async def test_a_form_that_comes_slowly_but_fast_enough_passes(
     site: Site, relay: RelayProcess, visit: Visit
 ) -> None:
-    """Too slow for the express lane, in the middle of its body."""
+    """Too slow for the fast path, in the middle of its body."""
     reader, writer = await visit(port_of(relay))
     writer.write(request("POST /form", "Content-Length: 4000"))
     for _ in range(8):

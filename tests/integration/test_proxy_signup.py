@@ -45,10 +45,10 @@ async def site() -> AsyncIterator[Site]:
         yield listening
 
 
-@pytest.fixture(autouse=True, params=["express", "general"])
-def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send everything here through both lanes."""
-    monkeypatch.setattr(proxy_rig, "EXPRESS_LANE", request.param == "express")
+@pytest.fixture(autouse=True, params=["fast", "slow"])
+def path_taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send everything here through both paths."""
+    monkeypatch.setattr(proxy_rig, "FAST_PATH", request.param == "fast")
 
 
 def signing_up(*headers: str, body: bytes = FORM) -> bytes:

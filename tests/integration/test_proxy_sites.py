@@ -15,7 +15,7 @@ from harness import RelayProcess
 from proxy_rig import proxied
 from recording_site import OK, Message, Site, Visit, ask, request, says, visits
 
-from relay.proxy.upstream_connection import UpstreamLimits
+from relay.proxy.exchange import UpstreamLimits
 
 INSTANCE = """
 import sys

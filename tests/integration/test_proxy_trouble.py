@@ -26,7 +26,7 @@ from recording_site import (
     visits,
 )
 
-from relay.proxy.upstream_connection import UpstreamLimits
+from relay.proxy.exchange import UpstreamLimits
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

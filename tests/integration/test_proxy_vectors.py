@@ -22,7 +22,7 @@ from proxy_rig import proxied
 from recording_site import Site, as_message, closed
 from servers import program
 
-from relay.proxy.upstream_connection import UpstreamLimits
+from relay.proxy.exchange import UpstreamLimits
 
 HOST = b"Host: shop.test\r\n"
 END = b"Connection: close\r\n\r\n"
@@ -319,7 +319,7 @@ async def test_the_relay_decides_each_vector(site: Site, vector: Vector) -> None
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
-async def test_the_express_lane_decides_each_vector_alike(
+async def test_the_fast_path_decides_each_vector_alike(
     site: Site, vector: Vector
 ) -> None:
     """With a connection kept for it, whatever looks ordinary would go there."""
@@ -327,15 +327,15 @@ async def test_the_express_lane_decides_each_vector_alike(
         assert as_message(await answer_of(port, get(b"GET /warm"))).status == 200
         site.seen.clear()
         answer = as_message(await answer_of(port, vector.raw))
-    express = seen_by(site)
+    by_fast_path = seen_by(site)
     site.seen.clear()
     async with proxied(
-        site.url, limits=UpstreamLimits(visitor=0.3), express=False
+        site.url, limits=UpstreamLimits(visitor=0.3), fast=False
     ) as port:
         await answer_of(port, vector.raw)
 
     assert answer.status == vector.status
-    assert express == seen_by(site)
+    assert by_fast_path == seen_by(site)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)

@@ -13,8 +13,7 @@ from recording_site import Message, ask, request
 from relay.capture.ticket_endpoint import TicketEndpoint
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
-from relay.http.client_address import Trusted
-from relay.http.same_origin import OwnPages
+from relay.http.callers import OwnPages, Trusted
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -7,10 +7,16 @@ the database and few modules make calls: rules that no other test would miss.
 from __future__ import annotations
 
 import ast
+import inspect
+import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 import relay
@@ -52,15 +58,39 @@ CLIENT_PARTS = frozenset(
 
 CALLERS = (
     "relay.delivery.dub_client",  # the only code that delivers to Dub
-    "relay.proxy.upstream_connection",  # the proxy's connections to the site,
-    "relay.proxy.upstream_protocol",  # their protocol,
-    "relay.proxy.websocket",  # its WebSockets,
-    "relay.proxy.upstream",  # and its calls
+    "relay.http.aiohttp_internals",  # the protocol of the proxy's connections
     "relay.capture.pass_through",  # passes browsers' calls on to Dub
     "relay.operations.alerts.webhook",  # the operator's webhook
     "relay.operations.diagnostics",  # `check` tries whether upstream answers
     "relay.sandbox",  # plays the site and Dub, webhooks included
     "relay.sandbox.demo",  # plays the visitor
+)
+
+
+INTERNALS = "relay.http.aiohttp_internals"
+"""The one module that may use what aiohttp does not document."""
+
+DOCUMENTED = frozenset(
+    {
+        "aiohttp.web",
+        "aiohttp.abc",  # its own page of the reference
+        "aiohttp.typedefs",  # types of handlers and middlewares, for annotations alone
+    }
+)
+"""The modules of aiohttp that may be imported, beside what its top exports."""
+
+UNDOCUMENTED_BASES = frozenset(
+    {"aiohttp.base_protocol", "aiohttp.client_proto", "aiohttp.web_protocol"}
+)
+"""Whose classes nobody else may inherit from, wherever they are exported."""
+
+NAMED_TUPLES = frozenset({"_asdict", "_fields", "_make", "_replace"})
+"""Documented, although they begin with an underscore."""
+
+TAKEN_PRIVATE = frozenset(
+    {
+        "ssl._create_unverified_context",  # PEP 476 names it as the way to opt out
+    }
 )
 
 
@@ -197,6 +227,98 @@ def stray_callers(module: Module) -> list[str]:
     return any_within(module.references, CLIENT_PARTS)
 
 
+def undocumented_modules(module: Module) -> list[str]:
+    """Only one module imports what aiohttp does not document."""
+    if module.name == INTERNALS:
+        return []
+    hidden = {f"aiohttp.{each.name}" for each in pkgutil.iter_modules(aiohttp.__path__)}
+    return any_within(module.references, frozenset(hidden - DOCUMENTED))
+
+
+def foreign_private_attributes(module: Module) -> list[str]:
+    """Nobody touches a private attribute of a foreign object, nor of a foreign base."""
+    if module.name == INTERNALS:
+        return []
+    seen = [
+        ast.unparse(node)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and is_private(node.attr)
+        and ast.unparse(node.value) not in {"self", "cls", "super()"}
+    ]
+    classes = (node for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef))
+    return sorted(
+        {name for name in seen if name not in TAKEN_PRIVATE}.union(
+            *(private_of_bases(module, each) for each in classes)
+        )
+    )
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name not in NAMED_TUPLES
+
+
+def private_of_bases(module: Module, node: ast.ClassDef) -> set[str]:
+    """The private attributes of aiohttp's that a class uses by inheritance."""
+    known = set().union(*(private_in_aiohttp(base) for base in bases(module, node)))
+    return {
+        f"{node.name}.{each.attr}"
+        for each in ast.walk(node)
+        if isinstance(each, ast.Attribute)
+        and each.attr in known
+        and ast.unparse(each.value) in {"self", "cls", "super()"}
+    } | {
+        f"{node.name}.{each.name}"
+        for each in node.body
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        and each.name in known
+    }
+
+
+def undocumented_bases(module: Module) -> list[str]:
+    """Only one module inherits from aiohttp's protocols."""
+    if module.name == INTERNALS:
+        return []
+    return [
+        f"{node.name}({base.__name__})"
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ClassDef)
+        for base in bases(module, node)
+        if base.__module__ in UNDOCUMENTED_BASES
+    ]
+
+
+def bases(module: Module, node: ast.ClassDef) -> Iterator[type]:
+    """The classes that a class inherits from, as far as they are imported."""
+    for base in node.bases:
+        first, _, rest = ast.unparse(base).partition(".")
+        for name in module.imports:
+            if name.rpartition(".")[2] == first:
+                found = resolved(".".join(filter(None, (name, rest))))
+                if isinstance(found, type):
+                    yield found
+
+
+@cache
+def resolved(name: str) -> Any:
+    """What a dotted name stands for; None if it cannot be found."""
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+@cache
+def private_in_aiohttp(kind: type) -> frozenset[str]:
+    """The private attributes that aiohttp's classes bring into a class."""
+    found: set[str] = set()
+    for each in kind.__mro__:
+        if each.__module__.partition(".")[0] == "aiohttp":
+            found |= set(vars(each))
+            found |= set(re.findall(r"\bself\.(_\w+)", inspect.getsource(each)))
+    return frozenset(filter(is_private, found))
+
+
 RULES: tuple[Callable[[Module], list[str]], ...] = (
     impure_imports,
     clock_calls,
@@ -205,6 +327,9 @@ RULES: tuple[Callable[[Module], list[str]], ...] = (
     shortcuts,
     drivers_outside_the_outbox,
     stray_callers,
+    undocumented_modules,
+    foreign_private_attributes,
+    undocumented_bases,
 )
 
 
@@ -228,6 +353,13 @@ def test_the_modules_of_every_layer_were_read() -> None:
 
 
 # --- The rules can fail. ---
+
+
+RESPONSE = "from aiohttp import web\nclass A(web.StreamResponse):\n    def a(self):\n"
+LISTENER = (
+    "from relay.http.listener import Listener\nclass A(Listener):\n    def a(self):\n"
+)
+PROTOCOL = "class A(web.RequestHandler):\n    pass"
 
 
 @pytest.mark.parametrize(
@@ -256,6 +388,19 @@ def test_the_modules_of_every_layer_were_read() -> None:
         (stray_callers, "relay.app", "from aiohttp import ClientSession"),
         (stray_callers, "relay.app", "import aiohttp\naiohttp.ClientSession()"),
         (stray_callers, "relay.capture.a", "from aiohttp.client import request"),
+        (
+            undocumented_modules,
+            "relay.proxy.a",
+            "from aiohttp.http import HeadersParser",
+        ),
+        (undocumented_modules, "relay.server.a", "from aiohttp import http_parser"),
+        (undocumented_modules, "relay.a", "import aiohttp\naiohttp.helpers.sentinel"),
+        (foreign_private_attributes, "relay.proxy.a", "request._task"),
+        (foreign_private_attributes, "relay.a", "self.request._match_info"),
+        (foreign_private_attributes, "relay.a", RESPONSE + "        self._eof_sent"),
+        (foreign_private_attributes, "relay.a", RESPONSE + "        super()._start()"),
+        (foreign_private_attributes, "relay.a", LISTENER + "        self._messages"),
+        (undocumented_bases, "relay.a", "from aiohttp import web\n" + PROTOCOL),
     ],
 )
 def test_a_rule_notices_what_it_forbids(
@@ -278,6 +423,11 @@ def test_a_rule_notices_what_it_forbids(
         ("relay.delivery.dub_client", "import aiohttp\naiohttp.ClientSession()"),
         ("relay.outbox.sqlite", "import sqlite3"),
         ("relay.sandbox.site", "from aiohttp import ClientSession"),
+        ("relay.proxy.a", "from aiohttp import StreamReader, web"),
+        ("relay.proxy.a", "message._replace(should_close=True)"),
+        ("relay.proxy.a", RESPONSE + "        self._own"),
+        (INTERNALS, "from aiohttp.web_protocol import RequestHandler"),
+        (INTERNALS, "visitor._messages"),
     ],
 )
 def test_a_rule_lets_pass_what_it_does_not_forbid(name: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""What the express lane writes is what the general functions would have written."""
+"""What the fast path writes is what the general functions would have written."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.http.rate_limit import VisitorRate
+from relay.http.callers import VisitorRate
 
 HERE = "203.0.113.7"
 ELSEWHERE = "203.0.113.8"

@@ -28,7 +28,7 @@ from relay.capture.openapi.components import SCHEMAS
 from relay.core import jsontext
 from relay.core.http.negotiation import matches
 from relay.core.version import VERSION
-from relay.http.fixed_responses import FixedAnswer
+from relay.http.raw_responses import FixedAnswer
 
 PATH: Final = "openapi.json"
 

@@ -1,4 +1,4 @@
-"""Posts and sign-ups in the express lane: nobody can tell, and nothing is lost."""
+"""Posts and sign-ups in the fast path: nobody can tell, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recording_site import (
     visits,
 )
 
-from relay.proxy.upstream_connection import UpstreamLimits
+from relay.proxy.exchange import UpstreamLimits
 
 FORM = b"id=u_1&name=Ada&email=ada%40example.com"
 TYPE = b"Content-Type: application/x-www-form-urlencoded\r\n"
@@ -104,12 +104,12 @@ async def one_answer(reader: asyncio.StreamReader) -> bytes:
 
 
 async def exchanged(
-    site: Site, raw: bytes, answer: Script, *, express: bool
+    site: Site, raw: bytes, answer: Script, *, fast: bool
 ) -> tuple[bytes, list[Message], list[tuple[str, Any]]]:
     """The answer, what the site saw, and what became of the sign-up."""
     signups = Remembering()
     async with (
-        proxied(site.url, [RULE], signups, express=express) as port,
+        proxied(site.url, [RULE], signups, fast=fast) as port,
         visits() as visit,
     ):
         reader, writer = await visit(port)
@@ -124,10 +124,10 @@ async def exchanged(
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_both_lanes_send_the_site_the_same_bytes(site: Site, name: str) -> None:
+async def test_both_paths_send_the_site_the_same_bytes(site: Site, name: str) -> None:
     got = [
-        await exchanged(site, REQUESTS[name], says(WELCOME), express=lane)
-        for lane in (True, False)
+        await exchanged(site, REQUESTS[name], says(WELCOME), fast=fast)
+        for fast in (True, False)
     ]
 
     assert got[0] == got[1]
@@ -135,12 +135,12 @@ async def test_both_lanes_send_the_site_the_same_bytes(site: Site, name: str) ->
 
 @pytest.mark.parametrize("target", [b"/signup", b"/login"])
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_both_lanes_give_the_visitor_the_same_bytes(
+async def test_both_paths_give_the_visitor_the_same_bytes(
     site: Site, name: str, target: bytes
 ) -> None:
     got = [
-        await exchanged(site, post(target), says(ANSWERS[name]), express=lane)
-        for lane in (True, False)
+        await exchanged(site, post(target), says(ANSWERS[name]), fast=fast)
+        for fast in (True, False)
     ]
 
     assert got[0] == got[1]
@@ -151,9 +151,9 @@ async def test_a_body_may_come_after_its_head(
     site: Site, visit: Visit, target: bytes
 ) -> None:
     """As browsers send it; and the next request finds the connection in step."""
-    lanes: list[int] = []
+    counted: list[int] = []
     raw = post(target)
-    async with proxied(site.url, [RULE], flights=lanes) as port:
+    async with proxied(site.url, [RULE], fast_requests=counted) as port:
         reader, writer = await visit(port)
         writer.write(post(b"/login"))
         await one_answer(reader)
@@ -163,7 +163,7 @@ async def test_a_body_may_come_after_its_head(
                 await asyncio.sleep(0.02)
             await one_answer(reader)
 
-    assert lanes == [3]
+    assert counted == [3]
     assert [seen.body for seen in site.seen] == [FORM] * 4
 
 
@@ -192,12 +192,12 @@ async def test_what_is_sent_at_once_is_answered_in_its_order(
 
 
 async def test_a_post_is_never_sent_twice(site: Site, visit: Visit) -> None:
-    lanes: list[int] = []
+    counted: list[int] = []
 
     async def dies(_: Message, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
 
-    async with proxied(site.url, [RULE], flights=lanes) as port:
+    async with proxied(site.url, [RULE], fast_requests=counted) as port:
         reader, writer = await visit(port)
         writer.write(post(b"/login"))
         await one_answer(reader)
@@ -205,7 +205,7 @@ async def test_a_post_is_never_sent_twice(site: Site, visit: Visit) -> None:
         writer.write(post(b"/login?2"))
         answer = as_message(await one_answer(reader))
 
-    assert lanes == [1]
+    assert counted == [1]
     assert answer.status == 502
     assert [seen.target for seen in site.seen] == [b"/login", b"/login?2"]
 
@@ -222,15 +222,15 @@ async def test_a_visitor_who_leaves_does_not_lose_the_lead(
         await says(OK)(message, writer)
 
     site.script = slow
-    lanes: list[int] = []
-    async with proxied(site.url, [RULE], signups, flights=lanes) as port:
+    counted: list[int] = []
+    async with proxied(site.url, [RULE], signups, fast_requests=counted) as port:
         _, writer = await visit(port)
         writer.write(post(b"/signup"))
         await asked.wait()
         await closed(writer)
         may_answer.set()
 
-    assert lanes == [1]
+    assert counted == [1]
     assert [name for name, _ in signups.calls] == ["hold", "take"]
 
 
@@ -249,7 +249,7 @@ async def test_a_visitor_who_leaves_before_the_body_is_there_sent_nothing(
     assert site.connections == 0
 
 
-async def test_a_sign_ups_answer_in_pieces_goes_on_in_the_general_lane(
+async def test_a_sign_ups_answer_in_pieces_goes_on_in_the_slow_path(
     site: Site, visit: Visit
 ) -> None:
     more = asyncio.Event()

@@ -1,16 +1,21 @@
-"""The metrics that say how things stand: read at each scrape, never counted."""
+"""What monitoring sees of a relay: ``livez``, ``readyz``, ``metrics``, its gauges."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
+from aiohttp import web
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from relay.core.leads import LeadStatus
 from relay.core.version import VERSION
+from relay.http.responses import RefusedError, answer
+from relay.observability import metrics as prometheus
+from relay.observability.metrics import Metrics
 from relay.operations.status import Overview
+from relay.outbox.contract import Outbox, OutboxUnavailableError
 
 Value = float | dict[str, float]
 """A number, or one for each value of the gauge's only label."""
@@ -108,3 +113,50 @@ def _family(
     for key, number in value.items():
         family.add_metric([key], number)
     return family
+
+
+class HealthEndpoints:
+    """The three endpoints. ``overview`` raises OutboxUnavailableError."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        metrics: Metrics,
+        overview: Callable[[], Awaitable[Overview]],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._outbox = outbox
+        self._rendered = metrics
+        self._gauges = StatusCollector()
+        metrics.registry.register(self._gauges)
+        self._overview = overview
+        self._stopping = stopping
+
+    async def livez(self, _: web.Request) -> web.StreamResponse:
+        """Answer 200: the process is alive."""
+        return answer({"status": "alive"})
+
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
+        """Answer 200 if leads can be committed, 503 if not or when stopping."""
+        if self._stopping():
+            raise RefusedError(503, "The relay is stopping.")
+        if request.query.get("only") == "serving":
+            # In front of a site, a database that is down must not take it down too.
+            return answer({"status": "serving"})
+        try:
+            await self._outbox.check_writable()
+        except OutboxUnavailableError as error:
+            raise RefusedError(503, f"The database takes no leads: {error}") from None
+        return answer({"status": "ready"})
+
+    async def metrics(self, _: web.Request) -> web.StreamResponse:
+        """Answer with Prometheus's text, also while the database is down."""
+        try:
+            seen = await self._overview()
+        except OutboxUnavailableError:
+            seen = None  # the scrape says so: it must not fail when it matters most
+        self._gauges.seen = seen
+        return web.Response(
+            body=self._rendered.render(),
+            headers={"Content-Type": prometheus.CONTENT_TYPE},
+        )

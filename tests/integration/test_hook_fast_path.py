@@ -1,4 +1,4 @@
-"""The short way of a hook and aiohttp's own: nobody can tell which one it took."""
+"""A hook's fast path and aiohttp's own: nobody can see which one it took."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
 from harness import HOOK_SECRET, RELAY_SECRET
 
 from relay.app import Relay
 from relay.config.settings import load
 from relay.core import signing
-from relay.http.fast_endpoints import (
-    SHORTCUTS,
-    Endpoint,
-)
-from relay.http.listener_server import FrontRunner
+from relay.http.aiohttp_internals import RawRequestMessage
+from relay.http.fast_path import FAST_PATHS, Endpoint, FastEndpoints
+from relay.http.listener import ListenerRunner
 
 PATH = "/_dub/hooks/signup"
 GOOD = b'{"clickId":"hQWlM0a9Zk3xY7bT","eventName":"Go","customerExternalId":"u"}'
@@ -58,7 +55,7 @@ def hook(
     return head + body
 
 
-SHORT = {
+ORDINARY = {
     "good": lambda: [hook(), hook(NO_CLICK, "m2"), hook(GOOD, "m3")],
     "repeated": lambda: [hook(), hook()],
     "conflict": lambda: [hook(), hook(GOOD + b" ")],
@@ -74,7 +71,7 @@ SHORT = {
     "two ids": lambda: [hook(more="webhook-id: m2\r\n")],
 }
 
-GENERAL = {
+UNUSUAL = {
     "old": lambda: [hook(version="1.0")],
     "chunked": lambda: [hook(chunked=True)],
     "query": lambda: [hook(path=PATH + "?a=1")],
@@ -109,8 +106,8 @@ class Counting:
 
 
 @asynccontextmanager
-async def served(folder: Path, *, short: bool) -> AsyncIterator[tuple[int, Counting]]:
-    """A relay's web side with the short way or without it: its port, and a count."""
+async def served(folder: Path, *, fast: bool) -> AsyncIterator[tuple[int, Counting]]:
+    """A relay's web side with the fast path or without it: its port, and a count."""
     settings = {
         "DUB_API_KEY": "dub_x",
         "RELAY_SECRET": RELAY_SECRET,
@@ -120,10 +117,12 @@ async def served(folder: Path, *, short: bool) -> AsyncIterator[tuple[int, Count
     relay = Relay(load(None, settings))
     await relay.outbox.open()
     app = relay.application()
-    counting = Counting(app[SHORTCUTS][PATH])
-    runner = FrontRunner(
+    (own,) = app[FAST_PATHS]
+    assert isinstance(own, FastEndpoints)
+    counting = Counting(own.endpoints[PATH])
+    runner = ListenerRunner(
         app,
-        shortcuts={PATH: counting} if short else {},
+        [FastEndpoints({PATH: counting})] if fast else [],
         access_log=None,
         shutdown_timeout=1,
     )
@@ -136,11 +135,9 @@ async def served(folder: Path, *, short: bool) -> AsyncIterator[tuple[int, Count
         await relay.outbox.close()
 
 
-async def answers(
-    folder: Path, talk: Conversation, *, short: bool
-) -> tuple[bytes, int]:
-    """Everything that is answered on one connection; how often the short way."""
-    async with served(folder, short=short) as (port, counting):
+async def answers(folder: Path, talk: Conversation, *, fast: bool) -> tuple[bytes, int]:
+    """Everything that is answered on one connection; how often the fast path."""
+    async with served(folder, fast=fast) as (port, counting):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         given = b""
         for request in talk():
@@ -170,29 +167,29 @@ def same_for_all(answer: bytes) -> bytes:
     return re.sub(rb"Date: [^\r]+", b"Date: now", answer)
 
 
-@pytest.mark.parametrize("name", SHORT)
-async def test_the_short_way_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
-    short, taken = await answers(tmp_path / "short", SHORT[name], short=True)
-    general, none = await answers(tmp_path / "general", SHORT[name], short=False)
+@pytest.mark.parametrize("name", ORDINARY)
+async def test_the_fast_path_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
+    fast, taken = await answers(tmp_path / "fast", ORDINARY[name], fast=True)
+    slow, none = await answers(tmp_path / "slow", ORDINARY[name], fast=False)
 
-    assert short == general
-    assert (taken, none) == (len(SHORT[name]()), 0)
+    assert fast == slow
+    assert (taken, none) == (len(ORDINARY[name]()), 0)
 
 
-@pytest.mark.parametrize("name", GENERAL)
-async def test_what_is_not_ordinary_takes_the_general_way(
+@pytest.mark.parametrize("name", UNUSUAL)
+async def test_what_is_not_ordinary_takes_the_slow_path(
     tmp_path: Path, name: str
 ) -> None:
-    short, taken = await answers(tmp_path / "short", GENERAL[name], short=True)
-    general, _ = await answers(tmp_path / "general", GENERAL[name], short=False)
+    fast, taken = await answers(tmp_path / "fast", UNUSUAL[name], fast=True)
+    slow, _ = await answers(tmp_path / "slow", UNUSUAL[name], fast=False)
 
-    assert short == general
+    assert fast == slow
     assert taken == 0
 
 
 async def test_a_hook_in_two_packets_is_taken(tmp_path: Path) -> None:
     head, _, body = hook().partition(b"\r\n\r\n")
-    async with served(tmp_path / "relay", short=True) as (port, _):
+    async with served(tmp_path / "relay", fast=True) as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head + b"\r\n\r\n")
         await writer.drain()
@@ -204,7 +201,7 @@ async def test_a_hook_in_two_packets_is_taken(tmp_path: Path) -> None:
 
 
 async def test_a_caller_who_leaves_ends_nothing_but_the_answer(tmp_path: Path) -> None:
-    async with served(tmp_path / "relay", short=True) as (port, counting):
+    async with served(tmp_path / "relay", fast=True) as (port, counting):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(hook())
         await writer.drain()

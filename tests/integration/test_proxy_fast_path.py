@@ -1,4 +1,4 @@
-"""The express lane and the general one: nobody can tell which a request took."""
+"""The fast path and the slow one: nobody can tell which a request took."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recording_site import (
     visits,
 )
 
-from relay.proxy.upstream_connection import UpstreamLimits
+from relay.proxy.exchange import UpstreamLimits
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -107,12 +107,12 @@ async def one_answer(reader: asyncio.StreamReader, *, bodiless: bool) -> bytes:
 
 
 async def exchanged(
-    site: Site, raw: bytes, answer: Script, *, express: bool, trusted: bool
+    site: Site, raw: bytes, answer: Script, *, fast: bool, trusted: bool
 ) -> tuple[bytes, list[Message]]:
     """The answer to a request on a warm connection, and what the site saw of it."""
     networks = [ip_network("127.0.0.0/8")] if trusted else []
     async with (
-        proxied(site.url, express=express, trusted=networks) as port,
+        proxied(site.url, fast=fast, trusted=networks) as port,
         visits() as visit,
     ):
         site.script = says(OK)
@@ -133,45 +133,45 @@ def without_life(raw: bytes) -> bytes:
 
 @pytest.mark.parametrize("trusted", [False, True])
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_both_lanes_send_the_site_the_same_bytes(
+async def test_both_paths_send_the_site_the_same_bytes(
     site: Site, name: str, *, trusted: bool
 ) -> None:
     got = [
-        await exchanged(site, REQUESTS[name], says(OK), express=lane, trusted=trusted)
-        for lane in (True, False)
+        await exchanged(site, REQUESTS[name], says(OK), fast=fast, trusted=trusted)
+        for fast in (True, False)
     ]
 
-    (express, seen), (general, expected) = got
+    (fast, seen), (slow, expected) = got
     assert seen == expected
-    assert without_life(express) == without_life(general)
+    assert without_life(fast) == without_life(slow)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_both_lanes_give_the_visitor_the_same_bytes(
+async def test_both_paths_give_the_visitor_the_same_bytes(
     site: Site, name: str
 ) -> None:
     got = [
         await exchanged(
-            site, REQUESTS["plain"], says(ANSWERS[name]), express=lane, trusted=False
+            site, REQUESTS["plain"], says(ANSWERS[name]), fast=fast, trusted=False
         )
-        for lane in (True, False)
+        for fast in (True, False)
     ]
 
     assert got[0] == got[1]
 
 
-async def test_ordinary_requests_do_take_the_express_lane(
+async def test_ordinary_requests_do_take_the_fast_path(
     site: Site, visit: Visit
 ) -> None:
-    lanes: list[int] = []
-    async with proxied(site.url, flights=lanes) as port:
+    counted: list[int] = []
+    async with proxied(site.url, fast_requests=counted) as port:
         reader, writer = await visit(port)
         for _ in range(4):
             writer.write(REQUESTS["browser"])
             await one_answer(reader, bodiless=False)
 
     # The first has to open the connection to the site.
-    assert lanes == [3]
+    assert counted == [3]
 
 
 async def test_a_sign_up_by_get_is_not_taken_past_its_rule(
@@ -216,7 +216,7 @@ async def test_requests_sent_at_once_are_answered_in_their_order(
     assert bodies == [b"/first", *(b"/%d" % number for number in range(20))]
 
 
-async def test_an_answer_in_pieces_goes_on_in_the_general_lane(
+async def test_an_answer_in_pieces_goes_on_in_the_slow_path(
     site: Site, visit: Visit
 ) -> None:
     more = asyncio.Event()
@@ -242,7 +242,7 @@ async def test_an_answer_in_pieces_goes_on_in_the_general_lane(
     assert site.connections == 1
 
 
-async def test_a_visitor_who_leaves_ends_a_flight_to_the_site(
+async def test_a_visitor_who_leaves_ends_a_fast_request(
     site: Site, visit: Visit
 ) -> None:
     asked = asyncio.Event()
@@ -268,7 +268,7 @@ async def test_a_visitor_who_leaves_ends_a_flight_to_the_site(
     assert site.connections == 2
 
 
-async def test_a_site_that_stays_silent_in_the_express_lane_is_a_504(
+async def test_a_site_that_stays_silent_in_the_fast_path_is_a_504(
     site: Site, visit: Visit
 ) -> None:
     async def silent(_: Message, __: asyncio.StreamWriter) -> None:
@@ -309,7 +309,7 @@ async def test_bytes_that_come_unasked_spoil_a_kept_connection(visit: Visit) -> 
     assert site.connections == 2
 
 
-async def test_a_stop_waits_for_a_flight(site: Site, visit: Visit) -> None:
+async def test_a_stop_waits_for_a_fast_request(site: Site, visit: Visit) -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def slow(_: Message, writer: asyncio.StreamWriter) -> None:

@@ -2,7 +2,8 @@
 
 A block that no handler knows fails here, and says what to do. Shell samples run as
 they stand, page by page, in a shell that knows harmless programs alone
-(tests/support/sample_shell.py); the others are checked one by one by what reads their language.
+(tests/support/sample_shell.py); the others are checked one by one by what reads their
+language.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ CLONED: Final = (".ci", "Makefile", "deploy", "examples", "pyproject.toml")
 START: Final = """set -euo pipefail
 command_not_found_handle() {
   echo "$1: not a program of the samples' shell. If it is harmless, put it into REAL" \
-    "of tests/support/sample_shell.py, else into STAND_INS of tests/support/sample_programs.py." >&2
+    "of tests/support/sample_shell.py, else into STAND_INS of" \
+    "tests/support/sample_programs.py." >&2
   return 127
 }
 kill() { :; }  # what was started has been ended already

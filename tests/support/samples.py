@@ -11,7 +11,7 @@ from typing import Final
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-TOP: Final = Path(__file__).resolve().parents[1]
+TOP: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = (
     *("README.md", "CONTRIBUTING.md", "bench/**/README*", "deploy/**/README*"),
     *("docs/**/*.md", "examples/**/README*"),

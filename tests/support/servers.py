@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-TOP = Path(__file__).resolve().parents[1]
+TOP = Path(__file__).resolve().parents[2]
 DEPLOY = TOP / "deploy"
 FETCHED = TOP / ".venv" / "servers"
 """Where .ci/servers puts what the system does not have."""

@@ -29,7 +29,7 @@ from relay.http.responses import speaking_json
 from tests.support.proxy_rig import landing
 from tests.support.snippet_nothing import NOTHING, PATIENCE
 
-AS_DUB_DOES = Path(__file__).parent / "browser" / "as_dub_does.js"
+AS_DUB_DOES = Path(__file__).parents[1] / "browser" / "as_dub_does.js"
 
 ALL = "script.site-visit.outbound-domains.conversion-tracking.js"
 

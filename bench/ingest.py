@@ -131,8 +131,8 @@ def databases(options: argparse.Namespace) -> Iterator[Callable[[Path], str]]:
     if not options.postgres:
         yield lambda folder: f"sqlite:///{folder}/relay.db"
         return
-    sys.path.append(str(Path(__file__).parent.parent / "tests"))
-    from postgres_server import postgres_server  # noqa: PLC0415 - the tests' own
+    sys.path.append(str(Path(__file__).parent.parent))
+    from tests.support.postgres_server import postgres_server  # noqa: PLC0415 - the tests' own
 
     everywhere = os.sched_getaffinity(0)
     with contextlib.ExitStack() as stack:

@@ -45,9 +45,9 @@ from relay.operations.alerts.watcher import AlertWatcher
 from relay.operations.monitoring import HealthEndpoints
 from relay.operations.retention import Sweeper
 from relay.operations.status import Overview, look
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
-from relay.outbox.sealing import Seal
+from relay.outbox.encryption import Seal
 from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.forward import Proxy, no_site
 from relay.proxy.signup_leads import ProxiedSignups

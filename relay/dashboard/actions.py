@@ -17,7 +17,8 @@ from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.erasure import Erased
 from relay.outbox.contract import Act, Outbox, Query
-from relay.outbox.keeping import ON_THE_WAY, pseudonym
+from relay.outbox.records import pseudonym
+from relay.outbox.retention import ON_THE_WAY
 
 log = get_logger()
 

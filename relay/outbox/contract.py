@@ -8,15 +8,12 @@ raises :class:`OutboxUnavailableError` and nothing was taken.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
-
-if TYPE_CHECKING:
-    from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
 
 
 class OutboxError(Exception):
@@ -31,8 +28,16 @@ class UnstorableError(OutboxError):
     """The lead cannot be kept as it is; trying again will not help."""
 
 
-class SchemaTooNewError(OutboxError):
-    """The database was migrated by a newer relay; this one must not touch it."""
+class SchemaError(OutboxError):
+    """The database's schema is not one that this relay may touch."""
+
+
+class SchemaTooNewError(SchemaError):
+    """The database was migrated by a newer relay."""
+
+
+class SchemaChangedError(SchemaError):
+    """The database was made by another text of a migration."""
 
 
 class Taken(StrEnum):
@@ -196,6 +201,34 @@ class Alert:
     attempts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whose data is to be erased: one customer's, or one lead's."""
+
+    customer: str | None = None
+    lead_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was erased, counted by the state before. ``before``: erased long since.
+
+    ``traces`` are bytes that would show a copy that was left in a file.
+    """
+
+    leads: Mapping[LeadStatus, int]
+    before: int = 0
+    traces: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """Whether the erased bytes are out of the database's files; if not, why."""
+
+    clean: bool
+    reason: str = ""
+
+
 class Outbox(Protocol):
     """The durable store between capture and delivery."""
 
@@ -270,7 +303,7 @@ class Outbox(Protocol):
         Their round of attempts begins anew, as with requeue.
         """
 
-    async def hurry(self, now: int, latest: int, limit: int) -> int:
+    async def reschedule(self, now: int, latest: int, limit: int) -> int:
         """Make up to limit QUEUED or WAITING entries due that the clock left behind.
 
         It was set back: their round began after now, or they wait beyond latest,

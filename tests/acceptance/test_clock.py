@@ -8,7 +8,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
+
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 AHEAD_S = 6 * 3600
 MOST_EARLIER = 5

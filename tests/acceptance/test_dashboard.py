@@ -11,7 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 from argon2 import PasswordHasher
-from harness import RelayProcess, post_hook
+
+from tests.support.harness import RelayProcess, post_hook
 
 PASSWORD = "correct horse"
 

@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from harness import RelayProcess, SandboxDub, post_hook
 
 from relay.core.clock import now_ms
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 DAY_MS = 86_400_000
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
+
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 
 def body(click: str, customer: str = "u_1", **more: Any) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from chromium import launched
-from harness import clean_environment
 from playwright.async_api import BrowserContext
-from samples import TOP, Sample, blocks
-from servers import free_port, running
+
+from tests.support.chromium import launched
+from tests.support.harness import clean_environment
+from tests.support.samples import TOP, Sample, blocks
+from tests.support.servers import free_port, running
 
 BIN = Path(sys.executable).parent
 SANDBOX = "8787"

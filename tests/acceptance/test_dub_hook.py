@@ -10,9 +10,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
 
 from relay.sandbox.webhooks import sign
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 SECRET = "whsec_0123456789abcdef0123456789abcdef"
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from example_sites import COMMANDS, EXAMPLES, line, node_example, site
-from harness import RelayProcess, SandboxDub
-from servers import DEPLOY, FETCHED
+
+from tests.support.example_sites import COMMANDS, EXAMPLES, line, node_example, site
+from tests.support.harness import RelayProcess, SandboxDub
+from tests.support.servers import DEPLOY, FETCHED
 
 PYTHON = sorted(COMMANDS)
 PARTNER = '{"clickId":"x","partner":{"name":"A, B \\"C\\"","id":"p"}}'

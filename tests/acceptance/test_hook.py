@@ -13,7 +13,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from harness import RelayProcess, post_hook, signed
+
+from tests.support.harness import RelayProcess, post_hook, signed
 
 CLICK = "hQWlM0a9Zk3xY7bT"
 GOOD = {"clickId": CLICK, "eventName": "Sign Up", "customerExternalId": "u_1"}

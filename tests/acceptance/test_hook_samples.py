@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from harness import RelayProcess, SandboxDub
 from playwright.async_api import Page
-from postgres_server import PostgresServer
-from provider_rig import WHSEC
 
 from relay.core.providers import PROVIDERS
+from tests.support.harness import RelayProcess, SandboxDub
+from tests.support.postgres_server import PostgresServer
+from tests.support.provider_rig import WHSEC
 
 TEXT = (Path(__file__).parents[2] / "docs" / "hooks.md").read_text("utf-8")
 FENCES = re.findall(r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```", TEXT, re.DOTALL)

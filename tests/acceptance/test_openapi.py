@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 from pathlib import Path
@@ -12,13 +11,18 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from harness import HOOK_SECRET, RelayProcess, SandboxDub, clean_environment
-from servers import TOP
 
 from relay.app import Relay
 from relay.capture import openapi
 from relay.capture.snippet import NAMES
 from relay.config import settings
+from tests.support.harness import (
+    HOOK_SECRET,
+    RelayProcess,
+    SandboxDub,
+    clean_environment,
+)
+from tests.support.servers import TOP
 
 DUB_SECRET = "whsec_of_dubs_webhook"
 METHODS = {"get", "post", "put", "patch", "delete", "options"}
@@ -133,8 +137,8 @@ async def test_the_running_relay_does_what_the_document_says(
         cwd=tmp_path,
         env=clean_environment()
         | {
-            "SCHEMATHESIS_HOOKS": "signing_hooks",
-            "PYTHONPATH": os.pathsep.join([str(TOP / "tests"), str(TOP)]),
+            "SCHEMATHESIS_HOOKS": "tests.support.signing_hooks",
+            "PYTHONPATH": str(TOP),
             "RELAY_HOOK_SECRET": HOOK_SECRET,
             "DUB_WEBHOOK_SECRET": DUB_SECRET,
             "RELAY_ORIGIN": relay.url,

@@ -14,10 +14,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
-from postgres_server import PostgresServer, postgres_server
 
 from relay.core.pacing import WINDOW_MS, burst
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
+from tests.support.postgres_server import PostgresServer, postgres_server
 
 PLAN = 3_000
 """Calls a minute: fifty a second between the three of them, where each alone

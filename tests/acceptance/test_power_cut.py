@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import aiohttp
-from harness import RelayProcess, post_hook
+
+from tests.support.harness import RelayProcess, post_hook
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from harness import RelayProcess, post_hook
-from servers import CADDY, DEPLOY, free_port, program, running
+
+from tests.support.harness import RelayProcess, post_hook
+from tests.support.servers import CADDY, DEPLOY, free_port, program, running
 
 CLICK = "hQWlM0a9Zk3xY7bT"
 

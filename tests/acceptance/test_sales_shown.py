@@ -10,7 +10,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from harness import API_KEY, RelayProcess, SandboxDub
+
+from tests.support.harness import API_KEY, RelayProcess, SandboxDub
 
 PASSWORD = "correct horse"
 

@@ -14,8 +14,9 @@ import pytest
 from dub import Dub
 from dub.models import errors
 from dub.utils import BackoffStrategy, RetryConfig
-from harness import API_KEY, RelayProcess, SandboxDub
-from servers import FETCHED
+
+from tests.support.harness import API_KEY, RelayProcess, SandboxDub
+from tests.support.servers import FETCHED
 
 SCRIPTS = Path(__file__).parents[1] / "sdks"
 PACKAGES = FETCHED / "sdks"

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from harness import RelayProcess, SandboxDub
+
+from tests.support.harness import RelayProcess, SandboxDub
 
 RECORDED = Path(__file__).parents[1] / "sdks" / "recorded"
 

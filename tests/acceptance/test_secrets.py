@@ -13,7 +13,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import API_KEY, RelayProcess, post_hook
+
+from tests.support.harness import API_KEY, RelayProcess, post_hook
 
 OLD, NEW, OTHER = (f"whsec_{letter * 32}" for letter in "ABC")
 TOKENS = ("a-token-of-one-site", "a-token-of-another")

@@ -13,8 +13,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import API_KEY, RelayProcess, SandboxDub
-from postgres_server import postgres_server
+
+from tests.support.harness import API_KEY, RelayProcess, SandboxDub
+from tests.support.postgres_server import postgres_server
 
 TOKEN = "a-token-of-the-site"
 CLICK = "hQWlM0a9Zk3xY7bT"

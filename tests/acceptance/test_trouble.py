@@ -12,9 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from harness import RelayProcess, SandboxDub, post_hook
 
 from relay.sandbox.site import make_site
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 RULES = """
 [[signup]]

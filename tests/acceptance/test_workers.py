@@ -9,7 +9,8 @@ import socket
 from pathlib import Path
 
 import aiohttp
-from harness import RelayProcess, post_hook
+
+from tests.support.harness import RelayProcess, post_hook
 
 
 def free_port() -> int:

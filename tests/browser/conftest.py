@@ -7,8 +7,15 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page
-from snippet_nothing import NOTHING, PATIENCE, NeverAskedError, is_to_fail, judged
-from snippet_rig import Site, running
+
+from tests.support.snippet_nothing import (
+    NOTHING,
+    PATIENCE,
+    NeverAskedError,
+    is_to_fail,
+    judged,
+)
+from tests.support.snippet_rig import Site, running
 
 
 def pytest_collection_modifyitems(

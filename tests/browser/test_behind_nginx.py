@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import servers
 from aiohttp import web
-from harness import RelayProcess, SandboxDub
 from playwright.async_api import Browser, BrowserContext
+
+from tests.support import servers
+from tests.support.harness import RelayProcess, SandboxDub
 
 pytestmark = pytest.mark.browser
 

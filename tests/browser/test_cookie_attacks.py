@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 from playwright.async_api import BrowserContext, Page
-from proxy_rig import landing
 
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.clock import now_ms
 from relay.http.callers import Trusted
 from relay.http.responses import speaking_json
+from tests.support.proxy_rig import landing
 
 pytestmark = pytest.mark.browser
 

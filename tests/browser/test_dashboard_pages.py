@@ -8,9 +8,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from chromium import browser, context, page
-from harness import RelayProcess, SandboxDub, post_hook
 from playwright.async_api import Browser, Page, expect
+
+from tests.support.chromium import browser, context, page
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 pytestmark = pytest.mark.browser
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 from playwright.async_api import Page
-from snippet_rig import (
+
+from tests.support.snippet_rig import (
     ALL,
     CLICK,
     OTHER,

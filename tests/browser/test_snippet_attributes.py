@@ -6,7 +6,9 @@ import json
 
 import pytest
 from playwright.async_api import Page
-from snippet_rig import (
+
+from relay.capture.snippet import NAMES
+from tests.support.snippet_rig import (
     ALL,
     CLICK,
     OTHER,
@@ -21,8 +23,6 @@ from snippet_rig import (
     settled,
     watched,
 )
-
-from relay.capture.snippet import NAMES
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

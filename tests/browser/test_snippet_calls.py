@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 from playwright.async_api import Page
-from snippet_rig import (
+
+from tests.support.snippet_rig import (
     ALL,
     CLICK,
     STUB,

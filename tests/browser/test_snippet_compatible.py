@@ -8,7 +8,9 @@ from urllib.parse import quote
 
 import pytest
 from playwright.async_api import Page
-from snippet_rig import (
+
+from relay.core.http.cookies import Attribution
+from tests.support.snippet_rig import (
     ALL,
     CLICK,
     DAY,
@@ -26,8 +28,6 @@ from snippet_rig import (
     settled,
     watched,
 )
-
-from relay.core.http.cookies import Attribution
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

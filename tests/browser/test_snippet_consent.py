@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from playwright.async_api import Page
-from snippet_nothing import PATIENCE
-from snippet_rig import (
+
+from tests.support.snippet_nothing import PATIENCE
+from tests.support.snippet_rig import (
     ALL,
     CLICK,
     OTHER,

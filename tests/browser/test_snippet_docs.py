@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Page
-from snippet_rig import (
+
+from relay.capture.snippet import (
+    NAMES,
+    Snippet,
+)
+from tests.support.snippet_rig import (
     ALL,
     CLICK,
     Site,
     click_of,
     settled,
     watched,
-)
-
-from relay.capture.snippet import (
-    NAMES,
-    Snippet,
 )
 
 ROOT = Path(__file__).parents[2]

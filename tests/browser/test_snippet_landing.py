@@ -6,8 +6,9 @@ import time
 
 import pytest
 from playwright.async_api import Browser, Page
-from proxy_rig import proxied
-from snippet_rig import CLICK, Site, cookies_of, settled
+
+from tests.support.proxy_rig import proxied
+from tests.support.snippet_rig import CLICK, Site, cookies_of, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from playwright.async_api import Page, Route
-from snippet_rig import (
+
+from tests.support.snippet_rig import (
     ALL,
     AS_DUB_DOES,
     CLICK,

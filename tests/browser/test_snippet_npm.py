@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Page
-from snippet_rig import (
+
+from tests.support.snippet_rig import (
     ALL,
     CLICK,
     PARTNER,

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Page
-from snippet_rig import (
+
+from tests.support.snippet_rig import (
     CLICK,
     OTHER,
     TRACKED,

@@ -14,7 +14,8 @@ from urllib.parse import unquote
 
 import pytest
 from playwright.async_api import Page
-from snippet_rig import (
+
+from tests.support.snippet_rig import (
     CLICK,
     DAY,
     DISCOUNT,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Page, Request
-from snippet_rig import (
+
+from tests.support.snippet_rig import (
     CLICK,
     DAY,
     OTHER,

@@ -12,8 +12,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import clean_environment
 from playwright.async_api import Browser, Page, expect
+
+from tests.support.harness import clean_environment
 
 pytestmark = pytest.mark.browser
 

@@ -13,15 +13,15 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from harness import HOOK_SECRET, RelayProcess, SandboxDub, post_hook
-from postgres_server import PostgresServer
-from samples import samples
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from relay.core.clock import now_ms
 from relay.core.leads import Lead, LeadStatus
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Alert, Offer
+from tests.support.harness import HOOK_SECRET, RelayProcess, SandboxDub, post_hook
+from tests.support.postgres_server import PostgresServer
+from tests.support.samples import samples
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 

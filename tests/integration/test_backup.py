@@ -14,14 +14,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
 
 from relay.capture.spill import Spill
 from relay.core.clock import now_ms
 from relay.core.leads import Lead
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Offer, Outbox, Query
-from relay.outbox.sealing import Seal
+from relay.outbox.encryption import Seal
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 LEASE = 60_000
 

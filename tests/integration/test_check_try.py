@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import RelayProcess
 
 from relay.core.rules.rule import compile_rules
+from tests.support.harness import RelayProcess
 
 RULES = """
 [[signup]]

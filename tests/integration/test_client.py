@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from example_sites import line
-from harness import HOOK_SECRET, RelayProcess, SandboxDub
-from servers import free_port
 
 from relay.client import AsyncClient, Client, Result, Signup, Status
 from relay.client.message import message_of
 from relay.client.spool import Spool
+from tests.support.example_sites import line
+from tests.support.harness import HOOK_SECRET, RelayProcess, SandboxDub
+from tests.support.servers import free_port
 
 CLICK = "hQWlM0a9Zk3xY7bT"
 OTHER_SECRET = "whsec_b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcg=="

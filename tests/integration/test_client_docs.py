@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import HOOK_SECRET, RelayProcess
-from servers import TOP
 
 import relay.client
 from relay.client import Client
+from tests.support.harness import HOOK_SECRET, RelayProcess
+from tests.support.servers import TOP
 
 CLICK = "hQWlM0a9Zk3xY7bT"
 REQUEST = {"REQUEST_METHOD": "POST", "HTTP_COOKIE": f"dub_id={CLICK}"}

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages_rig import serving_pages
-from proxy_rig import NOW, SECRETS, landing
-from recording_site import Message, as_message, ask, closed, request
 
 from relay.capture.click_cookie import Landing
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.http import cookies
 from relay.http.callers import Trusted
+from tests.support.pages_rig import serving_pages
+from tests.support.proxy_rig import NOW, SECRETS, landing
+from tests.support.recording_site import Message, as_message, ask, closed, request
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from outbox_rig import NOW, claim_one, lead, offer
 
 from relay.core.leads import LeadStatus
 from relay.dashboard.sampling import MINUTE_MS, Sampler, funnel, plots
 from relay.observability.metrics import Metrics
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox, Sample, Settlement
+from tests.support.outbox_rig import NOW, claim_one, lead, offer
 
 MINUTE = NOW - NOW % MINUTE_MS
 

@@ -20,12 +20,12 @@ import aiohttp
 import kubernetes_validate
 import pytest
 import yaml
-from harness import RelayProcess, post_hook
-from servers import DEPLOY, TOP, program
 
 from relay.config.settings import SETTINGS, Settings, load
 from relay.delivery.worker import STOP_GRACE_S
 from relay.server.listeners import REQUEST_GRACE_S
+from tests.support.harness import RelayProcess, post_hook
+from tests.support.servers import DEPLOY, TOP, program
 
 CONTAINER = DEPLOY / "container" / "Containerfile"
 COMPOSE = DEPLOY / "compose"

@@ -8,10 +8,10 @@ from typing import Final
 
 import click
 import pytest
-from samples import TOP, pages, samples, spans
 
 from relay.cli.main import cli
 from relay.config.settings import SETTINGS
+from tests.support.samples import TOP, pages, samples, spans
 
 COMMANDS: Final = re.compile(rf"dub-relay .*|({'|'.join(cli.commands)}) .*")
 SPANS: Final = sorted({it for it in spans() if COMMANDS.fullmatch(it[1])})

@@ -2,7 +2,8 @@
 
 A block that no handler knows fails here, and says what to do. Shell samples run as
 they stand, page by page, in a shell that knows harmless programs alone
-(tests/sample_shell.py); the others are checked one by one by what reads their language.
+(tests/support/sample_shell.py); the others are checked one by one by what reads their
+language.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from dub import Dub
-from example_sites import COMMANDS, EXAMPLES, Site
-from harness import (
+
+from tests.support.example_sites import COMMANDS, EXAMPLES, Site
+from tests.support.harness import (
     API_KEY,
     HOOK_SECRET,
     RELAY_SECRET,
@@ -32,10 +34,10 @@ from harness import (
     SandboxDub,
     post_hook,
 )
-from postgres_server import PostgresServer, binaries
-from sample_checks import CHECKS, Case
-from sample_shell import Shell, filled_in
-from samples import TOP, Sample, samples
+from tests.support.postgres_server import PostgresServer, binaries
+from tests.support.sample_checks import CHECKS, Case
+from tests.support.sample_shell import Shell, filled_in
+from tests.support.samples import TOP, Sample, samples
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -194,7 +196,7 @@ def _placeholders(relay: str, dub: str, site: str, lead: str) -> dict[str, str]:
 UNKNOWN = """{} is a block in {!r}, which no test knows. What to do:
 - give it the right word behind its fence, one of {};
 - or, if another test runs it, name that test in CLAIMED of {};
-- or write a check for the language in tests/sample_checks.py."""
+- or write a check for the language in tests/support/sample_checks.py."""
 
 
 @pytest.mark.parametrize("sample", FREE, ids=str)

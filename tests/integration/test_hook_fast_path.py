@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from harness import HOOK_SECRET, RELAY_SECRET
 
 from relay.app import Relay
 from relay.config.settings import load
@@ -21,6 +20,7 @@ from relay.core import signing
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.fast_path import FAST_PATHS, Endpoint, FastEndpoints
 from relay.http.listener import ListenerRunner
+from tests.support.harness import HOOK_SECRET, RELAY_SECRET
 
 PATH = "/_dub/hooks/signup"
 GOOD = b'{"clickId":"hQWlM0a9Zk3xY7bT","eventName":"Go","customerExternalId":"u"}'

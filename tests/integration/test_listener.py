@@ -9,14 +9,22 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
-from proxy_rig import proxied
-from recording_site import OK, Site, Visit, as_message, dripped, says, visits
 
 from relay.http import aiohttp_internals as internals
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.fast_path import FastEndpoints
 from relay.http.listener import ListenerLimits, ListenerRunner
 from relay.proxy.exchange import UpstreamLimits
+from tests.support.proxy_rig import proxied
+from tests.support.recording_site import (
+    OK,
+    Site,
+    Visit,
+    as_message,
+    dripped,
+    says,
+    visits,
+)
 
 LIMITS = ListenerLimits(head=0.4, body_rate=1000, body_span=0.4, idle=5)
 GET = b"GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n"

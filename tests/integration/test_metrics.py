@@ -12,12 +12,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from harness import RelayProcess, SandboxDub, post_hook
 from prometheus_client.parser import text_string_to_metric_families
-from servers import DEPLOY, TOP, free_port, program
 
 from relay.observability.metrics import Metrics
 from relay.operations.monitoring import StatusCollector
+from tests.support.harness import RelayProcess, SandboxDub, post_hook
+from tests.support.servers import DEPLOY, TOP, free_port, program
 
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 BOARD = DEPLOY / "grafana" / "dub-relay.json"

@@ -8,8 +8,20 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import RelayProcess
-from outbox_rig import (
+
+from relay.core.leads import LeadStatus
+from relay.outbox.backends import open_outbox
+from relay.outbox.contract import (
+    Gate,
+    Outbox,
+    OutboxUnavailableError,
+    Query,
+    Settlement,
+    Taken,
+)
+from relay.outbox.migrations import migrations
+from tests.support.harness import RelayProcess
+from tests.support.outbox_rig import (
     LEASE,
     NOW,
     attempt,
@@ -20,19 +32,7 @@ from outbox_rig import (
     put_all,
     signup,
 )
-from postgres_server import PostgresServer
-
-from relay.core.leads import LeadStatus
-from relay.outbox import open_outbox
-from relay.outbox.contract import (
-    Gate,
-    Outbox,
-    OutboxUnavailableError,
-    Query,
-    Settlement,
-    Taken,
-)
-from relay.outbox.schema import migrations
+from tests.support.postgres_server import PostgresServer
 
 NEWEST = migrations("postgres")[-1].version
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import RelayProcess
+from tests.support.harness import RelayProcess
 
 
 async def test_a_relay_does_not_start_on_the_lenient_parser(tmp_path: Path) -> None:

@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from harness import API_KEY, SandboxDub
-from pages_rig import serving_pages
-from recording_site import Message, Site, ask, request, says, visits
 
 from relay.capture.pass_through import (
     CORS,
@@ -30,6 +27,9 @@ from relay.http.responses import (
     speaking_json,
 )
 from relay.sandbox.app import PUBLISHABLE_KEY
+from tests.support.harness import API_KEY, SandboxDub
+from tests.support.pages_rig import serving_pages
+from tests.support.recording_site import Message, Site, ask, request, says, visits
 
 BROWSER = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import pytest
-from proxy_rig import proxied
-from recording_site import (
+
+from tests.support.proxy_rig import proxied
+from tests.support.recording_site import (
     OK,
     Site,
     Visit,

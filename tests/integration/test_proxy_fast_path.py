@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import pytest
-from proxy_rig import Remembering, proxied
-from recording_site import (
+
+from relay.proxy.exchange import UpstreamLimits
+from tests.support.proxy_rig import Remembering, proxied
+from tests.support.recording_site import (
     OK,
     Message,
     Script,
@@ -20,8 +22,6 @@ from recording_site import (
     says,
     visits,
 )
-
-from relay.proxy.exchange import UpstreamLimits
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from proxy_rig import Remembering, proxied
-from recording_site import (
+
+from relay.proxy.exchange import UpstreamLimits
+from tests.support.proxy_rig import Remembering, proxied
+from tests.support.recording_site import (
     OK,
     Message,
     Script,
@@ -20,8 +22,6 @@ from recording_site import (
     says,
     visits,
 )
-
-from relay.proxy.exchange import UpstreamLimits
 
 FORM = b"id=u_1&name=Ada&email=ada%40example.com"
 TYPE = b"Content-Type: application/x-www-form-urlencoded\r\n"

@@ -12,8 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from proxy_rig import proxied
-from recording_site import (
+
+from tests.support.proxy_rig import proxied
+from tests.support.recording_site import (
     Site,
     Visit,
     ask,

@@ -12,11 +12,20 @@ import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from proxy_rig import proxied
-from recording_site import Message, Site, Visit, as_message, ask, request, says, visits
 
 from relay.proxy.exchange import UpstreamError
 from relay.proxy.injection import Page
+from tests.support.proxy_rig import proxied
+from tests.support.recording_site import (
+    Message,
+    Site,
+    Visit,
+    as_message,
+    ask,
+    request,
+    says,
+    visits,
+)
 
 SOURCE = "/_dub/script.js"
 TAG = b'<script src="/_dub/script.js" defer></script>'

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import pytest
-from proxy_rig import NOW, SECRETS, landing, proxied
-from recording_site import Message, Site, ask, request, says
 
 from relay.core.http import cookies
+from tests.support.proxy_rig import NOW, SECRETS, landing, proxied
+from tests.support.recording_site import Message, Site, ask, request, says
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

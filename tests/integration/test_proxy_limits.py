@@ -7,8 +7,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from harness import RelayProcess
-from recording_site import OK, Site, Visit, as_message, ask, dripped, request, visits
+
+from tests.support.harness import RelayProcess
+from tests.support.recording_site import (
+    OK,
+    Site,
+    Visit,
+    as_message,
+    ask,
+    dripped,
+    request,
+    visits,
+)
 
 LIMITS = {
     "RELAY_LIMITS_HEADER_TIMEOUT": "500ms",

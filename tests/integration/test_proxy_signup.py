@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import brotli  # type: ignore[import-untyped]  # ships no types
-import proxy_rig
 import pytest
-from proxy_rig import NOW, SECRETS, Remembering, proxied
-from recording_site import Message, Site, ask, closed, request, says
 
 from relay.core.clock import iso
 from relay.core.http import cookies
 from relay.proxy import signup_exchange as signup
 from relay.proxy.signup_exchange import Held
+from tests.support import proxy_rig
+from tests.support.proxy_rig import NOW, SECRETS, Remembering, proxied
+from tests.support.recording_site import Message, Site, ask, closed, request, says
 
 CLICK = "hQWlM2kPzX9aBcDe"
 COOKIE = f"Cookie: sid=1; dub_id={CLICK}; theme=dark"

@@ -11,11 +11,20 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from harness import RelayProcess
-from proxy_rig import proxied
-from recording_site import OK, Message, Site, Visit, ask, request, says, visits
 
 from relay.proxy.exchange import UpstreamLimits
+from tests.support.harness import RelayProcess
+from tests.support.proxy_rig import proxied
+from tests.support.recording_site import (
+    OK,
+    Message,
+    Site,
+    Visit,
+    ask,
+    request,
+    says,
+    visits,
+)
 
 INSTANCE = """
 import sys

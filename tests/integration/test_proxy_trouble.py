@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from proxy_rig import proxied
-from recording_site import (
+
+from relay.proxy.exchange import UpstreamLimits
+from tests.support.proxy_rig import proxied
+from tests.support.recording_site import (
     OK,
     Message,
     Script,
@@ -25,8 +27,6 @@ from recording_site import (
     serving,
     visits,
 )
-
-from relay.proxy.exchange import UpstreamLimits
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

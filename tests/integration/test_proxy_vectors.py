@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from proxy_rig import proxied
-from recording_site import Site, as_message, closed
-from servers import program
 
 from relay.proxy.exchange import UpstreamLimits
+from tests.support.proxy_rig import proxied
+from tests.support.recording_site import Site, as_message, closed
+from tests.support.servers import program
 
 HOST = b"Host: shop.test\r\n"
 END = b"Connection: close\r\n\r\n"

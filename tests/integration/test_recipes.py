@@ -10,11 +10,11 @@ from pathlib import Path
 import aiohttp
 import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
-import servers
 from aiohttp import web
-from harness import RelayProcess, SandboxDub
 
 from relay.capture.snippet import NAMES
+from tests.support import servers
+from tests.support.harness import RelayProcess, SandboxDub
 
 CLICK = "hQWlM2kPzX9aBcDe"
 HOST = "www.example.com"

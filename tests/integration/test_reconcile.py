@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from harness import API_KEY, RELAY_SECRET, SandboxDub
-from outbox_rig import DAY, HOUR, LEASE, entry, lead, offer
 
 from relay.core.clock import now_ms
 from relay.core.dub.retry import Policy
@@ -18,8 +16,10 @@ from relay.delivery.deliver import (
 )
 from relay.delivery.dub_client import DubClient
 from relay.observability.metrics import Metrics
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
+from tests.support.harness import API_KEY, RELAY_SECRET, SandboxDub
+from tests.support.outbox_rig import DAY, HOUR, LEASE, entry, lead, offer
 
 
 class Rig:

@@ -10,7 +10,11 @@ from typing import Any, Final
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from sandbox_rig import (
+
+from relay.core.clock import now_ms
+from relay.core.signing import sign_call
+from relay.sandbox.app import API_KEY, PUBLISHABLE_KEY, make_dub
+from tests.support.sandbox_rig import (
     KEY,
     SECRET,
     Client,
@@ -21,10 +25,6 @@ from sandbox_rig import (
     state,
     told,
 )
-
-from relay.core.clock import now_ms
-from relay.core.signing import sign_call
-from relay.sandbox.app import API_KEY, PUBLISHABLE_KEY, make_dub
 
 MINUTE_MS: Final = 60_000
 

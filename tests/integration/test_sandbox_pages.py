@@ -11,7 +11,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from sandbox_rig import (
+
+from relay.core.signing import verify_dub_webhook
+from relay.sandbox.app import PUBLISHABLE_KEY
+from tests.support.sandbox_rig import (
     BROWSER,
     KEY,
     Client,
@@ -21,9 +24,6 @@ from sandbox_rig import (
     state,
     told,
 )
-
-from relay.core.signing import verify_dub_webhook
-from relay.sandbox.app import PUBLISHABLE_KEY
 
 
 @pytest.fixture

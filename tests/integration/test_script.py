@@ -14,9 +14,6 @@ from pathlib import Path
 import aiohttp
 import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
-from harness import RelayProcess
-from pages_rig import serving_pages
-from recording_site import ask, request, talk
 
 from relay.capture.snippet import (
     EXTRAS,
@@ -25,6 +22,9 @@ from relay.capture.snippet import (
     BrokenSnippetError,
     Snippet,
 )
+from tests.support.harness import RelayProcess
+from tests.support.pages_rig import serving_pages
+from tests.support.recording_site import ask, request, talk
 
 HASHED = re.compile(r"(script(?:\.[a-z-]+)*)\.([0-9a-f]{16})\.js")
 

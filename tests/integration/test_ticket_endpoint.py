@@ -6,14 +6,14 @@ import json
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from pages_rig import serving_pages
-from proxy_rig import NOW, SECRETS, landing
-from recording_site import Message, ask, request
 
 from relay.capture.ticket_endpoint import TicketEndpoint
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
 from relay.http.callers import OwnPages, Trusted
+from tests.support.pages_rig import serving_pages
+from tests.support.proxy_rig import NOW, SECRETS, landing
+from tests.support.recording_site import Message, ask, request
 
 CLICK = "hQWlM2kPzX9aBcDe"
 OTHER = "anotherClick1234"

@@ -10,7 +10,6 @@ import pytest
 import stripe
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_rig import BY_NAME, SENDERS, Sender, stripe_session, supabase
 
 from relay.core.providers import PROVIDERS, schemes
 from relay.core.providers.account import (
@@ -26,6 +25,13 @@ from relay.core.signing import (
     SignatureMismatchError,
     StaleTimestampError,
     parse_webhook_secrets,
+)
+from tests.support.provider_rig import (
+    BY_NAME,
+    SENDERS,
+    Sender,
+    stripe_session,
+    supabase,
 )
 
 CLICK = "hQWlM2kPzX9aBcDe"

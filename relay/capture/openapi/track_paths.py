@@ -12,6 +12,7 @@ from relay.capture.openapi.components import (
     response,
 )
 from relay.capture.openapi.hook_paths import some_text
+from relay.core.dub.ecmascript import MAX_SAFE_INTEGER
 from relay.core.dub.track_lead import (
     MAX_CUSTOMER_ID,
     MAX_EVENT_NAME,
@@ -64,7 +65,7 @@ SALE: Final[Json] = {
     "required": ["customerExternalId", "amount"],
     "properties": {
         "customerExternalId": some_text(MAX_CUSTOMER_ID),
-        "amount": {"type": "integer", "minimum": 0},
+        "amount": {"type": "integer", "minimum": 0, "maximum": MAX_SAFE_INTEGER},
     },
     "description": "What must be there; the rest is as Dub documents it.",
 }

@@ -35,7 +35,7 @@ from relay.outbox.backends import open_outbox
 from relay.outbox.contract import OutboxError
 
 if TYPE_CHECKING:
-    from relay.outbox.snapshot import Copied
+    from relay.outbox.backends.snapshot import Copied
 
 DUB_WINDOW_MS: Final = 7 * 86_400_000
 """How long Dub keeps the key that stops a lead from counting twice."""
@@ -88,7 +88,7 @@ def restore(*, file: Path, force: bool, as_json: bool) -> None:
         name = shlex.quote(str(file))
         _use_pg(settings, f"pg_restore --clean --if-exists {name} --dbname")
     make_outbox(settings)
-    from relay.outbox import snapshot as copying  # noqa: PLC0415 - as in make_outbox
+    from relay.outbox.backends import snapshot as copying  # noqa: PLC0415 - as in make_outbox
 
     # What is sent again may take so long, and must end before Dub forgets.
     window = max(0, DUB_WINDOW_MS - round(settings.delivery_retry_for * 1000))
@@ -115,7 +115,7 @@ def _copied(
     source: Path, file: Path, spilled: list[bytes], settings: Settings
 ) -> Copied:
     """Make the copy under another name; FILE is there only once it is whole."""
-    from relay.outbox import snapshot as copying  # noqa: PLC0415 - as in make_outbox
+    from relay.outbox.backends import snapshot as copying  # noqa: PLC0415 - as in make_outbox
 
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)

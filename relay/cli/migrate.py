@@ -25,7 +25,7 @@ from relay.outbox.backends import is_postgres
 from relay.outbox.contract import OutboxError
 
 if TYPE_CHECKING:
-    from relay.outbox.transfer import Moved
+    from relay.outbox.backends.transfer import Moved
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def _move(source: Path, url: str) -> Moved:
     if not is_postgres(url):
         raise ConfigError("RELAY_DATABASE: must be postgresql://… to move leads there")
     # Here, so that --help and version do not wait for a database driver.
-    from relay.outbox.transfer import move  # noqa: PLC0415
+    from relay.outbox.backends.transfer import move  # noqa: PLC0415
 
     said = 0
 

@@ -37,7 +37,7 @@ from relay.operations.presentation import (
     export_row,
 )
 from relay.outbox.contract import Forgotten, Outbox, Query, Wanted
-from relay.outbox.retention import ON_THE_WAY
+from relay.outbox.personal_data import ON_THE_WAY
 
 if TYPE_CHECKING:
     from relay.operations.erasure import Erased

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 
 from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
-from relay.outbox import deliveries, intake, journal, reading, retention
+from relay.outbox import deliveries, insertion, journal, personal_data, reading
 from relay.outbox.contract import (
     Act,
     Alert,
@@ -50,9 +50,9 @@ Arguments = TypeVarTuple("Arguments")
 
 WAKING: Final[frozenset[AnyOperation]] = frozenset(
     {
-        intake.put,
-        intake.release,
-        intake.release_as_held,
+        insertion.put,
+        insertion.release,
+        insertion.release_as_held,
         deliveries.settle,
         deliveries.unpark,
         deliveries.reschedule,
@@ -91,7 +91,7 @@ class Channel(Protocol):
 class StoredOutbox(ABC):
     """:class:`relay.outbox.contract.Outbox` over a :class:`Channel`."""
 
-    put_operation: Operation[intake.Pending, Receipt] = staticmethod(intake.put)
+    put_operation: Operation[insertion.Pending, Receipt] = staticmethod(insertion.put)
 
     def __init__(self, seal: Seal) -> None:
         self._seal = seal
@@ -165,20 +165,20 @@ class StoredOutbox(ABC):
         """Commit a lead, or say which earlier one it repeats."""
         row = row_of(offer, self._seal)
         if offer.status is LeadStatus.HELD and offer.idempotency_key is None:
-            return await self.channel.submit(intake.hold, row)
+            return await self.channel.submit(insertion.hold, row)
         locks = self.locks_of(offer)
         return await self.channel.submit(self.put_operation, (offer, row), locks)
 
     async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
         """Resolve a HELD lead: put the final offer in its place, or remove it."""
         if offer is None:
-            return await self.channel.submit(intake.release, (lead_id, None))
+            return await self.channel.submit(insertion.release, (lead_id, None))
         locks = self.locks_of(offer)
         if offer.as_held and offer.lead.id == lead_id:
-            return await self.channel.submit(intake.release_as_held, offer, locks)
+            return await self.channel.submit(insertion.release_as_held, offer, locks)
         offer = final_offer(offer, lead_id)
         final = (offer, row_of(offer, self._seal))
-        return await self.channel.submit(intake.release, (lead_id, final), locks)
+        return await self.channel.submit(insertion.release, (lead_id, final), locks)
 
     # --- Delivery. ---
 
@@ -293,7 +293,7 @@ class StoredOutbox(ABC):
         async def read(query: Query, below: int | None, limit: int) -> Sequence[Row]:
             return await self.channel.read(reading.page, query, below, limit)
 
-        return retention.scanned(read, query, self._seal)
+        return personal_data.scanned(read, query, self._seal)
 
     async def oldest_open(self) -> int | None:
         """When the oldest open lead was created (epoch ms)."""
@@ -319,14 +319,14 @@ class StoredOutbox(ABC):
 
     async def erase_due(self, before: int, limit: int, now: int) -> int:
         """Erase the personal data of up to limit SETTLED leads; how many."""
-        return await self.channel.submit(retention.erase_due, (before, limit, now))
+        return await self.channel.submit(personal_data.erase_due, (before, limit, now))
 
     async def forget(self, wanted: Wanted, now: int) -> Forgotten:
         """Erase the personal data of one customer's leads, or of one lead."""
-        return await self.channel.submit(retention.forget, (wanted, now))
+        return await self.channel.submit(personal_data.forget, (wanted, now))
 
     async def rekey(self, above: int, limit: int) -> Rekeyed:
         """Write up to limit leads' personal data anew under the first key."""
         found = await self.channel.read(reading.persons, above, limit)
-        replace: Any = partial(self.channel.submit, retention.replace_persons)
-        return await retention.rekeyed(found, self._seal, replace)
+        replace: Any = partial(self.channel.submit, personal_data.replace_persons)
+        return await personal_data.rekeyed(found, self._seal, replace)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.leads import OPEN, RETRYABLE, LeadStatus
-from relay.outbox import deliveries, intake, retention
+from relay.outbox import deliveries, insertion, personal_data
 from relay.outbox import statements as queries
 from relay.outbox.backends import open_outbox, sqlite_native
 from relay.outbox.backends.sqlite import SqliteOutbox, SqliteWriter
@@ -289,13 +289,13 @@ async def test_a_writer_that_stops_finishes_what_waits_to_be_handed_over(
     make_file(path)
     writer = SqliteWriter(SqliteFile(path, connect_writer), lambda _: None)
     made = offer()
-    answer = writer.submit(intake.put, (made, row_of(made)))
+    answer = writer.submit(insertion.put, (made, row_of(made)))
 
     await writer.stop()
 
     assert (await answer).lead_id == made.lead.id
     with pytest.raises(OutboxUnavailableError):
-        writer.submit(intake.put, (made, row_of(made)))
+        writer.submit(insertion.put, (made, row_of(made)))
 
 
 # --- Speed that must not depend on how many leads there are. ---
@@ -309,7 +309,7 @@ async def test_a_writer_that_stops_finishes_what_waits_to_be_handed_over(
         pytest.param(deliveries.PARK, id="park"),
         pytest.param(deliveries.UNPARK, id="unpark"),
         pytest.param(deliveries.RESCHEDULE, id="reschedule"),
-        pytest.param(retention.OVERDUE, id="erase"),
+        pytest.param(personal_data.OVERDUE, id="erase"),
     ],
 )
 async def test_delivery_walks_an_index_and_sorts_nothing(

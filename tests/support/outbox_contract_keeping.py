@@ -12,8 +12,8 @@ from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
 from relay.outbox.encryption import Seal
+from relay.outbox.personal_data import FORGOTTEN
 from relay.outbox.records import pseudonym
-from relay.outbox.retention import FORGOTTEN
 from tests.support.outbox_rig import (
     DAY,
     LEASE,

@@ -19,7 +19,7 @@ from relay.outbox.backends.postgres_session import connect
 from relay.outbox.contract import Offer, Receipt, Scrubbed
 from relay.outbox.database import Database, Row
 from relay.outbox.deliveries import lock_budget, write_budget
-from relay.outbox.intake import (
+from relay.outbox.insertion import (
     EARLIER,
     Pending,
     earlier_of,

@@ -42,7 +42,7 @@ CACHE_KIB: Final = 16_000
 
 MOVED: Final = 0x64756272
 """The application_id of a file whose leads were moved to another database
-(relay/outbox/transfer.py): a relay on it would send them a second time."""
+(relay/outbox/backends/transfer.py): a relay on it would send them a second time."""
 
 _ROW_FAULTS: Final = (
     sqlite3.IntegrityError,

@@ -30,7 +30,7 @@ CREATE TABLE leads (
     -- The source and the caller's id of the request.
     idempotency_key TEXT,
     body_hash BYTEA,
-    -- When the personal data of a lead was erased (relay/outbox/retention.py). What
+    -- When the personal data of a lead was erased (relay/outbox/personal_data.py). What
     -- named the person, is a hash from then on: customer, dedupe_key, idempotency_key.
     erased_at BIGINT,
     -- JSON of what makes a lead a sale (relay.core.leads.Sale); NULL where it is none.

@@ -21,10 +21,10 @@ from relay.outbox.backends.postgres_session import (
     migrate,
     translated,
 )
+from relay.outbox.backends.snapshot import alone
 from relay.outbox.backends.sqlite_file import MOVED
 from relay.outbox.contract import OutboxError
 from relay.outbox.migrations import migrate_sqlite
-from relay.outbox.snapshot import alone
 
 BATCH: Final = 1_000
 """Leads in one transaction: some megabytes, some tens of milliseconds."""

@@ -228,8 +228,8 @@ def report(loads: Loads, straight: float, idle: dict[str, tuple[float, float]]) 
         added = statistics.median(f.p50 for f in loads.one[name]) - straight
         whole, more = idle.get(name, (0.0, 0.0))
         memory = f"{whole:16.1f} {more:15.1f}" if whole else ""
-        told = ratio(loads, name, "plain") if "plain" in loads.many else ""
-        print(f"{name:12} {rate:10,.0f} {told:>18} {cpu:7.0f} {added:14.3f} {memory}")
+        shown = ratio(loads, name, "plain") if "plain" in loads.many else ""
+        print(f"{name:12} {rate:10,.0f} {shown:>18} {cpu:7.0f} {added:14.3f} {memory}")
     beside = [("ours", "caddy"), ("signups", "ours"), ("signups", "posts")]
     for name, other in (*beside, *((name, name + SLOW) for name in OURS)):
         if name in loads.many and other in loads.many:

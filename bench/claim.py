@@ -25,8 +25,7 @@ from relay.outbox.backends.sqlite import SqliteOutbox
 from relay.outbox.backends.sqlite_file import connect_writer, make_file
 from relay.outbox.contract import Claim, Offer, Settlement
 from relay.outbox.database import Row
-from relay.outbox.records import row_of
-from relay.outbox.statements import sql
+from relay.outbox.records import row_of, sql
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000

@@ -53,7 +53,7 @@ class Offer:
     """A lead on its way into the outbox.
 
     ``idempotency_key`` is the caller's own id of the request (a webhook-id),
-    scoped by source; ``body_hash`` tells a repeat from a key used twice. It is
+    scoped by source; ``body_hash`` separates a repeat from a key used twice. It is
     looked at before the dedupe key. ``dedupe_key`` says which of a customer's leads
     count once; ``dedupe_since`` is the time from which earlier ones count (None:
     none do). ``status`` is QUEUED, HELD, or REJECTED for a lead that is kept only
@@ -185,10 +185,10 @@ class Rekeyed:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that an operator's webhook is told, kept so that it is told once.
+    """What an operator's webhook gets, kept so that it is reported once.
 
-    ``cause`` tells what from what; ``body`` is the message as JSON, ``message_id``
-    its webhook-id. ``since`` is when it began, ``over`` whether the message tells
+    ``cause`` identifies it; ``body`` is the message as JSON, ``message_id``
+    its webhook-id. ``since`` is when it began, ``over`` whether the message speaks
     of its end. ``due_at``: when to send the message, None once it was taken.
     """
 
@@ -269,7 +269,7 @@ class Outbox(Protocol):
         customer's leads leave in the order they came; a lease that ran out is
         claimed like any other due entry. Parked entries are not claimed.
 
-        It may give fewer than are due; next_due tells whether to claim again. The
+        It may return fewer than are due; next_due says whether to claim again. The
         due time of an entry that waits behind another may be moved until it is
         first in line.
         """
@@ -378,7 +378,7 @@ class Outbox(Protocol):
         """How many leads of a state there are for each reason (last_error)."""
 
     async def alerts(self) -> Sequence[Alert]:
-        """Everything that was told and is not over, or is still to be told."""
+        """Everything that was reported and is not over, or is still to be."""
 
     async def swap_alert(self, old: Alert | None, new: Alert | None) -> bool:
         """Put new in old's place; None: there is none, there shall be none.

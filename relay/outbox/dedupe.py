@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from relay.core.leads import LeadStatus
 from relay.outbox.contract import Offer, Receipt, Taken
-from relay.outbox.records import ERASED, pseudonym, request_key
-from relay.outbox.statements import UNCOUNTED
+from relay.outbox.records import ERASED, UNCOUNTED, pseudonym, request_key
 
 
 class Earlier(NamedTuple):

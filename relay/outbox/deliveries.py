@@ -16,8 +16,7 @@ from relay.core.pacing import Budget, spend, throttled
 from relay.outbox.contract import Gate, OutboxUnavailableError, Settlement
 from relay.outbox.database import Database, Row, each, fetch_one
 from relay.outbox.leases import ending, require_end
-from relay.outbox.records import attempt_row, readable
-from relay.outbox.statements import sql
+from relay.outbox.records import attempt_row, readable, sql
 
 _UNDER_WAY: Final = """
     SELECT id, token, seq, attempts, notes, customer, status FROM leads

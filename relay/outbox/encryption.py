@@ -94,12 +94,12 @@ def _decrypted(cipher: AESGCM, sealed: str, bound: str) -> str:
 
 def _derived(text: str) -> tuple[str, AESGCM]:
     """Derive a key from a text (HKDF, RFC 5869); give its name and its cipher."""
-    # Here, so that whoever uses no key does not wait for the library.
+    # Here, so that a relay without keys does not wait for the library.
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
     from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
 
     key = HKDF(SHA256(), length=32, salt=None, info=_INFO).derive(text.encode())
-    # The name tells one key from another and nothing of either.
+    # The name identifies a key and reveals nothing of it.
     name = hashlib.sha256(b"name of " + key).hexdigest()[:8]
     return name, AESGCM(key)

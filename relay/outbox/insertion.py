@@ -15,8 +15,14 @@ from relay.core.leads import LeadStatus, require_move
 from relay.outbox.contract import Offer, Receipt, Taken
 from relay.outbox.database import Database, Row, each
 from relay.outbox.dedupe import Earlier, Ledger
-from relay.outbox.records import both, request_key
-from relay.outbox.statements import OFFER_COLUMNS, UNCOUNTED, from_to, sql
+from relay.outbox.records import (
+    OFFER_COLUMNS,
+    UNCOUNTED,
+    both,
+    from_to,
+    request_key,
+    sql,
+)
 
 Pending = tuple[Offer, Row]
 """An offer and its row, which is made outside the transaction."""

@@ -10,8 +10,7 @@ from relay.core.leads import IllegalMoveError, LeadStatus, require_move
 from relay.core.pacing import Budget, Pace, affordable
 from relay.outbox.contract import Claim, Offer, Settlement
 from relay.outbox.database import Row
-from relay.outbox.records import encode_notes, readable
-from relay.outbox.statements import ENTRY_COLUMNS
+from relay.outbox.records import ENTRY_COLUMNS, encode_notes, readable
 
 CLAIM_PAGE: Final = 64
 """Due leads looked at in one go, at least; a claim rarely wants more."""
@@ -58,7 +57,7 @@ class Due(NamedTuple):
     behind: int | None
 
     def put_off(self, lease: Lease) -> int:
-        """Give when to look again at a lead that waits behind another.
+        """Return when to look again at a lead that waits behind another.
 
         Left as it is, it would be walked over by each claim, and next_due would
         ask for claims that find nothing. settle makes the next in line due again;
@@ -69,19 +68,19 @@ class Due(NamedTuple):
         return behind if behind > lease.now else lease.until
 
     def claimed(self, lease: Lease) -> Row:
-        """Give the row as it is after the lease."""
+        """Return the row as it is after the lease."""
         row: list[Any] = list(self.row)
         row[_STATUS], row[_DUE_AT] = LeadStatus.SENDING.value, lease.until
         return tuple(row)
 
 
 def lease_of(claim: Claim) -> tuple[str, str]:
-    """Give what shows that a lead may be settled: its id and the token."""
+    """Return what shows that a lead may be settled: its id and the token."""
     return claim.entry.lead.id, claim.token
 
 
 def final_offer(offer: Offer, lead_id: str) -> Offer:
-    """Give the offer that takes a held lead's place, under that one's id."""
+    """Return the offer that takes a held lead's place, under that one's id."""
     return replace(offer, lead=replace(offer.lead, id=lead_id))
 
 
@@ -92,12 +91,12 @@ def due(row: Row) -> Due:
 
 
 def can_pay(budget: Budget, pace: Pace, limit: int, now: int) -> int:
-    """Give how many of so many leads the budget affords."""
+    """Return how many of so many leads the budget affords."""
     return min(limit, affordable(budget, pace.plan, now) // pace.calls)
 
 
 def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
-    """Give what a settlement writes over what the lead has made and noted so far.
+    """Return what a settlement writes over what the lead has made and noted so far.
 
     In this order: status, due_at, attempts, notes, last_error, delivered_at,
     in_doubt, round_at, answer; None in the last four leaves what is there. Raises

@@ -22,9 +22,9 @@ from relay.outbox.records import (
     encode_notes,
     entry_of,
     pseudonym,
+    sql,
     without_invoice,
 )
-from relay.outbox.statements import sql
 
 ON_THE_WAY: Final = frozenset(
     {LeadStatus.QUEUED, LeadStatus.SENDING, LeadStatus.WAITING}
@@ -55,7 +55,7 @@ def kept(row: Any) -> Kept:
 
 
 def erasure(lead: Kept, why: str, now: int) -> Row:
-    """Give what an erasure writes.
+    """Return what an erasure writes.
 
     In this order: customer, dedupe_key, idempotency_key, sale, notes, status,
     last_error, erased_at. The caller blanks person and body_hash, ends a lease and a
@@ -76,7 +76,7 @@ def erasure(lead: Kept, why: str, now: int) -> Row:
 
 
 def traces(wanted: Wanted, leads: Iterable[Kept]) -> tuple[bytes, ...]:
-    """Give what a row or an index of a database would show of these leads.
+    """Return what a row or an index of a database would show of these leads.
 
     A name alone is no trace: u_1 is a part of u_12. But a row holds id, source and
     customer one after the other, an index customer and state.
@@ -92,7 +92,7 @@ def traces(wanted: Wanted, leads: Iterable[Kept]) -> tuple[bytes, ...]:
 
 
 def _after(lead: Kept) -> LeadStatus:
-    """Give the state after: what still waits can never be sent any more."""
+    """Return the state after: what still waits can never be sent any more."""
     if lead.status in OPEN or lead.status is LeadStatus.HELD:
         return LeadStatus.UNCONFIRMED if lead.in_doubt else LeadStatus.REJECTED
     return lead.status
@@ -171,7 +171,7 @@ Replace = Callable[[tuple[list[Change]]], Awaitable[int]]
 
 
 async def scanned(read: Read, query: Query, seal: Seal) -> AsyncIterator[LeadRecord]:
-    """Give every entry of a query, up to its limit."""
+    """Return every entry of a query, up to its limit."""
     left, below = query.limit, None
     everything = replace(query, limit=None)
     while left is None or left > 0:

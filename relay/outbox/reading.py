@@ -8,8 +8,7 @@ from relay.core.leads import OPEN, SETTLED, Attempt, LeadRecord, LeadStatus
 from relay.outbox.contract import Query
 from relay.outbox.database import NO_LIMIT, Database, Row, fetch_one
 from relay.outbox.encryption import Seal
-from relay.outbox.records import attempt_of, both, entry_of
-from relay.outbox.statements import sql
+from relay.outbox.records import attempt_of, both, entry_of, sql
 
 # Each state by its name: a plan for any state walks all leads for one that has none.
 _OLDEST_OPEN: Final = " UNION ALL ".join(

@@ -1,6 +1,8 @@
-"""Between a lead and its row, the same for every database.
+"""Between a lead and its row: columns, states in SQL, reading and writing.
 
-A row is a tuple in the order of the columns in :mod:`relay.outbox.statements`.
+Lists of states are made from the one table of moves, so that no statement can move a
+lead where :data:`relay.core.leads.MOVES` does not let it go.
+
 What has a shape of its own is kept as JSON text; any string that JSON can carry
 is kept, lone surrogates as escapes.
 """
@@ -13,10 +15,115 @@ from dataclasses import asdict, replace
 from typing import Any, Final
 
 from relay.core import jsontext
-from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus, Mode, Sale, Step
+from relay.core.leads import (
+    MOVES,
+    OPEN,
+    RETRYABLE,
+    SETTLED,
+    Attempt,
+    Lead,
+    LeadRecord,
+    LeadStatus,
+    Mode,
+    Sale,
+    Step,
+    require_move,
+)
 from relay.outbox.contract import Offer, Settlement, UnstorableError
 from relay.outbox.database import Row
 from relay.outbox.encryption import PLAIN, Seal, SealedError
+
+ENTRY_COLUMNS: Final = (
+    *("id", "source", "customer", "event", "click_id", "mode"),
+    *("person", "notes", "origin", "created_at"),
+    *("status", "attempts", "last_error", "due_at", "delivered_at", "in_doubt"),
+    *("round_at", "erased_at", "sale", "answer"),
+)
+"""What :func:`entry_of` reads, in this order."""
+
+OFFER_COLUMNS: Final = (
+    *("id", "source", "customer", "event", "click_id", "mode"),
+    *("person", "notes", "origin", "created_at"),
+    *("status", "last_error", "due_at", "round_at"),
+    *("dedupe_key", "idempotency_key", "body_hash", "sale"),
+)
+"""What :func:`row_of` writes, in this order."""
+
+
+def from_to(old: Iterable[LeadStatus], new: LeadStatus) -> frozenset[LeadStatus]:
+    """Return old; raise IllegalMoveError if one of them may not become new."""
+    states = frozenset(old)
+    for status in states:
+        require_move(status, new)
+    return states
+
+
+SENDABLE: Final = from_to(OPEN, LeadStatus.SENDING)
+PARKABLE: Final = from_to({LeadStatus.QUEUED, LeadStatus.WAITING}, LeadStatus.PARKED)
+CONFIRMABLE: Final = frozenset(
+    s for s in LeadStatus if LeadStatus.CONFIRMED in MOVES[s]
+)
+RESENDABLE: Final = from_to(RETRYABLE, LeadStatus.QUEUED)
+
+UNCOUNTED: Final = frozenset({LeadStatus.HELD, LeadStatus.REJECTED})
+"""States whose leads make no later one a duplicate: nothing came of them yet."""
+
+
+def _listed(states: Iterable[LeadStatus]) -> str:
+    # In the order of Status: SQLite uses an index on some of the rows only for
+    # a query that writes its condition letter by letter as the index does.
+    wanted = frozenset(states)
+    return "(" + ", ".join(f"'{s.value}'" for s in LeadStatus if s in wanted) + ")"
+
+
+_TYPES: Final = {
+    **dict.fromkeys(("created_at", "due_at", "round_at"), "bigint"),
+    "body_hash": "bytea",
+}
+"""PostgreSQL's types of the columns of an offer that are no text."""
+
+
+def _typed(suffix: str = "") -> str:
+    return ", ".join(
+        f"${place}::{_TYPES.get(name, 'text')}{suffix}"
+        for place, name in enumerate(OFFER_COLUMNS, 1)
+    )
+
+
+_PARTS: Final = {
+    "entry": ", ".join(f"l.{name}" for name in ENTRY_COLUMNS),
+    "offer": ", ".join(OFFER_COLUMNS),
+    "offer_values": _typed(),
+    # A row from each place of as many arrays.
+    "offer_arrays": _typed("[]"),
+    "after_offer": f"${len(OFFER_COLUMNS) + 1}",
+    "open": _listed(OPEN),
+    "sendable": _listed(SENDABLE),
+    "parkable": _listed(PARKABLE),
+    "confirmable": _listed(CONFIRMABLE),
+    "resendable": _listed(RESENDABLE),
+    "settled": _listed(SETTLED),
+}
+
+
+def sql(text: str) -> str:
+    """Put the shared parts into a statement: ``{entry}``, ``{open}``, ...
+
+    Only constants of this module go in; values are always bound.
+    """
+    return text.format_map(_PARTS)
+
+
+# When an older open lead of the same customer is due, 0 when that one is parked,
+# NULL when there is none: then the lead l is first in its customer's line.
+_PARTS["behind"] = sql(
+    """(
+        SELECT coalesce(o.due_at, 0) FROM leads AS o
+        WHERE o.customer = l.customer AND o.status IN {open} AND o.seq < l.seq
+        LIMIT 1
+    )"""
+)
+
 
 _PERSON: Final = (
     *("customer_name", "customer_email", "customer_avatar"),
@@ -36,7 +143,7 @@ def request_key(offer: Offer) -> str | None:
 
 
 def row_of(offer: Offer, seal: Seal = PLAIN) -> Row:
-    """Give the row of an offer, :data:`relay.outbox.statements.OFFER_COLUMNS`.
+    """Return the row of an offer, :data:`OFFER_COLUMNS`.
 
     Raises UnstorableError for a text that no database can keep.
     """
@@ -69,7 +176,7 @@ def row_of(offer: Offer, seal: Seal = PLAIN) -> Row:
 
 
 def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> LeadRecord:
-    """Read an entry from :data:`relay.outbox.statements.ENTRY_COLUMNS`.
+    """Read an entry from :data:`ENTRY_COLUMNS`.
 
     One whose personal data cannot be decrypted comes without it, and says so.
     """
@@ -108,14 +215,14 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> LeadRecord:
 
 
 def sealed_end(end: Settlement, lead_id: str, seal: Seal) -> Settlement:
-    """Give an end as it is stored: Dub's answer tells who the customer is."""
+    """Return an end as it is stored: Dub's answer shows who the customer is."""
     if end.answer is None:
         return end
     return replace(end, answer=seal.close(end.answer, lead_id))
 
 
 def attempt_row(lead_seq: int, number: int, attempt: Attempt) -> Row:
-    """Give the row of an attempt; number counts a lead's attempts from 1."""
+    """Return the row of an attempt; number counts a lead's attempts from 1."""
     return (
         lead_seq,
         number,
@@ -144,7 +251,7 @@ def encode_notes(notes: Sequence[str]) -> str:
 
 
 def without_invoice(sale: str) -> str:
-    """Give what is kept of a sale once its customer is erased: not which it was."""
+    """Return what is kept of a sale once its customer is erased: not which it was."""
     return _encode(jsontext.decode(sale) | {"invoice_id": None})
 
 
@@ -175,14 +282,14 @@ def _require_text(text: str) -> None:
 
 
 def pseudonym(name: str) -> str:
-    """Give what stands for a name once it is erased: SHA-256, cut to 128 bits.
+    """Return what stands for a name once it is erased: SHA-256, cut to 128 bits.
 
-    Without a key: whoever holds the database and guesses a name can test the guess
+    Without a key: anyone who holds the database and guesses a name can test the guess
     (docs/keeping.md).
     """
     return ERASED + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def both(names: Iterable[str]) -> list[str]:
-    """Give each name with what stands for it once it is erased."""
+    """Return each name with what stands for it once it is erased."""
     return [each for name in names for each in (name, pseudonym(name))]

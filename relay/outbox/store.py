@@ -29,6 +29,7 @@ from relay.outbox.contract import (
     Forgotten,
     Gate,
     Offer,
+    Outbox,
     OutboxUnavailableError,
     Query,
     Receipt,
@@ -88,8 +89,8 @@ class Channel(Protocol):
         """Finish what is under way and close every connection."""
 
 
-class StoredOutbox(ABC):
-    """:class:`relay.outbox.contract.Outbox` over a :class:`Channel`."""
+class StoredOutbox(Outbox, ABC):
+    """The contract over a :class:`Channel`; the contract says what each method does."""
 
     put_operation: Operation[insertion.Pending, Receipt] = staticmethod(insertion.put)
 
@@ -132,18 +133,15 @@ class StoredOutbox(ABC):
     # --- Life. ---
 
     async def open(self) -> None:
-        """Connect and migrate; raise SchemaTooNewError or OutboxUnavailableError."""
         if self._channel is None:
             self._channel = await self.connect()
 
     async def close(self) -> None:
-        """Finish the writes under way and disconnect. Idempotent."""
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.stop()
 
     def on_ready(self, wake: Callable[[], None]) -> None:
-        """Call wake, in the event loop, whenever something may have become due."""
         self._wakes.append(wake)
 
     @property
@@ -162,7 +160,6 @@ class StoredOutbox(ABC):
     # --- Intake. ---
 
     async def put(self, offer: Offer) -> Receipt:
-        """Commit a lead, or say which earlier one it repeats."""
         row = row_of(offer, self._seal)
         if offer.status is LeadStatus.HELD and offer.idempotency_key is None:
             return await self.channel.submit(insertion.hold, row)
@@ -170,7 +167,6 @@ class StoredOutbox(ABC):
         return await self.channel.submit(self.put_operation, (offer, row), locks)
 
     async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
-        """Resolve a HELD lead: put the final offer in its place, or remove it."""
         if offer is None:
             return await self.channel.submit(insertion.release, (lead_id, None))
         locks = self.locks_of(offer)
@@ -185,11 +181,9 @@ class StoredOutbox(ABC):
     async def claim(
         self, limit: int, now: int, lease_ms: int, pace: Pace | None = None
     ) -> builtins.list[Claim]:
-        """Lease up to limit due entries, oldest due first; spend their calls."""
         return self._claims(await self.lease(limit, now, lease_ms, pace))
 
     async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
-        """Lease the oldest parked or due entry although the gate is closed."""
         claims = self._claims(await self.lease_probe(now, lease_ms))
         return claims[0] if claims else None
 
@@ -199,134 +193,103 @@ class StoredOutbox(ABC):
     async def begin_recording(
         self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
     ) -> bool:
-        """Write down that the recording call is about to be sent (in_doubt)."""
         argument = (lease_of(claim), attempts, now + lease_ms)
         return await self.channel.submit(deliveries.begin_recording, argument)
 
     async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
-        """Write how a delivery ended. False when the lease was lost meanwhile."""
         stored = sealed_end(end, claim.entry.lead.id, self._seal)
         argument = (lease_of(claim), stored, now)
         return await self.channel.submit(deliveries.settle, argument)
 
     async def budget(self) -> Budget:
-        """The shared budget of calls as it stands."""
         return await self.channel.read(deliveries.budget)
 
     async def throttled(self, plan: int, now: int, until: int) -> None:
-        """Lower the shared rate after a 429, and pause all calls until then."""
         await self.channel.submit(deliveries.throttle, (plan, now, until))
 
     async def spend(self, plan: int, now: int, calls: int) -> None:
-        """Take calls out of the shared budget that belong to no claim."""
         await self.channel.submit(deliveries.spend_calls, (plan, now, calls))
 
     async def park_due(self, now: int, limit: int) -> int:
-        """Turn up to limit due QUEUED or WAITING entries to PARKED; how many."""
         return await self.channel.submit(deliveries.park_due, (now, limit))
 
     async def unpark(self, now: int, limit: int) -> int:
-        """Turn up to limit PARKED entries to QUEUED, due now; how many."""
         return await self.channel.submit(deliveries.unpark, (now, limit))
 
     async def reschedule(self, now: int, latest: int, limit: int) -> int:
-        """Make up to limit entries due that the clock left behind; how many."""
         return await self.channel.submit(deliveries.reschedule, (now, latest, limit))
 
     async def gate(self) -> Gate:
-        """The gate as it stands for every worker on this database."""
         return await self.channel.read(deliveries.gate)
 
     async def set_gate(self, gate: Gate) -> None:
-        """Open or close the gate for every worker on this database."""
         await self.channel.submit(deliveries.set_gate, (gate,))
 
     async def next_due(self) -> int | None:
-        """When the next entry becomes due (epoch ms)."""
         return await self.channel.read(deliveries.next_due)
 
     # --- People and monitoring. ---
 
     async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
-        """Turn DELIVERED entries, and whatever is in doubt, to CONFIRMED; how many."""
         return await self.channel.submit(deliveries.confirm, (lead_ids, now))
 
     async def requeue(self, lead_id: str, now: int) -> bool:
-        """Send a RETRYABLE entry again, at once. False if it is not one."""
         return await self.channel.submit(deliveries.requeue, (lead_id, now))
 
     async def pause(self, *, paused: bool) -> None:
-        """Stop delivery for every worker on this database, or let it go on."""
         await self.channel.submit(deliveries.pause, (paused,))
 
     async def record(self, act: Act) -> None:
-        """Write down what a person did."""
         await self.channel.submit(journal.record, (act,))
 
     async def acts(self, limit: int) -> builtins.list[Act]:
-        """What people did, newest first."""
         return await self.channel.read(journal.acts, limit)
 
     async def sample(self, taken: Sample, keep_since: int) -> None:
-        """Keep a sample, in the place of an earlier one of the same minute."""
         await self.channel.submit(journal.sample, (taken, keep_since))
 
     async def samples(self, since: int) -> builtins.list[Sample]:
-        """Every relay's samples since then, oldest first."""
         return await self.channel.read(journal.samples, since)
 
     async def get(self, lead_id: str) -> LeadRecord | None:
-        """One entry, or None."""
         return await self.channel.read(reading.get, lead_id, self._seal)
 
     async def attempts(self, lead_id: str) -> builtins.list[Attempt]:
-        """Every call made for a lead, oldest first."""
         return await self.channel.read(reading.attempts, lead_id)
 
     async def list(self, query: Query) -> builtins.list[LeadRecord]:
-        """Entries, newest first."""
         return await self.channel.read(reading.entries, query, self._seal)
 
     def scan(self, query: Query) -> AsyncIterator[LeadRecord]:
-        """Entries, newest first, a page at a time."""
-
         async def read(query: Query, below: int | None, limit: int) -> Sequence[Row]:
             return await self.channel.read(reading.page, query, below, limit)
 
         return personal_data.scanned(read, query, self._seal)
 
     async def oldest_open(self) -> int | None:
-        """When the oldest open lead was created (epoch ms)."""
         return await self.channel.read(reading.oldest_open)
 
     async def reasons(self, status: LeadStatus) -> Mapping[str, int]:
-        """How many leads of a state there are for each reason (last_error)."""
         return await self.channel.read(reading.reasons, status)
 
     async def alerts(self) -> builtins.list[Alert]:
-        """Everything that was reported and is not over, or is still to be reported."""
         return await self.channel.read(journal.alerts)
 
     async def swap_alert(self, old: Alert | None, new: Alert | None) -> bool:
-        """Put new in old's place, if that is what is there."""
         return await self.channel.submit(journal.swap_alert, (old, new))
 
     async def check_writable(self) -> None:
-        """Commit something harmless; raise OutboxUnavailableError if it fails."""
         await self.channel.submit(deliveries.beat, ())
 
     # --- Retention. ---
 
     async def erase_due(self, before: int, limit: int, now: int) -> int:
-        """Erase the personal data of up to limit SETTLED leads; how many."""
         return await self.channel.submit(personal_data.erase_due, (before, limit, now))
 
     async def forget(self, wanted: Wanted, now: int) -> Forgotten:
-        """Erase the personal data of one customer's leads, or of one lead."""
         return await self.channel.submit(personal_data.forget, (wanted, now))
 
     async def rekey(self, above: int, limit: int) -> Rekeyed:
-        """Write up to limit leads' personal data anew under the first key."""
         found = await self.channel.read(reading.persons, above, limit)
         replace: Any = partial(self.channel.submit, personal_data.replace_persons)
         return await personal_data.rekeyed(found, self._seal, replace)

@@ -14,7 +14,7 @@ import pytest
 
 from relay.core.leads import OPEN, RETRYABLE, LeadStatus
 from relay.outbox import deliveries, insertion, personal_data
-from relay.outbox import statements as queries
+from relay.outbox import records as queries
 from relay.outbox.backends import open_outbox, sqlite_native
 from relay.outbox.backends.sqlite import SqliteOutbox, SqliteWriter
 from relay.outbox.backends.sqlite_file import SqliteFile, connect_writer, make_file

@@ -38,7 +38,7 @@ from relay.outbox.leases import (
     can_pay,
     due,
 )
-from relay.outbox.statements import OFFER_COLUMNS, UNCOUNTED, sql
+from relay.outbox.records import OFFER_COLUMNS, UNCOUNTED, sql
 
 LINES: Final = 16_384
 """Rows of the table ``lines``. Two relays that commit 64 leads each meet on one of

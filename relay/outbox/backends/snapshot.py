@@ -20,13 +20,13 @@ from relay.core.leads import LeadStatus
 from relay.outbox.backends.sqlite_file import connect_plain, connect_writer, unavailable
 from relay.outbox.contract import OutboxError, OutboxUnavailableError
 from relay.outbox.migrations import version
-from relay.outbox.statements import sql
+from relay.outbox.records import sql
 
 PAGES: Final = 4_096
 """Pages copied between two words of progress: 16 MB, some tens of milliseconds."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many pages of how many are copied."""
+"""Called with how many pages of how many are copied."""
 
 _MARK: Final = """
     DROP TABLE IF EXISTS backup;

@@ -33,7 +33,7 @@ from relay.outbox.leases import (
     can_pay,
     due,
 )
-from relay.outbox.statements import sql
+from relay.outbox.records import sql
 
 DUE: Final = sql(
     """

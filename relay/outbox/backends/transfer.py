@@ -50,7 +50,7 @@ class Moved:
 async def move(source: Path, url: str, progress: Callable[[int], None]) -> Moved:
     """Move everything, or go on with a move that was interrupted.
 
-    ``progress`` is told now and then how many leads are over. Raises MoveError,
+    ``progress`` is called now and then with how many leads are over. Raises MoveError,
     InUseError, SchemaTooNewError or OutboxUnavailableError.
     """
     with alone(source) as file:
@@ -156,7 +156,7 @@ class _Move:
         await self._insert(table, rows)
 
     async def _types(self, table: str, names: Sequence[str]) -> dict[str, str]:
-        """Give the type of each column there; the two schemas must have the same."""
+        """Return the type of each column there; the two schemas must have the same."""
         there = await self._connection.prepare(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608
         types = {one.name: one.type.name for one in there.get_attributes()}
         if set(types) != set(names):

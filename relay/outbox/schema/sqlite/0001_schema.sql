@@ -16,7 +16,7 @@ CREATE TABLE leads (
     status TEXT NOT NULL,
     -- When a queued or waiting lead may go; when the lease of a sending one ends.
     due_at INTEGER,
-    -- Whoever holds it may settle the lead while it is being sent.
+    -- Its holder may settle the lead while it is being sent.
     token TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,

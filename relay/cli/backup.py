@@ -22,6 +22,7 @@ from relay.cli.base import (
     read_settings,
     say,
     table,
+    write_audit,
 )
 from relay.config.settings import Settings
 from relay.config.values import masked_url, sqlite_file
@@ -98,6 +99,8 @@ def restore(*, file: Path, force: bool, as_json: bool) -> None:
                 file, target, now_ms(), force=force, window_ms=window, progress=progress
             )
         )
+    leads = f"{sum(made.leads.values())} leads of {file.name}"
+    write_audit(settings, "restore", "the database", leads)
     more: dict[str, Any] = {"database": str(target)}
     more |= {"setAside": made.set_aside} if as_json else {}
     more |= {"takenAt": None if made.taken_at is None else iso(made.taken_at)}

@@ -16,6 +16,8 @@ from relay.config.settings import (
     load,
 )
 from relay.config.values import sqlite_file
+from relay.core.clock import now_ms
+from relay.operations.operator import Operator, system_user
 from relay.outbox.contract import Outbox, OutboxError
 
 T = TypeVar("T")
@@ -78,8 +80,18 @@ async def _with_outbox(
         await outbox.close()
 
 
+def write_audit(settings: Settings, act: str, subject: str, detail: str) -> None:
+    """Write to the audit log what the system user did by a command."""
+    run_with_outbox(
+        settings,
+        lambda outbox: Operator(outbox, system_user(), now_ms).note(
+            act, subject, detail
+        ),
+    )
+
+
 def existing_outbox(settings: Settings, *, encrypts: bool = True) -> Outbox:
-    """Give the outbox, unopened; fail where it would be made anew.
+    """Return the outbox, unopened; fail where it would be made anew.
 
     A relative path means another file in every folder: an empty list from a
     database that was never there would be a lie.
@@ -91,7 +103,7 @@ def existing_outbox(settings: Settings, *, encrypts: bool = True) -> Outbox:
 
 
 def make_outbox(settings: Settings, *, encrypts: bool = True) -> Outbox:
-    """Give the outbox, unopened; raise ConfigError for a kind that is not there."""
+    """Return the outbox, unopened; raise ConfigError for a kind that is not there."""
     # Here, so that --help and version do not wait for a database driver.
     from relay.outbox.backends import open_outbox  # noqa: PLC0415
     from relay.outbox.encryption import Seal  # noqa: PLC0415

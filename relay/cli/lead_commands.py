@@ -25,7 +25,8 @@ from relay.core.clock import (
     iso,
     now_ms,
 )
-from relay.core.leads import RETRYABLE, Attempt, LeadRecord, LeadStatus, why_not_again
+from relay.core.leads import RETRYABLE, Attempt, LeadRecord, LeadStatus
+from relay.operations.operator import Operator, system_user
 from relay.operations.presentation import (
     STEP_WORDS,
     click_origin,
@@ -265,66 +266,32 @@ def retry(
     refused: list[str] = []
 
     async def send(outbox: Outbox) -> None:
+        operator = Operator(outbox, system_user(), now_ms)
         if status is not None:
-            entries = await _waiting(outbox, status, limit)
+            entries, subject = await operator.in_state(status, limit), f"all {status}"
         else:
-            entries = await _named(outbox, lead_ids, refused)
+            entries, why = await operator.named(lead_ids)
+            refused.extend(why)
+            subject = lead_ids[0] if len(lead_ids) == 1 else f"{len(lead_ids)} leads"
         chosen = entries[:limit]
-        await _retry(outbox, chosen, refused, dry_run=dry_run, as_json=as_json)
+        count = f"{len(chosen)} lead{'' if len(chosen) == 1 else 's'}"
+        # With --json stdout belongs to the program that reads it.
+        verb = "would be" if dry_run else "to be"
+        click.echo(f"{count} {verb} sent again", err=as_json)
+        sent = chosen
+        if chosen and not dry_run:
+            done = await operator.retry(chosen, subject)
+            refused.extend(f"{one} has moved on meanwhile" for one in done.moved_on)
+            sent = list(done.sent)
+        before = {one.lead.id: one.status for one in chosen}
+        for entry in sorted(sent, key=lambda entry: entry.lead.created_at):
+            lead_id = entry.lead.id
+            line = f"{lead_id}  {before[lead_id]} -> {LeadStatus.QUEUED}"
+            click.echo(json.dumps(entry_json(entry)) if as_json else line)
+        if chosen and (gate := await outbox.gate()).closed:
+            waits_for = "a person" if gate.parks else "Dub"
+            say(f"Delivery waits for {waits_for}: {printable(gate.reason)}")
 
     run_with_outbox(read_settings(complete=False), send)
     if refused:
         raise FailedError("; ".join(map(printable, refused)))
-
-
-async def _waiting(
-    outbox: Outbox, status: LeadStatus, limit: int | None
-) -> list[LeadRecord]:
-    """Get the newest leads in a state that can be sent again."""
-    found: list[LeadRecord] = []
-    async for entry in outbox.scan(Query(status=status)):
-        if limit is not None and len(found) == limit:
-            break
-        if why_not_again(entry) is None:
-            found.append(entry)
-    return found
-
-
-async def _named(
-    outbox: Outbox, lead_ids: Sequence[str], refused: list[str]
-) -> list[LeadRecord]:
-    """Get the leads that may be sent again; say of the others why not."""
-    found = []
-    for lead_id in dict.fromkeys(lead_ids):
-        entry = await outbox.get(lead_id)
-        if entry is None:
-            refused.append(f"there is no lead {lead_id}")
-        elif (reason := why_not_again(entry)) is not None:
-            refused.append(f"{lead_id} {reason}")
-        else:
-            found.append(entry)
-    return found
-
-
-async def _retry(
-    outbox: Outbox,
-    entries: Sequence[LeadRecord],
-    refused: list[str],
-    *,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    count = f"{len(entries)} lead{'' if len(entries) == 1 else 's'}"
-    # With --json stdout belongs to the program that reads it.
-    click.echo(f"{count} {'would be' if dry_run else 'to be'} sent again", err=as_json)
-    # In the order in which they came.
-    for entry in sorted(entries, key=lambda entry: entry.lead.created_at):
-        if not dry_run and not await outbox.requeue(entry.lead.id, now_ms()):
-            refused.append(f"{entry.lead.id} has moved on meanwhile")
-            continue
-        current = entry if dry_run else await outbox.get(entry.lead.id) or entry
-        line = f"{entry.lead.id}  {entry.status} -> {LeadStatus.QUEUED}"
-        click.echo(json.dumps(entry_json(current)) if as_json else line)
-    if entries and (gate := await outbox.gate()).closed:
-        waits_for = "a person" if gate.parks else "Dub"
-        say(f"Delivery waits for {waits_for}: {printable(gate.reason)}")

@@ -33,16 +33,14 @@ from relay.cli.base import (
     read_settings,
     say,
 )
-from relay.cli.completion import completion
-from relay.cli.health import health
 from relay.cli.lead_commands import leads
 from relay.cli.migrate import migrate
+from relay.cli.operate import completion, delivery, health, stats
 from relay.cli.privacy import (
     export,
     forget,
     rekey,
 )
-from relay.cli.stats import stats
 from relay.config.reference import settings_help
 from relay.config.settings import (
     ConfigError,
@@ -291,7 +289,10 @@ def version(*, as_json: bool) -> None:
 
 for command in (export, forget, rekey):
     leads.add_command(command)
-for command in (leads, stats, health, alerts, backup, restore, migrate, completion):
+for command in (
+    *(leads, stats, health, delivery, alerts),
+    *(backup, restore, migrate, completion),
+):
     cli.add_command(command)
 
 

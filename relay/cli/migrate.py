@@ -17,6 +17,7 @@ from relay.cli.base import (
     read_settings,
     say,
     table,
+    write_audit,
 )
 from relay.config.settings import ConfigError
 from relay.config.values import sqlite_file
@@ -45,9 +46,10 @@ SAY_EVERY: Final = 50_000
 def migrate(*, source: str | None, as_json: bool) -> None:
     """Bring the configured database to the schema of this version.
 
-    serve does so too when it starts. With --from, all leads, their stories, the gate
-    and the budget are moved from an SQLite file into an empty PostgreSQL database.
-    Stop the relays before; no relay will start on the file again. What was
+    serve does so too when it starts. With --from, all leads, their timelines, the
+    circuit breaker and the budget are moved from an SQLite file into an empty
+    PostgreSQL database. Stop the relays before; no relay will start on the file
+    again. What was
     interrupted goes on when the same command is run again.
     """
     settings = read_settings(complete=False)
@@ -59,11 +61,14 @@ def migrate(*, source: str | None, as_json: bool) -> None:
         click.echo(f"The schema went from version {before} to version {after}.")
     file = None if source is None else _file(source)
     moved = None if file is None else _move(file, settings.database)
+    if moved is not None and not moved.before:
+        leads = f"{sum(moved.leads.values())} leads from an SQLite file"
+        write_audit(settings, "migrate", "the database", leads)
     if as_json:
         schema = {"schemaBefore": before, "schema": after}
         click.echo(json.dumps(schema | (_moved_json(moved) if moved else {})))
     elif moved is not None:
-        _tell(moved, file)
+        _report(moved, file)
 
 
 def _file(source: str) -> Path:
@@ -101,7 +106,7 @@ def _moved_json(moved: Moved) -> dict[str, Any]:
     return counts | {"attempts": moved.attempts, "movedBefore": moved.before}
 
 
-def _tell(moved: Moved, source: Path | None) -> None:
+def _report(moved: Moved, source: Path | None) -> None:
     table(("STATUS", "LEADS"), list(_counted(moved).items()))
     total = sum(moved.leads.values())
     if moved.before:

@@ -31,6 +31,7 @@ from relay.config.settings import (
 )
 from relay.core.clock import now_ms
 from relay.core.leads import LeadRecord, LeadStatus
+from relay.operations.operator import Operator, system_user
 from relay.operations.presentation import (
     EXPORT_COLUMNS,
     export_json,
@@ -219,15 +220,16 @@ def _confirm(found: list[LeadRecord], *, yes: bool) -> None:
 
 def _forget(settings: Settings, wanted: Wanted) -> Erased:
     # Here, so that the other commands do not wait for it.
-    from relay.operations.erasure import erase  # noqa: PLC0415
     from relay.outbox.encryption import Seal  # noqa: PLC0415
 
     seal = Seal(settings.data_key)
+
+    async def erase(outbox: Outbox) -> Erased:
+        operator = Operator(outbox, system_user(), now_ms)
+        return await operator.forget(wanted, settings.database, seal)
+
     try:
-        return run_with_outbox(
-            settings,
-            lambda outbox: erase(outbox, settings.database, seal, wanted, now_ms()),
-        )
+        return run_with_outbox(settings, erase)
     except OSError as error:
         raise FailedError(f"spill file: {error.strerror}") from error
 
@@ -288,6 +290,8 @@ async def _rekey_all(outbox: Outbox) -> dict[str, int]:
         for name in totals:
             totals[name] += getattr(done, name)
     await outbox.scrub(Forgotten({}))
+    counted = ", ".join(f"{number} {name}" for name, number in totals.items())
+    await Operator(outbox, system_user(), now_ms).note("rekey", "all leads", counted)
     return totals
 
 

@@ -1,8 +1,8 @@
-"""What a person may do: each thing confirmed first, and written down."""
+"""What an operator may do on the dashboard: each thing is confirmed first."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,10 +15,10 @@ from relay.dashboard.live import LiveWatch
 from relay.dashboard.pages import Pages
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
-from relay.operations.erasure import Erased
-from relay.outbox.contract import Act, Outbox, Query
+from relay.operations.operator import Operator
+from relay.outbox.contract import Outbox, Query, Wanted
+from relay.outbox.encryption import Seal
 from relay.outbox.personal_data import ON_THE_WAY
-from relay.outbox.records import pseudonym
 
 log = get_logger()
 
@@ -33,18 +33,16 @@ SHOWN: Final = 200
 class Plan:
     """What is about to be done, as the person who confirms it reads it.
 
-    ``subject`` is what the audit log calls it. ``run`` does it and gives a line on
-    how it ended.
+    ``run`` does it, writes the audit log, and returns a line on how it ended.
     """
 
     question: str
     verb: str
-    subject: str
-    run: Callable[[], Awaitable[str]]
+    run: Callable[[Operator], Awaitable[str]]
 
 
 class Acting:
-    """Asks first, then does it and writes it down."""
+    """Asks first, then lets the operator do it."""
 
     def __init__(
         self,
@@ -52,10 +50,12 @@ class Acting:
         watch: LiveWatch,
         pages: Pages,
         clock: Clock,
-        erase: Callable[[str], Awaitable[Erased]],
+        database: str,
+        seal: Seal,
     ) -> None:
         self._outbox = outbox
-        self._erase = erase
+        self._database = database
+        self._seal = seal
         self._watch = watch
         self._pages = pages
         self._clock = clock
@@ -78,9 +78,7 @@ class Acting:
             return self._pages.answer(
                 "confirm.html", session, plan=plan, do=name, subject=subject, done=None
             )
-        done = await plan.run()
-        act = Act(self._clock(), session.actor, name, plan.subject, done)
-        await self._outbox.record(act)
+        done = await plan.run(Operator(self._outbox, session.actor, self._clock))
         log.info("dashboard.act", actor=session.actor, act=name, result=done)
         self._watch.stale()
         return self._pages.answer(
@@ -95,28 +93,26 @@ class Acting:
     async def _retry_one(self, lead_id: str) -> Plan:
         entry = await self._found(lead_id)
 
-        async def run() -> str:
-            return await self._send([entry])
+        async def run(operator: Operator) -> str:
+            return str(await operator.retry([entry], lead_id))
 
         question = f"Send {lead_id} again? It is {entry.status} now."
-        return Plan(question, "Send it again", lead_id, run)
+        return Plan(question, "Send it again", run)
 
     async def _retry_like(self, lead_id: str) -> Plan:
         """Plan for all that rest in the same state for the same reason."""
         like = await self._found(lead_id)
-        alike = [
-            entry
-            for entry in await self._outbox.list(Query(status=like.status, limit=MOST))
-            if entry.last_error == like.last_error and why_not_again(entry) is None
-        ]
+        reading = Operator(self._outbox, "", self._clock)
+        alike = await reading.in_state(like.status, MOST, like)
 
-        async def run() -> str:
-            return await self._send(alike)
+        async def run(operator: Operator) -> str:
+            act, subject = "retry-like", f"like {lead_id}"
+            return str(await operator.retry(alike, subject, act=act))
 
         many = "1 lead is" if len(alike) == 1 else f"{len(alike)} leads are"
         why = f", with the reason “{like.last_error}”" if like.last_error else ""
         question = f"{many} {like.status}{why}. Send all of them again?"
-        return Plan(question, f"Send {len(alike)} again", f"like {lead_id}", run)
+        return Plan(question, f"Send {len(alike)} again", run)
 
     async def _found(self, lead_id: str) -> LeadRecord:
         entry = await self._outbox.get(lead_id)
@@ -125,15 +121,6 @@ class Acting:
         if (reason := why_not_again(entry)) is not None:
             raise RefusedError(409, f"{lead_id} {reason}.")
         return entry
-
-    async def _send(self, entries: Sequence[LeadRecord]) -> str:
-        """Send leads again in the order in which they came."""
-        sent = 0
-        for entry in sorted(entries, key=lambda entry: entry.lead.created_at):
-            sent += await self._outbox.requeue(entry.lead.id, self._clock())
-        left = len(entries) - sent
-        moved = f"; {left} had moved on meanwhile" if left else ""
-        return f"{sent} sent again{moved}."
 
     async def _forget(self, customer: str) -> Plan:
         """Plan to erase one customer; the audit log keeps a hash of the id alone."""
@@ -144,36 +131,33 @@ class Acting:
         losing = sum(entry.status in ON_THE_WAY for entry in fresh)
         lost = f" {losing} of them would never get to Dub." if losing else ""
 
-        async def run() -> str:
-            erased = await self._erase(customer)
-            number = sum(erased.forgotten.leads.values())
-            return f"{number} erased. {erased.problem or ''}".rstrip()
+        async def run(operator: Operator) -> str:
+            wanted = Wanted(customer=customer)
+            return str(await operator.forget(wanted, self._database, self._seal))
 
         many = "1 lead" if len(fresh) == 1 else f"{len(fresh)} leads"
         question = (
             f"Erase the personal data of {customer} in {many}, everywhere and for"
             f" good?{lost}"
         )
-        return Plan(question, "Erase it", pseudonym(customer), run)
+        return Plan(question, "Erase it", run)
 
     async def _pause(self, _: str) -> Plan:
-        async def run() -> str:
-            await self._outbox.pause(paused=True)
-            return "Paused."
+        async def run(operator: Operator) -> str:
+            return await operator.pause(paused=True)
 
         question = (
-            "Pause delivery? Sign-ups are still taken in, and nothing is lost;"
+            "Pause delivery? Sign-ups are still stored, and nothing is lost;"
             " no lead goes to Dub until somebody resumes it."
         )
-        return Plan(question, "Pause delivery", "delivery", run)
+        return Plan(question, "Pause delivery", run)
 
     async def _resume(self, _: str) -> Plan:
-        async def run() -> str:
-            await self._outbox.pause(paused=False)
-            return "Resumed."
+        async def run(operator: Operator) -> str:
+            return await operator.pause(paused=False)
 
         counts = await self._outbox.counts()
         waiting = sum(counts.get(s, 0) for s in (LeadStatus.QUEUED, LeadStatus.WAITING))
         many = "1 lead waits" if waiting == 1 else f"{waiting} leads wait"
         question = f"Resume delivery? {many}."
-        return Plan(question, "Resume delivery", "delivery", run)
+        return Plan(question, "Resume delivery", run)

@@ -19,11 +19,7 @@ from relay.dashboard.pages import HEADERS, Pages
 from relay.dashboard.tool_pages import ToolPages
 from relay.http.callers import Trusted
 from relay.http.responses import RefusedError
-from relay.operations.erasure import (
-    Erased,
-    erase,
-)
-from relay.outbox.contract import Outbox, Wanted
+from relay.outbox.contract import Outbox
 from relay.outbox.encryption import Seal
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -71,13 +67,14 @@ class Dashboard:
         watch = LiveWatch(outbox, clock)
         self._overview = OverviewPages(outbox, watch, self._pages, clock, stopping)
         self._leads = LeadPages(outbox, self._pages, clock, settings.signup)
-        seal = Seal(settings.data_key)
-
-        def erase_customer(customer: str) -> Awaitable[Erased]:
-            wanted = Wanted(customer=customer)
-            return erase(outbox, settings.database, seal, wanted, clock())
-
-        self._acting = Acting(outbox, watch, self._pages, clock, erase_customer)
+        self._acting = Acting(
+            outbox,
+            watch,
+            self._pages,
+            clock,
+            settings.database,
+            Seal(settings.data_key),
+        )
         self._tools = ToolPages(settings, self._pages)
 
     def endpoints(self) -> list[tuple[str, str, Answer]]:

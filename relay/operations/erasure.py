@@ -20,6 +20,11 @@ class Erased:
     unreadable: int
     scrubbed: Scrubbed
 
+    def __str__(self) -> str:
+        """Say so in a line."""
+        number = sum(self.forgotten.leads.values())
+        return f"{number} erased. {self.problem or ''}".rstrip()
+
     @property
     def problem(self) -> str | None:
         """Say what may still hold this customer; None if nothing does."""

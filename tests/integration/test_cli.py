@@ -41,7 +41,8 @@ COMMANDS = [
     *("serve", "demo", "sandbox", "check", "sign", "version", "leads"),
     *("leads list", "leads show", "leads retry", "leads export", "leads forget"),
     *("leads rekey", "alerts", "alerts list", "alerts test"),
-    *("health", "stats", "backup", "restore", "migrate", "completion"),
+    *("health", "stats", "delivery", "delivery pause", "delivery resume"),
+    *("backup", "restore", "migrate", "completion"),
 ]
 
 PUBLIC_KEYS = [

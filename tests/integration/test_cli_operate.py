@@ -12,7 +12,8 @@ import pytest
 from relay.core.clock import now_ms
 from relay.core.leads import Lead
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Gate, Offer
+from relay.outbox.contract import Act, Gate, Offer
+from relay.outbox.records import pseudonym
 from tests.support.harness import RelayProcess, clean_environment
 from tests.support.postgres_server import PostgresServer
 
@@ -146,3 +147,87 @@ async def test_a_program_is_told_one_object_of_json(
 
     assert (code, err) == (0, "")
     assert key in json.loads(out)
+
+
+# --- The audit log of what a command did. ---
+
+
+async def audit_log(url: str) -> list[Act]:
+    outbox = open_outbox(url)
+    await outbox.open()
+    try:
+        return await outbox.acts(20)
+    finally:
+        await outbox.close()
+
+
+async def test_what_a_command_changes_is_in_the_audit_log_with_who_did_it(
+    tmp_path: Path, database: str
+) -> None:
+    relay = await filled(tmp_path, database)
+    relay.environment |= {"LOGNAME": "alice", "SUDO_USER": ""}
+
+    for command in (
+        ("delivery", "pause"),
+        ("delivery", "resume", "--json"),
+        ("leads", "retry", "--status", "parked"),
+        ("leads", "forget", "u_1", "--yes"),
+    ):
+        code, _, err = await relay.run(*command)
+        assert code == 0, err
+
+    acts = [
+        (one.actor, one.name, one.subject, one.detail)
+        for one in await audit_log(database)
+    ]
+    assert acts[::-1] == [
+        ("cli:alice", "pause", "delivery", "Paused."),
+        ("cli:alice", "resume", "delivery", "Resumed."),
+        ("cli:alice", "retry", "all parked", "1 sent again."),
+        ("cli:alice", "forget", pseudonym("u_1"), "1 erased."),
+    ]
+
+
+async def test_what_a_command_only_looks_at_is_not_in_the_audit_log(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/relay.db"
+    relay = await filled(tmp_path, url)
+
+    for command in (
+        ("stats",),
+        ("leads", "list"),
+        ("leads", "retry", "--status", "parked", "--dry-run"),
+        ("leads", "forget", "u_1", "--dry-run"),
+    ):
+        code, _, err = await relay.run(*command)
+        assert code == 0, err
+
+    assert await audit_log(url) == []
+
+
+async def test_a_restored_backup_is_in_the_audit_log(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/relay.db"
+    relay = await filled(tmp_path, url)
+    relay.environment |= {"LOGNAME": "bob", "SUDO_USER": ""}
+    assert (await relay.run("backup", "copy.db"))[0] == 0
+    assert (await relay.run("restore", "copy.db", "--force"))[0] == 0
+
+    [act] = await audit_log(url)
+    assert (act.actor, act.name) == ("cli:bob", "restore")
+    assert act.detail == "3 leads of copy.db"
+
+
+async def test_a_pause_by_command_holds_until_somebody_resumes(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/relay.db"
+    relay = await filled(tmp_path, url)
+
+    code, out, _ = await relay.run("delivery", "pause", "--json")
+
+    assert (code, json.loads(out)) == (0, {"paused": True})
+    outbox = open_outbox(url)
+    await outbox.open()
+    assert (await outbox.gate()).paused
+    assert (await relay.run("delivery", "resume"))[:2] == (0, "Resumed.\n")
+    assert not (await outbox.gate()).paused
+    await outbox.close()

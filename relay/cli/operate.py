@@ -1,0 +1,213 @@
+"""Commands of the one who runs a relay: stats, health, delivery, completion."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Final
+
+import click
+from click.shell_completion import get_completion_class
+
+from relay.capture.spill import spill_path
+from relay.cli.base import (
+    FailedError,
+    config_option,
+    printable,
+    read_settings,
+    run_with_outbox,
+    table,
+)
+from relay.config.settings import Settings
+from relay.core.clock import iso, now_ms
+from relay.core.leads import LeadStatus
+from relay.operations.operator import Operator, system_user
+from relay.operations.presentation import span
+from relay.operations.status import Overview, delivery_state, look, overview_json
+from relay.outbox.contract import Outbox
+
+_DELIVERY = {
+    "going": "going on",
+    "parked": "WAITS FOR A PERSON",
+    "down": "waits for Dub",
+}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def stats(*, as_json: bool) -> None:
+    """Count the leads by state, and say how delivery stands.
+
+    Reads the database itself: no relay needs to run, and one that runs is not
+    disturbed.
+    """
+    settings = read_settings(complete=False)
+    seen = run_with_outbox(
+        settings,
+        lambda outbox: look(
+            outbox, spill_path(settings.database), settings.delivery_rate, now_ms()
+        ),
+    )
+    if as_json:
+        click.echo(json.dumps(overview_json(seen)))
+        return
+    table(
+        ("STATUS", "LEADS"),
+        [(status.value, seen.leads.get(status, 0)) for status in LeadStatus],
+    )
+    for name, value in _facts(seen):
+        click.echo(f"{name:<9} {printable(value)}")
+
+
+def _facts(seen: Overview) -> Iterator[tuple[str, str]]:
+    yield "total", str(sum(seen.leads.values()))
+    yield "oldest", _oldest(seen)
+    yield "delivery", _delivery(seen)
+    yield "rate", _rate(seen)
+    yield "spilled", _spilled(seen)
+    yield "disk", f"{seen.disk.used:.0%} used, {seen.disk.free // 2**20} MiB free"
+
+
+def _oldest(seen: Overview) -> str:
+    if seen.oldest_open is None:
+        return "no lead waits"
+    age = span(seen.at - seen.oldest_open)
+    return f"an open lead waits since {iso(seen.oldest_open)} ({age})"
+
+
+def _delivery(seen: Overview) -> str:
+    gate = seen.gate
+    words = _DELIVERY[delivery_state(gate)]
+    if not gate.closed:
+        return words
+    probe = f"; next probe at {iso(gate.probe_at)}" if gate.probe_at else ""
+    return f"{words}: {gate.reason or 'no reason kept'}{probe}"
+
+
+def _rate(seen: Overview) -> str:
+    paused = f", paused until {iso(seen.paused_until)}" if seen.paused_until else ""
+    return f"{seen.rate:.0f} of {seen.plan} calls a minute{paused}"
+
+
+def _spilled(seen: Overview) -> str:
+    if not seen.spilled.bytes:
+        return "nothing"
+    return f"{seen.spilled.bytes} bytes wait beside the database to be taken in"
+
+
+TIMEOUT_S: Final = 5.0
+"""readyz commits something, which may take as long as a slow disk."""
+
+_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bound
+
+
+@click.command()
+@click.option(
+    "--ready",
+    is_flag=True,
+    help="Whether it takes leads, not only whether it is alive.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def health(*, ready: bool, as_json: bool) -> None:
+    """Ask the relay that these settings start; exit 1 if it is not well."""
+    settings = read_settings(complete=False)
+    path = f"{settings.prefix}/{'readyz' if ready else 'livez'}"
+    try:
+        status, said = _ask(settings, path)
+    except OSError as error:
+        raise FailedError(
+            f"nothing answers at {settings.listen}: {error.strerror or error}"
+        ) from error
+    except http.client.HTTPException as error:
+        raise FailedError(f"no relay answers at {settings.listen}") from error
+    if status != http.HTTPStatus.OK:
+        raise FailedError(printable(f"{path}: {_message(said)} ({status})"))
+    click.echo(said.decode() if as_json else f"{path}: {json.loads(said)['status']}")
+
+
+def _message(said: bytes) -> str:
+    """Read an error of the relay's shape."""
+    try:
+        return str(json.loads(said)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return "no answer of a relay's"
+
+
+def _ask(settings: Settings, path: str) -> tuple[int, bytes]:
+    listen = settings.listen
+    connection = http.client.HTTPConnection("localhost", timeout=TIMEOUT_S)
+    if listen.unix is not None:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(TIMEOUT_S)
+        connection.sock.connect(listen.unix)
+    else:
+        host = _ANYWHERE.get(listen.host, listen.host)
+        connection.sock = socket.create_connection((host, listen.port), TIMEOUT_S)
+    if settings.tls_cert is not None:
+        # Itself, on this machine: its certificate names the site.
+        trusting = ssl._create_unverified_context()  # noqa: S323, SLF001
+        connection.sock = trusting.wrap_socket(connection.sock)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(65_536)
+    finally:
+        connection.close()
+
+
+@click.group(no_args_is_help=True)
+@config_option
+def delivery() -> None:
+    """Pause delivery on all relays of this database, and resume it."""
+
+
+@delivery.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def pause(*, as_json: bool) -> None:
+    """Make no call to Dub until somebody resumes; sign-ups are still stored."""
+    _set_paused(paused=True, as_json=as_json)
+
+
+@delivery.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def resume(*, as_json: bool) -> None:
+    """Let delivery go on; what waits is sent within a second."""
+    _set_paused(paused=False, as_json=as_json)
+
+
+def _set_paused(*, paused: bool, as_json: bool) -> None:
+    async def work(outbox: Outbox) -> str:
+        return await Operator(outbox, system_user(), now_ms).pause(paused=paused)
+
+    done = run_with_outbox(read_settings(complete=False), work)
+    click.echo(json.dumps({"paused": paused}) if as_json else done)
+
+
+_SHELLS: Final = ("bash", "zsh", "fish")
+
+
+@click.command(
+    epilog="\b\n"
+    'bash, in ~/.bashrc:  eval "$(dub-relay completion bash)"\n'
+    'zsh, in ~/.zshrc:    eval "$(dub-relay completion zsh)"\n'
+    "fish:  dub-relay completion fish > ~/.config/fish/completions/dub-relay.fish"
+)
+@click.argument("shell", type=click.Choice(_SHELLS))
+@config_option
+def completion(*, shell: str) -> None:
+    """Print a script that makes the shell complete dub-relay's words."""
+    make = get_completion_class(shell)
+    root = click.get_current_context().find_root()
+    if make is None:
+        raise click.UsageError(f"there is no completion for {shell}")
+    # click looks for this variable to know that a shell asks.
+    variable = "_DUB_RELAY_COMPLETE"
+    name = root.info_name or "dub-relay"
+    click.echo(make(root.command, {}, name, variable).source())

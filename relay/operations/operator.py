@@ -1,0 +1,127 @@
+"""What an operator does to the leads, once for the command line and the dashboard.
+
+Each act that changes something is written to the
+audit log: who, what, to which lead, and how it ended. Of a customer the log keeps a
+hash alone.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relay.core.clock import Clock
+from relay.core.leads import LeadRecord, LeadStatus, why_not_again
+from relay.operations.erasure import Erased, erase
+from relay.outbox.contract import Act, Outbox, Query, Wanted
+from relay.outbox.encryption import Seal
+from relay.outbox.records import pseudonym
+
+
+def system_user() -> str:
+    """Return who runs a command, for the audit log: ``cli:alice``.
+
+    The person behind sudo, where there is one; ``cli:uid 1000`` for a user that the
+    system has no name for.
+    """
+    if os.geteuid() == 0 and (behind := os.environ.get("SUDO_USER")):
+        return f"cli:{behind}"
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"cli:uid {os.getuid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """Which leads are on their way again, and which had moved on meanwhile."""
+
+    sent: Sequence[LeadRecord]
+    moved_on: Sequence[str]
+
+    def __str__(self) -> str:
+        """Say so in a line."""
+        left = len(self.moved_on)
+        moved = f"; {left} had moved on meanwhile" if left else ""
+        return f"{len(self.sent)} sent again{moved}."
+
+
+class Operator:
+    """One person at work; ``actor`` is who the audit log says it was."""
+
+    def __init__(self, outbox: Outbox, actor: str, clock: Clock) -> None:
+        self._outbox = outbox
+        self._actor = actor
+        self._clock = clock
+
+    async def note(self, act: str, subject: str, detail: str) -> None:
+        """Write down an act that was done elsewhere, such as a restored backup."""
+        await self._outbox.record(Act(self._clock(), self._actor, act, subject, detail))
+
+    async def named(
+        self, lead_ids: Sequence[str]
+    ) -> tuple[list[LeadRecord], list[str]]:
+        """Find leads that can be sent again, and say of the others why not."""
+        found, refused = [], []
+        for lead_id in dict.fromkeys(lead_ids):
+            entry = await self._outbox.get(lead_id)
+            if entry is None:
+                refused.append(f"there is no lead {lead_id}")
+            elif (reason := why_not_again(entry)) is not None:
+                refused.append(f"{lead_id} {reason}")
+            else:
+                found.append(entry)
+        return found, refused
+
+    async def in_state(
+        self,
+        status: LeadStatus,
+        limit: int | None,
+        like: LeadRecord | None = None,
+    ) -> list[LeadRecord]:
+        """Find the newest leads of a state that can be sent again.
+
+        With ``like``, only those that came there for the same reason.
+        """
+        found: list[LeadRecord] = []
+        async for entry in self._outbox.scan(Query(status=status)):
+            if limit is not None and len(found) == limit:
+                break
+            alike = like is None or entry.last_error == like.last_error
+            if alike and why_not_again(entry) is None:
+                found.append(entry)
+        return found
+
+    async def retry(
+        self, entries: Sequence[LeadRecord], subject: str, *, act: str = "retry"
+    ) -> Retried:
+        """Send leads again, in the order in which they came."""
+        sent, moved_on = [], []
+        for entry in sorted(entries, key=lambda entry: entry.lead.created_at):
+            lead_id = entry.lead.id
+            if await self._outbox.requeue(lead_id, self._clock()):
+                sent.append(await self._outbox.get(lead_id) or entry)
+            else:
+                moved_on.append(lead_id)
+        retried = Retried(sent, moved_on)
+        await self.note(act, subject, str(retried))
+        return retried
+
+    async def forget(self, wanted: Wanted, database: str, seal: Seal) -> Erased:
+        """Erase a customer's, or one lead's, personal data everywhere.
+
+        Raises OSError if the spill file could not be rewritten.
+        """
+        erased = await erase(self._outbox, database, seal, wanted, self._clock())
+        subject = wanted.lead_id or pseudonym(wanted.customer or "")
+        await self.note("forget", subject, str(erased))
+        return erased
+
+    async def pause(self, *, paused: bool) -> str:
+        """Stop delivery on all relays of this database, or let it go on."""
+        await self._outbox.pause(paused=paused)
+        done = "Paused." if paused else "Resumed."
+        await self.note("pause" if paused else "resume", "delivery", done)
+        return done

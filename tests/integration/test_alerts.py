@@ -23,6 +23,8 @@ from tests.support.harness import HOOK_SECRET, RelayProcess, SandboxDub, post_ho
 from tests.support.postgres_server import PostgresServer
 from tests.support.samples import samples
 
+pytestmark = pytest.mark.process
+
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 

@@ -296,6 +296,7 @@ async def check(*arguments: str, **environ: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout, ran.stderr
 
 
+@pytest.mark.process
 async def test_the_report_has_a_line_a_check_and_ends_with_0() -> None:
     write("relay.toml", b"[delivery]\nrate = 60\n")
     async with serving(dub(*GOOD)) as api:
@@ -310,6 +311,7 @@ async def test_the_report_has_a_line_a_check_and_ends_with_0() -> None:
     assert "note  upstream  not set: no reverse proxy" in lines
 
 
+@pytest.mark.process
 async def test_a_failed_check_ends_with_1_and_the_others_are_there() -> None:
     code, out, err = await check(DUB_API_URL=NOWHERE)
 
@@ -318,6 +320,7 @@ async def test_a_failed_check_ends_with_1_and_the_others_are_there() -> None:
     assert "\nok    cookie    " in out
 
 
+@pytest.mark.process
 async def test_the_report_as_json() -> None:
     code, out, _ = await check("--json", DUB_API_URL=NOWHERE)
 

@@ -143,7 +143,10 @@ async def test_an_empty_click_means_the_customers_earlier_one(
         ({"metadata": {"at": object()}}, "metadata"),
         ({"metadata": {"much": "x" * 2_000_000}}, "1 MiB"),
     ],
-    ids=str,
+    ids=[
+        *("no customer", "a number", "a long name", "mode", "quantity"),
+        *("no JSON", "too much"),
+    ],
 )
 def test_an_integrators_mistake_is_told_and_logged_at_once(
     fields: dict[str, Any],
@@ -203,6 +206,7 @@ def test_a_client_that_could_never_work_is_not_made(
 # Trouble
 
 
+@pytest.mark.process
 async def test_what_a_dead_relay_missed_is_sent_in_order_once_it_is_back(
     fixed: RelayProcess, tmp_path: Path, dub: SandboxDub
 ) -> None:
@@ -223,6 +227,7 @@ async def test_what_a_dead_relay_missed_is_sent_in_order_once_it_is_back(
     assert later.status is Status.QUEUED
 
 
+@pytest.mark.process
 async def test_a_relay_killed_before_its_answer_arrives_doubles_nothing(
     fixed: RelayProcess, tmp_path: Path, dub: SandboxDub
 ) -> None:
@@ -331,6 +336,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.process
 async def test_many_processes_share_one_spool(
     fixed: RelayProcess, tmp_path: Path
 ) -> None:
@@ -390,6 +396,7 @@ async def test_what_was_sent_is_not_in_the_file_any_more(
     assert EMAIL.encode() not in (tmp_path / "spool").read_bytes()
 
 
+@pytest.mark.process
 def test_a_full_spool_says_that_the_lead_is_lost(
     tmp_path: Path,
     logged: pytest.LogCaptureFixture,
@@ -441,6 +448,7 @@ def test_a_link_in_the_spools_place_is_not_followed(tmp_path: Path) -> None:
 # What it costs, and what it keeps to itself
 
 
+@pytest.mark.process
 def test_importing_it_brings_no_framework_and_no_server() -> None:
     code = "import relay.client, sys; print(*sys.modules)"
     ran = subprocess.run(
@@ -481,6 +489,7 @@ def test_no_person_and_no_secret_in_logs_and_reprs(
         assert HOOK_SECRET not in text
 
 
+@pytest.mark.process
 def test_a_client_made_before_a_fork_works_after_it(tmp_path: Path) -> None:
     code = """
 import os, sys

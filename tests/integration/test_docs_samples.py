@@ -39,7 +39,7 @@ from tests.support.sample_checks import CHECKS, Case
 from tests.support.sample_shell import Shell, filled_in
 from tests.support.samples import TOP, Sample, samples
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 HOOKS = "tests/acceptance/test_hook_samples.py"
 SNIPPET = "tests/browser/test_snippet_docs.py"
@@ -254,7 +254,7 @@ async def test_the_sample_of_dubs_sdk_brings_a_lead(scene: Scene) -> None:
 
     await asyncio.to_thread(exec, code, names)
 
-    [lead] = await scene.relay.leads("--customer", "u_sdk")
+    [lead] = await scene.relay.leads("u_sdk")
     assert lead["clickId"] == names["cookie"]
 
 
@@ -410,5 +410,5 @@ async def test_an_example_takes_the_sign_up_of_the_page(
 
     assert code == 0, said
     user = json.loads(said)["id"]
-    [lead] = await scene.relay.leads("--customer", user)
+    [lead] = await scene.relay.leads(user)
     assert lead["source"] == "hook"

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Page
 
+pytestmark = pytest.mark.process
+
 TOP = Path(__file__).parents[2]
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "srcset"}
 NOT_LOADED = {"canonical", "next", "prev", "alternate"}

@@ -53,6 +53,7 @@ async def test_a_site_may_listen_on_a_unix_socket(tmp_path: Path) -> None:
         assert (await ask(port, request("GET /"))).body == b"ok"
 
 
+@pytest.mark.process
 async def test_a_tls_site_is_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

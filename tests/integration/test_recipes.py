@@ -16,6 +16,8 @@ from relay.capture.snippet import NAMES
 from tests.support import servers
 from tests.support.harness import RelayProcess, SandboxDub
 
+pytestmark = pytest.mark.process
+
 CLICK = "hQWlM2kPzX9aBcDe"
 HOST = "www.example.com"
 VISITOR, NEIGHBOUR = "127.0.0.2", "127.0.0.3"

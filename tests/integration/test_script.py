@@ -301,6 +301,7 @@ async def test_a_connection_serves_many_requests_until_one_ends_it(
 # The whole relay.
 
 
+@pytest.mark.process
 async def test_the_relay_serves_its_build_and_check_prints_the_tag(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:

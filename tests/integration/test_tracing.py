@@ -18,6 +18,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support.harness import RelayProcess, SandboxDub, signed
 
+pytestmark = pytest.mark.process
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pytest_aiohttp import AiohttpServer
 
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
@@ -154,9 +155,9 @@ async def test_a_revoked_key_parks_every_lead_and_a_new_one_lets_all_go(
 
 
 async def test_dub_unreachable_at_start_keeps_leads_and_check_says_so(
-    tmp_path: Path, session: aiohttp.ClientSession
+    aiohttp_server: AiohttpServer, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
-    sandbox = await SandboxDub.start()
+    sandbox = await SandboxDub.start(aiohttp_server)
     click, port = await sandbox.click(), int(sandbox.url.rpartition(":")[2])
     clicks = sandbox.dub
     await sandbox.close()
@@ -168,7 +169,7 @@ async def test_dub_unreachable_at_start_keeps_leads_and_check_says_so(
         assert code == 1
         assert "FAIL" in report
 
-        back = await SandboxDub.start(port)
+        back = await SandboxDub.start(aiohttp_server, port)
         back.dub.clicks.update(clicks.clicks)
         await until(relay, lambda found: found[0]["status"] == "delivered")
 

@@ -23,13 +23,6 @@ __all__ = ["browser", "context", "page"]
 
 
 @pytest.fixture
-async def dub() -> AsyncIterator[SandboxDub]:
-    started = await SandboxDub.start()
-    yield started
-    await started.close()
-
-
-@pytest.fixture
 async def relay(tmp_path: Path, dub: SandboxDub) -> AsyncIterator[RelayProcess]:
     settings = {"RELAY_ADMIN_PASSWORD": PASSWORD, "DUB_API_URL": dub.url}
     relay = await RelayProcess(tmp_path, settings).start()

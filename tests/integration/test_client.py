@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 
 from relay.client import AsyncClient, Client, Result, Signup, Status
 from relay.client.message import message_of
@@ -280,21 +281,22 @@ async def test_a_secret_that_does_not_fit_is_told_and_loses_no_lead(
     ],
 )
 async def test_only_a_judgement_of_the_relays_ends_a_message(
-    status: int, body: str, expected: Status, tmp_path: Path
+    aiohttp_server: AiohttpServer,
+    status: int,
+    body: str,
+    expected: Status,
+    tmp_path: Path,
 ) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text=body, headers={"Location": "/else"})
 
     app = web.Application()
     app.router.add_post("/_dub/hooks/signup", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    client = client_of("http://127.0.0.1:{1}".format(*runner.addresses[0]), tmp_path)
+    server = await aiohttp_server(app)
+    client = client_of(f"http://127.0.0.1:{server.port}", tmp_path)
 
     result = await sign_up(client)
     await asyncio.to_thread(client.close)
-    await runner.cleanup()
 
     assert result.status is expected
     assert str(status) in result.reason

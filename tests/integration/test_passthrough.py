@@ -70,13 +70,6 @@ async def passing(api_url: str, rate: int = 1000, **how: Any) -> AsyncIterator[i
 
 
 @pytest.fixture
-async def dub() -> AsyncIterator[SandboxDub]:
-    sandbox = await SandboxDub.start()
-    yield sandbox
-    await sandbox.close()
-
-
-@pytest.fixture
 async def port(dub: SandboxDub) -> AsyncIterator[int]:
     async with passing(dub.url) as number:
         yield number

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
+from aiohttp.test_utils import TestServer
+from pytest_aiohttp import AiohttpServer
 
 from relay.cli.base import existing_outbox
 from relay.config.settings import load
@@ -201,20 +202,18 @@ class SandboxDub:
     url: str
     dub: Dub
     session: aiohttp.ClientSession
-    runner: web.AppRunner
+    server: TestServer
 
     @classmethod
-    async def start(cls, port: int = 0) -> SandboxDub:
+    async def start(cls, serve: AiohttpServer, port: int | None = None) -> SandboxDub:
         app = make_dub(api_key=API_KEY, secrets=(RELAY_SECRET,))
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        url = "http://127.0.0.1:{1}".format(*runner.addresses[0])
-        return cls(url, app[DUB], aiohttp.ClientSession(), runner)
+        server = await serve(app, port=port, access_log=None, shutdown_timeout=0.2)
+        url = f"http://127.0.0.1:{server.port}"
+        return cls(url, app[DUB], aiohttp.ClientSession(), server)
 
     async def close(self) -> None:
         await self.session.close()
-        await self.runner.cleanup()
+        await self.server.close()
 
     async def click(self, link: str = "ada") -> str:
         """Mint a click; its id."""

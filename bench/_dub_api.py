@@ -1,7 +1,7 @@
 """A stand-in for Dub's API that answers each call after a fixed time.
 
 It keeps nothing but counts, so that it is never what a bench is waiting for.
-``GET /counts`` tells how many calls came and how many leads were recorded;
+``GET /counts`` returns how many calls came and how many leads were recorded;
 ``PUT /failing`` with "1" or "0" turns a fault on and off: 500 to every call.
 
     python bench/_dub_api.py PORT DELAY_MS
@@ -21,7 +21,7 @@ MOST_CONNECTIONS = 1024
 
 
 class Api:
-    """Counts calls and leads, answers late, and fails when it is told to."""
+    """Counts calls and leads, answers late, and fails when it is asked to."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay

@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relay.core.leads import Lead, LeadStatus
+from relay.outbox.backends.sqlite import SqliteOutbox
+from relay.outbox.backends.sqlite_file import connect_writer, make_file
 from relay.outbox.contract import Claim, Offer, Settlement
-from relay.outbox.queries import sql
-from relay.outbox.rows import Row, row_of
-from relay.outbox.sqlite import SqliteOutbox
-from relay.outbox.sqlite_file import connect_writer, make_file
+from relay.outbox.database import Row
+from relay.outbox.records import row_of, sql
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000

@@ -8,7 +8,7 @@ compared with the list's first page on the same relay.
 Then hooks are sent to the relay with many leads, in turn with no dashboard open and
 with 50 of them following live: five hooks a second, and what the server takes of its
 core; and as many as 64 connections can, the ratio of the rates and of the CPU time a
-hook. The first tells what the live views take, whatever else the machine does.
+hook. The first shows what the live views take, whatever else the machine does.
 
     python bench/dashboard.py [--small 100] [--large 1000000] [--rounds 60]
         [--starts 5] [--watchers 50] [--seconds 3] [--postgres]
@@ -255,7 +255,7 @@ def load(
 
 @contextlib.contextmanager
 def watching(server: Server, cookie: str, watchers: int) -> Iterator[list[int]]:
-    """Hold so many live views open; the list tells how many events each had."""
+    """Hold so many live views open; the list shows how many events each had."""
     netloc = urlsplit(server.url)
     sockets, seen = [], [0] * watchers
     ended = threading.Event()

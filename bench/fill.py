@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relay.core.clock import now_ms
-from relay.outbox.postgres_schema import migrate
-from relay.outbox.postgres_session import connect
-from relay.outbox.sqlite_file import connect_writer, make_file
+from relay.outbox.backends.postgres_session import connect, migrate
+from relay.outbox.backends.sqlite_file import connect_writer, make_file
 
 # Of a hundred leads one each waits, is parked, held or rejected, two are queued; one
 # of ten thousand is of a rare event. Customers, clicks and requests are random.

@@ -7,9 +7,11 @@ less than the rates. Every answer is checked: the relay's own counters must show
 new lead a request.
 
     python bench/ingest.py [--rounds 5] [--seconds 5] [--connections 64] [--postgres]
+        [--slow]
 
-With --postgres the leads go to a PostgreSQL server that this starts on the load's
-core, fsync on: the server's work and the load's share that core.
+With --slow the same hooks are also sent to a relay without its fast path. With
+--postgres the leads go to a PostgreSQL server that this starts on the load's core,
+fsync on: the server's work and the load's share that core.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -37,6 +39,8 @@ from relay.core import signing
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLUSw"  # a documentation key
 SERVER_CORE, LOAD_CORE = "0", "1"
+FAST_RELAY = ("-m", "relay")
+SLOW_RELAY = (str(Path(__file__).with_name("_slow_relay.py")),)
 
 BARE = """
 import uvloop, asyncio
@@ -74,9 +78,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, databases(options) as database:
         rows = []
         for round_ in range(options.rounds):
-            order = [bare, hook] if round_ % 2 == 0 else [hook, bare]
+            runs: list[Callable[[Path, argparse.Namespace], Figures]] = [bare, hook]
+            runs += [slow_hook] if options.slow else []
+            order = runs if round_ % 2 == 0 else runs[::-1]
             options.database = database
-            got = {run.__name__: run(Path(folder), options) for run in order}
+            got = {each.__name__: each(Path(folder), options) for each in order}
             rows.append(got)
             say(f"round {round_ + 1}", [got])
     say("median", rows)
@@ -97,6 +103,16 @@ def say(title: str, rounds: list[dict[str, Figures]]) -> None:
         f" of CPU {median(b.cpu / h.cpu for b, h in pairs):.3f}",
         flush=True,
     )
+    if slow := [each["slow_hook"] for each in rounds if "slow_hook" in each]:
+        pairs = list(zip(slow, hook_, strict=True))
+        print(
+            f"{'':8} without the fast path {median(s.rate for s in slow):8,.0f}/s"
+            f" {median(s.cpu for s in slow):5.1f} us p99"
+            f" {median(s.p99 for s in slow):5.1f} ms; with it"
+            f" {median(h.rate / s.rate for s, h in pairs):.3f} of the rate,"
+            f" {median(h.cpu / s.cpu for s, h in pairs):.3f} of the CPU",
+            flush=True,
+        )
 
 
 def parse() -> argparse.Namespace:
@@ -105,6 +121,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--postgres", action="store_true")
+    parser.add_argument("--slow", action="store_true")
     return parser.parse_args()
 
 
@@ -132,7 +149,13 @@ def bare(_folder: Path, options: argparse.Namespace) -> Figures:
         return wrk(options, it, "/")
 
 
-def hook(folder: Path, options: argparse.Namespace) -> Figures:
+def slow_hook(folder: Path, options: argparse.Namespace) -> Figures:
+    return hook(folder, options, SLOW_RELAY)
+
+
+def hook(
+    folder: Path, options: argparse.Namespace, relay: Sequence[str] = FAST_RELAY
+) -> Figures:
     port = free_port()
     data = folder / uuid.uuid4().hex
     data.mkdir()
@@ -147,7 +170,7 @@ def hook(folder: Path, options: argparse.Namespace) -> Figures:
     bodies, script = data / "bodies", data / "load.lua"
     write_bodies(bodies, options.seconds * 30_000)
     script.write_text(LUA.format(bodies=bodies))
-    command = [sys.executable, "-m", "relay", "serve", "--no-delivery"]
+    command = [sys.executable, *relay, "serve", "--no-delivery"]
     with Server(command, env, port, "/_dub/livez") as server:
         figures = wrk(options, server, "", script)
         server.check_counters()

@@ -6,10 +6,11 @@ interleaved rounds whose order is reversed every other time: read the ratios, no
 the figures. Beside the rates stands the proxy's own CPU time a request, which a
 busy machine changes least. Rows that need a program that is not installed say so.
 "ours" is asked for pages, "posts" and "signups" are the relay with a rule and the
-same form, which makes a lead at the rule's path only. Takes about two minutes.
+same form, which makes a lead at the rule's path only. With --slow each of the three
+stands beside the same without the fast path. Takes about two minutes, three with it.
 
     python bench/proxy.py [--rounds 5] [--seconds 2] [--connections 64]
-        [--only ours,plain]
+        [--only ours,plain] [--slow]
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ FETCHED = Path(__file__).parents[1] / ".venv" / "servers" / "usr"
 """Where .ci/servers puts what the system does not have."""
 TICKS = os.sysconf("SC_CLK_TCK")
 IDLE = 1000
+OURS = {"ours": None, "posts": "/login", "signups": "/signup"}
+"""The relay's rows, and the path that a form goes to; None: a page is asked for."""
+SLOW = " slow"
+FAST_RELAY = ["-m", "relay"]
+SLOW_RELAY = [str(Path(__file__).with_name("_slow_relay.py"))]
 
 SITE = """
 worker_processes 1; daemon off; pid {folder}/site.pid; error_log /dev/null;
@@ -167,7 +173,8 @@ def main() -> None:
     # Short, since a unix socket or a pid file may stand in it.
     with tempfile.TemporaryDirectory() as name, site(Path(name)):
         wanted = options.only.split(",") if options.only else None
-        rows = [r for r in every_row(Path(name)) if not wanted or r.name in wanted]
+        every = every_row(Path(name), slow=options.slow)
+        rows = [r for r in every if not wanted or r.name in wanted]
         loaded = Loads({row.name: [] for row in rows}, {row.name: [] for row in rows})
         straight = []
         with contextlib.ExitStack() as stack:
@@ -203,14 +210,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--only", default="", help="rows, separated by commas")
+    parser.add_argument(
+        "--slow", action="store_true", help="the relay also without its fast path"
+    )
     return parser.parse_args()
 
 
 def report(loads: Loads, straight: float, idle: dict[str, tuple[float, float]]) -> None:
     print(f"straight to the site, one connection: p50 {straight:.3f} ms")
     print(
-        f"{'':9} {'requests/s':>10} {'x plain':>18} {'CPU us':>7} {'p50 added, ms':>14}"
-        f" {'MiB, 1,000 idle':>16} {'of it for them':>15}"
+        f"{'':12} {'requests/s':>10} {'x plain':>18} {'CPU us':>7}"
+        f" {'p50 added, ms':>14} {'MiB, 1,000 idle':>16} {'of it for them':>15}"
     )
     for name, seen in loads.many.items():
         cpu = statistics.median(f.cpu for f in seen)
@@ -218,9 +228,10 @@ def report(loads: Loads, straight: float, idle: dict[str, tuple[float, float]]) 
         added = statistics.median(f.p50 for f in loads.one[name]) - straight
         whole, more = idle.get(name, (0.0, 0.0))
         memory = f"{whole:16.1f} {more:15.1f}" if whole else ""
-        told = ratio(loads, name, "plain") if "plain" in loads.many else ""
-        print(f"{name:9} {rate:10,.0f} {told:>18} {cpu:7.0f} {added:14.3f} {memory}")
-    for name, other in (("ours", "caddy"), ("signups", "ours"), ("signups", "posts")):
+        shown = ratio(loads, name, "plain") if "plain" in loads.many else ""
+        print(f"{name:12} {rate:10,.0f} {shown:>18} {cpu:7.0f} {added:14.3f} {memory}")
+    beside = [("ours", "caddy"), ("signups", "ours"), ("signups", "posts")]
+    for name, other in (*beside, *((name, name + SLOW) for name in OURS)):
         if name in loads.many and other in loads.many:
             print(
                 f"{name} / {other}: {ratio(loads, name, other)} of the requests/s,"
@@ -235,23 +246,15 @@ def ratio(loads: Loads, name: str, other: str, *, cpu: bool = False) -> str:
     return f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})"
 
 
-def every_row(folder: Path) -> Iterator[Row]:
+def every_row(folder: Path, *, slow: bool) -> Iterator[Row]:
     ports = iter(range(SITE_PORT + 1, SITE_PORT + 10))
-    plain, ours, posts, signups, caddy, nginx = (next(ports) for _ in range(6))
+    plain, caddy, nginx = (next(ports) for _ in range(3))
     yield Row("plain", [sys.executable, "-c", PLAIN % (SITE_PORT, plain)], plain, {})
-    relay = [sys.executable, "-m", "relay", "serve", "--no-delivery"]
-    yield Row("ours", relay, ours, relay_env(folder, ours))
-    config = folder / "relay.toml"
-    config.write_text(RULES)
-    ruled = [*relay, "--config", str(config)]
-    for name, target, port in (
-        ("posts", "/login", posts),
-        ("signups", "/signup", signups),
-    ):
-        script = folder / f"{name}.lua"
-        script.write_text(FORMS.replace("/PATH", target))
-        env = relay_env(folder, port)
-        yield Row(name, ruled, port, env, script, signs_up=name == "signups")
+    (folder / "relay.toml").write_text(RULES)
+    for name in OURS:
+        yield relay_row(folder, name, next(ports), FAST_RELAY)
+        if slow:
+            yield relay_row(folder, name + SLOW, next(ports), SLOW_RELAY)
     if path := shutil.which("caddy"):
         conf = folder / "Caddyfile"
         conf.write_text(CADDY.format(port=caddy, site=SITE_PORT))
@@ -263,6 +266,19 @@ def every_row(folder: Path) -> Iterator[Row]:
     conf = folder / "nginx-proxy.conf"
     conf.write_text(NGINX.format(folder=folder, port=nginx, site=SITE_PORT))
     yield Row("nginx", [shutil.which("nginx") or "nginx", "-c", str(conf)], nginx, {})
+
+
+def relay_row(folder: Path, name: str, port: int, relay: list[str]) -> Row:
+    """The relay, asked for a page or sent the form that one of the paths gets."""
+    command = [sys.executable, *relay, "serve", "--no-delivery"]
+    env = relay_env(folder, port)
+    kind = name.removesuffix(SLOW)
+    if (target := OURS[kind]) is None:
+        return Row(name, command, port, env)
+    script = folder / f"{name}.lua"
+    script.write_text(FORMS.replace("/PATH", target))
+    command += ["--config", str(folder / "relay.toml")]
+    return Row(name, command, port, env, script, signs_up=kind == "signups")
 
 
 def relay_env(folder: Path, port: int) -> dict[str, str]:

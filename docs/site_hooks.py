@@ -72,7 +72,7 @@ def on_page_markdown(
 
 
 def _place(home: str) -> str:
-    """Tell where the site has a path of the repository."""
+    """Return where the site has a path of the repository."""
     if home in PLACES:
         return PLACES[home]
     if home.startswith("docs/"):
@@ -81,7 +81,7 @@ def _place(home: str) -> str:
 
 
 def _home(place: str) -> str:
-    """Tell where the repository has a page of the site: undoes :func:`_place`."""
+    """Return where the repository has a page of the site: undoes :func:`_place`."""
     if not place.startswith("repository/"):
         return f"docs/{place}"
     home = place.removeprefix("repository/")

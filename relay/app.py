@@ -18,14 +18,8 @@ from relay.capture.click_cookie import Landing
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.capture.dub_webhook import DubHook
 from relay.capture.intake import Intake
-from relay.capture.pass_through import (
-    PATHS,
-    Passthrough,
-)
-from relay.capture.provider_hooks import (
-    Parts,
-    ProviderHook,
-)
+from relay.capture.pass_through import PATHS, Passthrough
+from relay.capture.provider_hooks import Parts, ProviderHook
 from relay.capture.signup_hook import SignupHook
 from relay.capture.snippet import Snippet
 from relay.capture.spill import Spill, spill_path
@@ -33,43 +27,29 @@ from relay.capture.ticket_endpoint import TicketEndpoint
 from relay.capture.track_api import TrackApi
 from relay.capture.wait_mode import Waiting
 from relay.config.settings import Settings
-from relay.core.clock import (
-    now_ms,
-    roll,
-)
+from relay.core.clock import now_ms, roll
 from relay.core.dub.retry import Policy
 from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
-from relay.delivery.deliver import (
-    Delivery,
-    DeliveryTerms,
-    lease_ms,
-)
+from relay.delivery.deliver import Delivery, DeliveryTerms, lease_ms
 from relay.delivery.dub_client import DubClient
 from relay.delivery.worker import Worker
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.callers import OwnPages, RefusalRate, Trusted
 from relay.http.fast_path import FAST_PATHS, FastEndpoints, FastPath
-from relay.http.responses import (
-    Handler,
-    RefusedError,
-    speaking_json,
-)
+from relay.http.responses import Handler, RefusedError, speaking_json
 from relay.observability.metrics import Metrics
 from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
 from relay.operations.monitoring import HealthEndpoints
 from relay.operations.retention import Sweeper
-from relay.operations.status import (
-    Overview,
-    look,
-)
-from relay.outbox import open_outbox
+from relay.operations.status import Overview, look
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
-from relay.outbox.sealing import Seal
+from relay.outbox.encryption import Seal
 from relay.proxy.exchange import UpstreamLimits
-from relay.proxy.forward import Proxy
+from relay.proxy.forward import Proxy, no_site
 from relay.proxy.signup_leads import ProxiedSignups
 
 if TYPE_CHECKING:
@@ -112,7 +92,7 @@ class Relay:
         )
         self.trusted = Trusted(
             settings.trusted_proxies,
-            # Whoever may open the socket is the server in front, on this machine.
+            # What may open the socket is the server in front, on this machine.
             settings.listen.unix is not None,
         )
         self.opener = Opener(
@@ -189,7 +169,7 @@ class Relay:
         return partial(TracedDelivery, tracing=self.tracing)
 
     def watch(self) -> AlertWatcher | None:
-        """Put together what tells the operator's webhook; None: there is none."""
+        """Put together what calls the operator's webhook; None without one."""
         settings = self.settings
         if settings.alerts_url is None:
             return None
@@ -210,7 +190,7 @@ class Relay:
         return Sweeper(self.outbox, days=self.settings.retention_days, clock=now_ms)
 
     def dub(self) -> DubClient:
-        """Give a client for Dub; the caller closes it."""
+        """Return a client for Dub; the caller closes it."""
         return DubClient(
             self.settings.dub_api_url,
             self.settings.dub_api_key,
@@ -230,11 +210,11 @@ class Relay:
         app[FAST_PATHS] = fast_paths
         endpoints = [*self._endpoints(signup, rate, api), *self._for_pages(app)]
         for method, path, handler in endpoints:
-            told = speaking_json(handler)
+            served = speaking_json(handler)
             if takes_sign_ups(path):
-                told = self.metrics.timed(path, told)
+                served = self.metrics.timed(path, served)
             for each in (method, "HEAD") if method == "GET" else (method,):
-                app.router.add_route(each, f"{prefix}/{path}", told)
+                app.router.add_route(each, f"{prefix}/{path}", served)
                 self._methods[f"{prefix}/{path}"].append(each)
         if self.settings.dashboard and self.settings.dashboard_listen is None:
             self._add_dashboard(app)
@@ -337,7 +317,7 @@ class Relay:
         )
 
     def _for_pages(self, app: web.Application) -> list[Endpoint]:
-        """Give the endpoints that the site's pages and their script call."""
+        """Return the endpoints that the site's pages and their script call."""
         settings = self.settings
         snippet = Snippet.of(settings)
         cookie = CookieEndpoint(self.landing, self.trusted)
@@ -361,16 +341,14 @@ class Relay:
     def _add_site(self, app: web.Application) -> None:
         settings = self.settings
         if settings.upstream is None:
-            app.router.add_route("*", "/{path:.*}", _no_site)
+            app.router.add_route("*", "/{path:.*}", no_site)
             return
         Proxy(
             settings.upstream,
             settings.signup,
             ProxiedSignups(self.intake, self.spill, self.metrics),
             self.landing,
-            trusted=settings.trusted_proxies,
-            # Whoever may open the socket is the server in front, on this machine.
-            unix_trusted=settings.listen.unix is not None,
+            trusted=self.trusted,
             prefix=settings.prefix,
             script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
             limits=UpstreamLimits(
@@ -395,7 +373,7 @@ class Relay:
 
 
 def takes_sign_ups(path: str) -> bool:
-    """Tell whether a path of the relay's own takes leads in, of whichever sender."""
+    """Whether a path of the relay's own accepts leads, from any sender."""
     hook = path.startswith("hooks/") and path != "hooks/dub"
     return hook or path in ("track/lead", "track/sale")
 
@@ -419,11 +397,4 @@ def _terms(settings: Settings) -> DeliveryTerms:
         lease_ms=lease_ms(settings.dub_timeout, two_step=settings.two_step),
         rate=settings.delivery_rate,
         two_step=settings.two_step,
-    )
-
-
-async def _no_site(_: web.Request) -> web.StreamResponse:
-    return web.Response(
-        status=404,
-        text="This relay stands in front of no site: set RELAY_UPSTREAM.\n",
     )

@@ -1,4 +1,4 @@
-"""A sign-up with aiohttp that tells the relay.
+"""A sign-up with aiohttp that reports to the relay.
 
 Run: python -m aiohttp.web -P 8000 app:make_app
 """

@@ -1,4 +1,4 @@
-"""A sign-up with Django that tells the relay, the whole project in one file.
+"""A sign-up with Django that reports to the relay, the whole project in one file.
 
 Run: python app.py runserver 8000, or gunicorn app:application
 """

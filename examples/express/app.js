@@ -1,4 +1,4 @@
-// A sign-up with Express that tells the relay. Run: npm install && npm start
+// A sign-up with Express that reports to the relay. Run: npm install && npm start
 import { randomUUID } from "node:crypto";
 import express from "express";
 import { tellRelay } from "./relay.js";

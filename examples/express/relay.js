@@ -1,4 +1,4 @@
-// Tells the relay of a registration, by its signed hook (Standard Webhooks).
+// Reports a registration to the relay, by its signed hook (Standard Webhooks).
 import { randomUUID } from "node:crypto";
 import { Webhook } from "standardwebhooks";
 

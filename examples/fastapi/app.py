@@ -1,4 +1,4 @@
-"""A sign-up with FastAPI that tells the relay.
+"""A sign-up with FastAPI that reports to the relay.
 
 Run: uvicorn app:app --port 8000
 """

@@ -1,4 +1,4 @@
-"""A sign-up with Flask that tells the relay.
+"""A sign-up with Flask that reports to the relay.
 
 Run: flask --app app run --port 8000
 """

@@ -21,7 +21,7 @@ from relay.core import jsontext
 from relay.core.leads import Lead, LeadStatus, Mode
 from relay.observability.logging import get_logger
 from relay.outbox.contract import Offer, OutboxError, UnstorableError
-from relay.outbox.sealing import PLAIN, Seal, SealedError
+from relay.outbox.encryption import PLAIN, Seal, SealedError
 
 log = get_logger()
 

@@ -31,11 +31,11 @@ from relay.core.clock import (
 )
 from relay.core.leads import LeadStatus
 from relay.observability import logging as logs
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import OutboxError
 
 if TYPE_CHECKING:
-    from relay.outbox.copying import Copied
+    from relay.outbox.backends.snapshot import Copied
 
 DUB_WINDOW_MS: Final = 7 * 86_400_000
 """How long Dub keeps the key that stops a lead from counting twice."""
@@ -88,7 +88,7 @@ def restore(*, file: Path, force: bool, as_json: bool) -> None:
         name = shlex.quote(str(file))
         _use_pg(settings, f"pg_restore --clean --if-exists {name} --dbname")
     make_outbox(settings)
-    from relay.outbox import copying  # noqa: PLC0415 - as in make_outbox
+    from relay.outbox.backends import snapshot as copying  # noqa: PLC0415 - as in make_outbox
 
     # What is sent again may take so long, and must end before Dub forgets.
     window = max(0, DUB_WINDOW_MS - round(settings.delivery_retry_for * 1000))
@@ -115,7 +115,7 @@ def _copied(
     source: Path, file: Path, spilled: list[bytes], settings: Settings
 ) -> Copied:
     """Make the copy under another name; FILE is there only once it is whole."""
-    from relay.outbox import copying  # noqa: PLC0415 - as in make_outbox
+    from relay.outbox.backends import snapshot as copying  # noqa: PLC0415 - as in make_outbox
 
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
@@ -136,7 +136,7 @@ async def _take_in(
 
     from relay.capture.intake import Intake  # noqa: PLC0415 - as in make_outbox
     from relay.observability.metrics import Metrics  # noqa: PLC0415 - as above
-    from relay.outbox.sealing import Seal  # noqa: PLC0415 - as above
+    from relay.outbox.encryption import Seal  # noqa: PLC0415 - as above
 
     logs.configure("error")
     # What is encrypted stays so, in the spilled lines and in the copy.

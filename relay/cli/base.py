@@ -93,8 +93,8 @@ def existing_outbox(settings: Settings, *, encrypts: bool = True) -> Outbox:
 def make_outbox(settings: Settings, *, encrypts: bool = True) -> Outbox:
     """Give the outbox, unopened; raise ConfigError for a kind that is not there."""
     # Here, so that --help and version do not wait for a database driver.
-    from relay.outbox import open_outbox  # noqa: PLC0415
-    from relay.outbox.sealing import Seal  # noqa: PLC0415
+    from relay.outbox.backends import open_outbox  # noqa: PLC0415
+    from relay.outbox.encryption import Seal  # noqa: PLC0415
 
     try:
         seal = Seal(settings.data_key, encrypts=encrypts)

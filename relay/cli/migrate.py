@@ -21,11 +21,11 @@ from relay.cli.base import (
 from relay.config.settings import ConfigError
 from relay.config.values import sqlite_file
 from relay.core.leads import LeadStatus
-from relay.outbox import is_postgres
+from relay.outbox.backends import is_postgres
 from relay.outbox.contract import OutboxError
 
 if TYPE_CHECKING:
-    from relay.outbox.moving import Moved
+    from relay.outbox.backends.transfer import Moved
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def _move(source: Path, url: str) -> Moved:
     if not is_postgres(url):
         raise ConfigError("RELAY_DATABASE: must be postgresql://… to move leads there")
     # Here, so that --help and version do not wait for a database driver.
-    from relay.outbox.moving import move  # noqa: PLC0415
+    from relay.outbox.backends.transfer import move  # noqa: PLC0415
 
     said = 0
 
@@ -116,10 +116,10 @@ def _tell(moved: Moved, source: Path | None) -> None:
 async def _schema(url: str) -> tuple[int, int]:
     path = sqlite_file(url)
     if path is None:
-        from relay.outbox.postgres_schema import migrate as run  # noqa: PLC0415
+        from relay.outbox.backends.postgres_session import migrate as run  # noqa: PLC0415
 
         return await run(url)
-    from relay.outbox.sqlite_file import migrate_file  # noqa: PLC0415
+    from relay.outbox.backends.sqlite_file import migrate_file  # noqa: PLC0415
 
     return await asyncio.to_thread(migrate_file, path)
 

@@ -36,8 +36,8 @@ from relay.operations.presentation import (
     export_json,
     export_row,
 )
-from relay.outbox.contract import Outbox, Query
-from relay.outbox.keeping import ON_THE_WAY, Forgotten, Wanted
+from relay.outbox.contract import Forgotten, Outbox, Query, Wanted
+from relay.outbox.personal_data import ON_THE_WAY
 
 if TYPE_CHECKING:
     from relay.operations.erasure import Erased
@@ -220,7 +220,7 @@ def _confirm(found: list[LeadRecord], *, yes: bool) -> None:
 def _forget(settings: Settings, wanted: Wanted) -> Erased:
     # Here, so that the other commands do not wait for it.
     from relay.operations.erasure import erase  # noqa: PLC0415
-    from relay.outbox.sealing import Seal  # noqa: PLC0415
+    from relay.outbox.encryption import Seal  # noqa: PLC0415
 
     seal = Seal(settings.data_key)
     try:

@@ -56,7 +56,10 @@ class Setting:
     @property
     def name(self) -> str:
         """The attribute of Settings: the TOML key with ``_`` for its dots."""
-        return self.toml.replace(f".{self.member}.", ".").replace(".", "_")
+        key = self.toml
+        if self.member:
+            key = key.replace(f".{self.member}.", ".")
+        return key.replace(".", "_")
 
     @property
     def file_env(self) -> str | None:

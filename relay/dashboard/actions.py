@@ -17,7 +17,8 @@ from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.erasure import Erased
 from relay.outbox.contract import Act, Outbox, Query
-from relay.outbox.keeping import ON_THE_WAY, pseudonym
+from relay.outbox.personal_data import ON_THE_WAY
+from relay.outbox.records import pseudonym
 
 log = get_logger()
 

@@ -23,9 +23,8 @@ from relay.operations.erasure import (
     Erased,
     erase,
 )
-from relay.outbox.contract import Outbox
-from relay.outbox.keeping import Wanted
-from relay.outbox.sealing import Seal
+from relay.outbox.contract import Outbox, Wanted
+from relay.outbox.encryption import Seal
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -18,7 +18,7 @@ from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import AdminSession
 from relay.dashboard.pages import Pages
 from relay.operations.diagnostics import run_checks
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 
 SAMPLE: Final = json.dumps(
     {

@@ -16,7 +16,7 @@ from relay.delivery.deliver import (
 )
 from relay.observability.tracing import (
     Tracing,
-    tell,
+    describe,
 )
 from relay.outbox.contract import Claim
 
@@ -41,7 +41,7 @@ class TracedDelivery(Delivery):
     async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
         with self._tracing.call(step.value) as span:
             outcome = await super()._call(lead, step, calls)
-            tell(
+            describe(
                 span,
                 meaning=outcome.meaning.value,
                 status=outcome.http_status,

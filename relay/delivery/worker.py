@@ -169,7 +169,7 @@ class Worker:
         log.warning("delivery.clock_set_back")
         now = self._clock()
         latest = now + max(self._terms.policy.max_ms, LONGEST_PAUSE_MS)
-        while await self._outbox.hurry(now, latest, PARK_BATCH) == PARK_BATCH:
+        while await self._outbox.reschedule(now, latest, PARK_BATCH) == PARK_BATCH:
             pass
         self._stepped = False
         await self._probe_soon()

@@ -50,7 +50,7 @@ SERVER_NEEDS: Final = (
     *("_keepalive_timeout", "_messages", "_next_keepalive_close_time", "_parser"),
     *("_paused", "_process_keepalive", "_request_in_progress", "_upgraded", "_waiter"),
 )
-"""What the fast path needs of a visitor's protocol, each as 3.14.3 has it."""
+"""What the fast path needs of a visitor's protocol, each as 3.14.4 has it."""
 
 CLIENT_NEEDS: Final = (
     *("_buffer", "_drop_timeout", "_on_read_timeout", "_read_timeout"),

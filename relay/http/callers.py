@@ -50,7 +50,7 @@ SITE_PREFIX: Final = 64
 """Bits of an IPv6 address that name one customer's network (RFC 6177): the
 rest is theirs to choose from."""
 
-PER_MINUTE: Final = 120
+REFUSALS_PER_MINUTE: Final = 120
 """Refusals of one address in one process: a provider whose secret is being changed
 stays below it, and nobody guesses a secret at this speed."""
 
@@ -206,7 +206,7 @@ class RefusalRate:
         trusted: Trusted,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._rate = VisitorRate(PER_MINUTE)
+        self._rate = VisitorRate(REFUSALS_PER_MINUTE)
         self._trusted = trusted
         self._monotonic = monotonic
 

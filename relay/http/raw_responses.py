@@ -112,7 +112,7 @@ class SiteResponse(web.StreamResponse):
         """End the connection so that nobody takes the answer for a whole one.
 
         An answer without length or chunks is over when the connection closes:
-        there only a reset tells that it was cut.
+        there only a reset shows that it was cut.
         """
         self._over = True
         self._persistent = False
@@ -232,7 +232,7 @@ class FixedAnswer:
         self._closed = _Packet(status, headers, body, last=True)
 
     def to(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Give the response to return from a handler."""
+        """Return the response to return from a handler."""
         # An HTTP/1.0 client gets its connection closed, which it always understands.
         persistent = request.keep_alive and request.version >= HttpVersion11
         return self._kept if persistent else self._closed

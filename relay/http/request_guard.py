@@ -10,11 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from relay.core.http.headers import (
-    Headers,
-    is_host,
-    refuse_target,
-)
+from relay.core.http.headers import Headers, is_host, refuse_target
 
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 """18 digits are more than any body and fit every server's 64 bits."""
@@ -48,12 +44,12 @@ class Framing:
 
 
 def every(headers: Headers, name: bytes) -> list[bytes]:
-    """Give the values of a header in order; name is lower case."""
+    """Return the values of a header in order; name is lower case."""
     return [value for field, value in headers if field.lower() == name]
 
 
 def framing(headers: Headers) -> Framing | Refusal:
-    """Read the body's framing, or say why it is ambiguous.
+    """Read the body's framing, or return why it is ambiguous.
 
     A transfer coding other than exactly "chunked" is refused: servers differ
     in how they read lists, repeats and empty members.
@@ -72,7 +68,7 @@ def framing(headers: Headers) -> Framing | Refusal:
 
 
 def origin_form(target: str, headers: Headers) -> str:
-    """Give the path and query of a target in absolute form for this very host.
+    """Return the path and query of a target in absolute form for this very host.
 
     RFC 9112 3.2.2 wants it accepted. Any other target stays as it is.
     """
@@ -94,7 +90,7 @@ def origin_form(target: str, headers: Headers) -> str:
 def refuse(
     method: str, target: str, headers: Headers, version: tuple[int, int] = (1, 1)
 ) -> Refusal | None:
-    """Say why a request must not reach the site, None if it may."""
+    """Return why a request must not reach the site, None if it may."""
     if method == "CONNECT":
         return Refusal(405, "This server opens no tunnels.")
     # The parser also takes HTTP/0.9 and HTTP/2.0 in the form of HTTP/1.

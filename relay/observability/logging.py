@@ -53,7 +53,7 @@ class Logger:
 
     def _write(self, event: str, level: str, fields: dict[str, object]) -> None:
         line = line_of({"event": event, "level": level, **fields})
-        # Nobody is there to be told that nobody reads; the work must go on.
+        # Nobody reads the log, and nobody could read that; the work must go on.
         with contextlib.suppress(OSError):
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
@@ -111,5 +111,5 @@ def configure(level: str = "info") -> None:
 
 
 def get_logger() -> Logger:
-    """Give the logger that every part of the relay writes to."""
+    """Return the logger that every part of the relay writes to."""
     return _logger

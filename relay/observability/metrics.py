@@ -39,7 +39,7 @@ _COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# A series for each that tells when the process began: process_start_time does.
+# A series for each that says when the process began: process_start_time does.
 disable_created_metrics()
 
 
@@ -121,17 +121,17 @@ class Metrics:
         return timed
 
     def totals(self) -> dict[str, float]:
-        """Give what has been counted since the start, for samples over time.
+        """Return what has been counted since the start, for samples over time.
 
         Named as :mod:`relay.dashboard.sampling` says; all sources are one.
         """
-        told: defaultdict[str, float] = defaultdict(float)
+        counted: defaultdict[str, float] = defaultdict(float)
         for metric in (self.captured, self.landings, self.calls):
             for family in metric.collect():
                 for sample in family.samples:
                     if (name := _plotted(sample.name, sample.labels)) is not None:
-                        told[name] += sample.value
-        return dict(told)
+                        counted[name] += sample.value
+        return dict(counted)
 
     def render(self) -> bytes:
         """Return the text of a scrape."""

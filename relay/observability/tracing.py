@@ -51,7 +51,7 @@ class Tracing:
         self._provider.shutdown()
 
     def middleware(self) -> Middleware:
-        """Give what makes a span of each request that may bring a sign-up."""
+        """Return what makes a span of each request that may bring a sign-up."""
 
         @web.middleware
         async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -81,7 +81,7 @@ class Tracing:
         return known == request.path != below and self._takes_sign_ups(below)
 
     def stamp(self, lead_id: str, origin: Mapping[str, str]) -> Mapping[str, str]:
-        """Give the origin of a lead with the present span's context in it."""
+        """Return the origin of a lead with the present span's context in it."""
         span = trace.get_current_span()
         if not span.get_span_context().is_valid:
             return origin
@@ -115,7 +115,7 @@ class Tracing:
 _LEAD: Final = "dub_relay.lead"
 
 
-def tell(span: Span, *, meaning: str, status: int | None, failed: bool) -> None:
+def describe(span: Span, *, meaning: str, status: int | None, failed: bool) -> None:
     """Write on a call's span how it ended."""
     span.set_attribute("dub_relay.meaning", meaning)
     if status is not None:

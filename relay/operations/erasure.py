@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from relay.capture import spill
 from relay.core.leads import Lead
-from relay.outbox.contract import Outbox
-from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
-from relay.outbox.sealing import Seal
+from relay.outbox.contract import Forgotten, Outbox, Scrubbed, Wanted
+from relay.outbox.encryption import Seal
 
 
 @dataclass(frozen=True, slots=True)

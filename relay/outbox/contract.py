@@ -8,15 +8,12 @@ raises :class:`OutboxUnavailableError` and nothing was taken.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
-
-if TYPE_CHECKING:
-    from relay.outbox.keeping import Forgotten, Scrubbed, Wanted
 
 
 class OutboxError(Exception):
@@ -31,8 +28,16 @@ class UnstorableError(OutboxError):
     """The lead cannot be kept as it is; trying again will not help."""
 
 
-class SchemaTooNewError(OutboxError):
-    """The database was migrated by a newer relay; this one must not touch it."""
+class SchemaError(OutboxError):
+    """The database's schema is not one that this relay may touch."""
+
+
+class SchemaTooNewError(SchemaError):
+    """The database was migrated by a newer relay."""
+
+
+class SchemaChangedError(SchemaError):
+    """The database was made by another text of a migration."""
 
 
 class Taken(StrEnum):
@@ -48,7 +53,7 @@ class Offer:
     """A lead on its way into the outbox.
 
     ``idempotency_key`` is the caller's own id of the request (a webhook-id),
-    scoped by source; ``body_hash`` tells a repeat from a key used twice. It is
+    scoped by source; ``body_hash`` separates a repeat from a key used twice. It is
     looked at before the dedupe key. ``dedupe_key`` says which of a customer's leads
     count once; ``dedupe_since`` is the time from which earlier ones count (None:
     none do). ``status`` is QUEUED, HELD, or REJECTED for a lead that is kept only
@@ -180,10 +185,10 @@ class Rekeyed:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that an operator's webhook is told, kept so that it is told once.
+    """What an operator's webhook gets, kept so that it is reported once.
 
-    ``cause`` tells what from what; ``body`` is the message as JSON, ``message_id``
-    its webhook-id. ``since`` is when it began, ``over`` whether the message tells
+    ``cause`` identifies it; ``body`` is the message as JSON, ``message_id``
+    its webhook-id. ``since`` is when it began, ``over`` whether the message speaks
     of its end. ``due_at``: when to send the message, None once it was taken.
     """
 
@@ -194,6 +199,34 @@ class Alert:
     over: bool = False
     due_at: int | None = None
     attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whose data is to be erased: one customer's, or one lead's."""
+
+    customer: str | None = None
+    lead_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was erased, counted by the state before. ``before``: erased long since.
+
+    ``traces`` are bytes that would show a copy that was left in a file.
+    """
+
+    leads: Mapping[LeadStatus, int]
+    before: int = 0
+    traces: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """Whether the erased bytes are out of the database's files; if not, why."""
+
+    clean: bool
+    reason: str = ""
 
 
 class Outbox(Protocol):
@@ -236,7 +269,7 @@ class Outbox(Protocol):
         customer's leads leave in the order they came; a lease that ran out is
         claimed like any other due entry. Parked entries are not claimed.
 
-        It may give fewer than are due; next_due tells whether to claim again. The
+        It may return fewer than are due; next_due says whether to claim again. The
         due time of an entry that waits behind another may be moved until it is
         first in line.
         """
@@ -270,7 +303,7 @@ class Outbox(Protocol):
         Their round of attempts begins anew, as with requeue.
         """
 
-    async def hurry(self, now: int, latest: int, limit: int) -> int:
+    async def reschedule(self, now: int, latest: int, limit: int) -> int:
         """Make up to limit QUEUED or WAITING entries due that the clock left behind.
 
         It was set back: their round began after now, or they wait beyond latest,
@@ -345,7 +378,7 @@ class Outbox(Protocol):
         """How many leads of a state there are for each reason (last_error)."""
 
     async def alerts(self) -> Sequence[Alert]:
-        """Everything that was told and is not over, or is still to be told."""
+        """Everything that was reported and is not over, or is still to be."""
 
     async def swap_alert(self, old: Alert | None, new: Alert | None) -> bool:
         """Put new in old's place; None: there is none, there shall be none.

@@ -7,9 +7,7 @@ from typing import NamedTuple
 
 from relay.core.leads import LeadStatus
 from relay.outbox.contract import Offer, Receipt, Taken
-from relay.outbox.keeping import ERASED, pseudonym
-from relay.outbox.queries import UNCOUNTED
-from relay.outbox.rows import request_key
+from relay.outbox.records import ERASED, UNCOUNTED, pseudonym, request_key
 
 
 class Earlier(NamedTuple):

@@ -1,6 +1,6 @@
 """The reverse proxy: every request that is not the relay's own goes to the site.
 
-It changes nothing it need not. What is refused stands in ``request_guard``, how the
+It changes nothing it need not. What is refused is in ``request_guard``, how the
 site is called in ``upstream``, how an answer is written in ``raw_responses``, what
 becomes of sign-ups in ``signup_exchange``, of landings in ``click_cookie``.
 """
@@ -17,14 +17,12 @@ from relay.capture.click_cookie import Landing, with_cookies
 from relay.core.http.forwarding import Forwarding
 from relay.core.http.headers import (
     Headers,
-    Network,
-    visitor_scheme_host,
     with_forwarded,
     without_aliases,
     without_hop_by_hop,
 )
 from relay.core.rules.rule import SignupRule, match
-from relay.http.callers import Visit
+from relay.http.callers import Trusted, Visit
 from relay.http.fast_path import FAST_PATHS, Begun
 from relay.http.listener import Listener
 from relay.http.raw_responses import SiteResponse, own_answer
@@ -39,16 +37,17 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
-from relay.proxy.body_capture import CopiedAnswer, copied_request
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_page, page_headers
 from relay.proxy.signup_exchange import (
+    CopiedAnswer,
     Settled,
     SignupExchange,
     Signups,
     Store,
     close_answer,
+    copied_request,
     settle,
 )
 from relay.proxy.upstream import Sites, write_head
@@ -82,8 +81,7 @@ class Proxy:
         signups: Signups,
         landing: Landing,
         *,
-        trusted: Sequence[Network] = (),
-        unix_trusted: bool = False,
+        trusted: Trusted | None = None,
         limits: UpstreamLimits | None = None,
         prefix: str = "",
         script: str | None = None,
@@ -98,9 +96,8 @@ class Proxy:
         self._sites = Sites(urls, limits=self._limits)
         self._rules = tuple(rules)
         self._landing = landing
-        self._trusted = tuple(trusted)
-        self._unix_trusted = unix_trusted
-        self._forwarding = Forwarding(trusted, unix_trusted=unix_trusted)
+        self._trusted = trusted = trusted or Trusted()
+        self._forwarding = Forwarding(trusted.networks, unix_trusted=trusted.unix)
         self._fast = FastProxy(
             self._sites,
             self._rules,
@@ -289,14 +286,7 @@ class Proxy:
         return Page(self._script, answer.headers)
 
     def _visit(self, request: web.BaseRequest, target: str) -> Visit:
-        scheme, host = visitor_scheme_host(
-            request.raw_headers,
-            peer=request.remote or None,
-            scheme=request.scheme,
-            host=_host(request),
-            trusted=self._trusted,
-            unix_trusted=self._unix_trusted,
-        )
+        scheme, host = self._trusted.scheme_host(request)
         return Visit(
             request.method, target, request.raw_headers, host, scheme == "https"
         )
@@ -308,9 +298,9 @@ class Proxy:
             [line for line in kept if line[0].lower() not in _DROPPED],
             peer=request.remote or None,
             scheme=request.scheme,
-            host=_host(request),
-            trusted=self._trusted,
-            unix_trusted=self._unix_trusted,
+            host=request.headers.get("Host", ""),
+            trusted=self._trusted.networks,
+            unix_trusted=self._trusted.unix,
         )
         if not every(lines, b"host"):
             lines.append((b"Host", self._sites.authority.encode("ascii")))
@@ -374,12 +364,16 @@ def _begun(request: web.BaseRequest) -> Begun | None:
     return protocol.take_begun() if isinstance(protocol, Listener) else None
 
 
-def _host(request: web.BaseRequest) -> str:
-    return request.headers.get("Host", "")
-
-
 def _unless_upgraded(answer: UpstreamAnswer) -> UpstreamAnswer:
     if answer.upgraded:
         answer.close()
         raise UpstreamError("the site switched protocols unasked")
     return answer
+
+
+async def no_site(_: web.Request) -> web.StreamResponse:
+    """Answer where there is no site to forward to."""
+    return web.Response(
+        status=404,
+        text="This relay stands in front of no site: set RELAY_UPSTREAM.\n",
+    )

@@ -16,10 +16,7 @@ from typing import Final, Protocol
 
 import brotli  # type: ignore[import-untyped]  # ships no types
 
-from relay.core.http.headers import (
-    Headers,
-    Line,
-)
+from relay.core.http.headers import Headers, Line
 from relay.http.request_guard import every
 from relay.proxy.exchange import UpstreamError
 
@@ -47,7 +44,7 @@ left out (HTML, 13.1.2.4); then it ends where the body begins."""
 _HELD: Final = 16
 """Bytes held back: longer than any mark and the byte behind it."""
 
-# Each tells of one body: a strong validator, a digest or a part of the old one
+# Each describes one body: a strong validator, a digest or a part of the old one
 # would be wrong for the new.
 _OUTDATED: Final = frozenset(
     {b"content-length", b"accept-ranges", b"content-md5", b"digest", b"repr-digest"}
@@ -75,7 +72,7 @@ def is_page(status: int, headers: Headers) -> bool:
 
 
 def page_headers(headers: Headers) -> list[Line]:
-    """Give a changed page's headers: without what was true of the old bytes."""
+    """Return a changed page's headers: without what was true of the old bytes."""
     return [_weak(line) for line in headers if line[0].lower() not in _OUTDATED]
 
 
@@ -118,13 +115,13 @@ class Page:
         self._coding = _coder(_coding(headers))
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give what can go on of the page; raise UpstreamError if it is broken."""
+        """Return what can go on of the page; raise UpstreamError if it is broken."""
         for piece in self._coding.decode(data):
             if out := self._coding.encode(self._head.feed(piece)):
                 yield out
 
     def end(self) -> bytes:
-        """Give the rest of a page that has ended."""
+        """Return the rest of a page that has ended."""
         return self._coding.encode(self._head.end()) + self._coding.end()
 
 
@@ -156,7 +153,7 @@ class _Head:
         return held
 
     def _step(self) -> bytes | None:
-        """Take what is known for sure off the front; None if nothing is."""
+        """Remove what is known for sure from the front; None if nothing is."""
         if self._done:
             return self._let_go(len(self._held))
         if self._closing is not None:

@@ -11,18 +11,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from aiohttp import StreamReader
+
 from relay.capture.click_cookie import Landing
 from relay.core.clock import iso
 from relay.core.http import cookies
 from relay.core.http.cookies import Companion
 from relay.core.http.headers import Headers
-from relay.core.rules.documents import Copy, Document, answered, asked_document
+from relay.core.rules.documents import (
+    MAX_BODY,
+    Copy,
+    Document,
+    answered,
+    asked_document,
+)
 from relay.core.rules.rule import Draft, SignupRule, draft, evaluate
 from relay.http.callers import Visit
-from relay.http.request_body import RequestBodyError, Tasks
+from relay.http.request_body import RequestBodyError, Tasks, read_visitor
+from relay.http.request_guard import Framing, every
 from relay.observability.logging import get_logger
-from relay.proxy.body_capture import CopiedAnswer, copied_answer
-from relay.proxy.exchange import UpstreamError
+from relay.proxy.exchange import Body, UpstreamError
 from relay.proxy.upstream_connection import UpstreamAnswer
 
 log = get_logger()
@@ -42,7 +50,7 @@ class _Click:
     """A click id and where it came from; "" is the customer's earlier click."""
 
     id: str | None
-    told_by: str
+    source: str
     seen: Companion | None = None
 
 
@@ -227,10 +235,10 @@ class SignupExchange:
 
     @property
     def _origin(self) -> Mapping[str, str]:
-        told = {"click": self._click.told_by, "rule": self.rule.label}
+        origin = {"click": self._click.source, "rule": self.rule.label}
         if self._click.seen is not None:
-            told["landed"] = iso(self._click.seen.first_seen)
-        return told
+            origin["landed"] = iso(self._click.seen.first_seen)
+        return origin
 
     def _find_click(self) -> _Click:
         click_id = self._visit.click_id()
@@ -241,6 +249,68 @@ class SignupExchange:
         if companion is not None and not companion.used:
             return _Click(companion.click_id, "companion", companion)
         return _Click("", "customer") if self.rule.known_customer else _NO_CLICK
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedAnswer:
+    """What was read of an answer before it is released.
+
+    ``copy`` is None where no rule looks at the body. ``cut`` is the error that
+    ended the answer early; it is raised again after the pieces.
+    """
+
+    pieces: Sequence[bytes] = ()
+    copy: Copy | None = None
+    cut: UpstreamError | None = None
+
+
+async def copied_request(
+    stream: StreamReader, framed: Framing, patience: float, bound: int = MAX_BODY
+) -> tuple[Body | None, bytes | None]:
+    """Read a request's body up to the bound, to be looked at and forwarded.
+
+    Returns the body to send, all of it whatever its size, and the copy (None if
+    it is too big). Raises RequestBodyError as :func:`read_visitor` does.
+    """
+    if not framed.has_body:
+        return None, b""
+    if framed.length is not None and framed.length > bound:
+        return Body(framed.length, rest=stream), None
+    read = bytearray()
+    while len(read) <= bound:
+        data = await read_visitor(stream, patience)
+        if not data:
+            whole = bytes(read)
+            return Body(framed.length, start=whole), whole
+        read += data
+    return Body(framed.length, start=bytes(read), rest=stream), None
+
+
+async def copied_answer(
+    answer: UpstreamAnswer, rule: SignupRule, bound: int = MAX_BODY
+) -> CopiedAnswer:
+    """Read an answer's body up to the bound where the rule looks at it.
+
+    Only JSON is of use to a rule; anything else streams on as ever.
+    """
+    if answer.empty or not rule.reads_answer:
+        return CopiedAnswer()
+    kinds = every(answer.headers, b"content-type")
+    if not any(b"json" in kind.lower() for kind in kinds):
+        return CopiedAnswer()
+    pieces: list[bytes] = []
+    size = 0
+    while size <= bound:
+        try:
+            data = await answer.read()
+        except UpstreamError as error:
+            return CopiedAnswer(pieces, Copy.of(answer.headers, None), error)
+        if not data:
+            whole = b"".join(pieces)
+            return CopiedAnswer(pieces, Copy.of(answer.headers, whole))
+        pieces.append(data)
+        size += len(data)
+    return CopiedAnswer(pieces, Copy.of(answer.headers, None))
 
 
 class Settled(NamedTuple):
@@ -310,7 +380,7 @@ async def _patiently(task: asyncio.Task[Any], seconds: float) -> None:
 
 
 def _remarks(visit: Visit) -> tuple[str, ...]:
-    """Say what was odd about the click, for those who ask about this lead."""
+    """Return what was odd about the click, for those who ask about this lead."""
     given = visit.given(cookies.CLICK_COOKIE)
     if len(given) > 1 and len(set(filter(cookies.is_click_id, given))) > 1:
         return ("several different dub_id cookies came; the first one counts",)

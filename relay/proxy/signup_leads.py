@@ -8,11 +8,7 @@ from typing import Final
 
 from relay.capture.intake import Capture, Intake
 from relay.capture.spill import Spill
-from relay.core.dub.track_lead import (
-    InvalidFieldError,
-    LeadFields,
-    sanitise,
-)
+from relay.core.dub.track_lead import InvalidFieldError, LeadFields, sanitise
 from relay.core.leads import LeadStatus
 from relay.core.rules.rule import Draft
 from relay.observability.logging import get_logger

@@ -16,10 +16,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from relay.config.settings import (
-    Listen,
-    Settings,
-)
+from relay.config.settings import Listen, Settings
 from relay.http.callers import Trusted
 from relay.http.fast_path import FAST_PATHS
 from relay.http.listener import ListenerLimits, ListenerRunner
@@ -214,7 +211,7 @@ class Certificate:
             self.refresh()
 
     def refresh(self) -> None:
-        """Take the files' new content if there is any."""
+        """Use the files' new content if there is any."""
         stamp = self._stamp()
         if stamp == self._seen:
             return

@@ -20,9 +20,9 @@ import pytest
 from relay.capture.spill import Spill
 from relay.core.clock import now_ms
 from relay.core.leads import LeadStatus
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import OutboxUnavailableError, Settlement
-from relay.outbox.sealing import PLAIN, Seal
+from relay.outbox.encryption import PLAIN, Seal
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 from tests.support.outbox_rig import DAY, LEASE, lead, offer
 from tests.support.postgres_server import PostgresServer

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from relay.core.providers import PROVIDERS
-from relay.http.callers import PER_MINUTE
+from relay.http.callers import REFUSALS_PER_MINUTE
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 from tests.support.provider_rig import BY_NAME, SENDERS, Sender
 
@@ -303,11 +303,11 @@ async def test_a_stranger_is_slowed_down_and_a_signed_hook_passes_all_the_same(
             return answer.status, {**headers, **await answer.json()}
 
     try:
-        first = await asyncio.gather(*map(refused_at, ["clerk"] * PER_MINUTE))
+        first = await asyncio.gather(*map(refused_at, ["clerk"] * REFUSALS_PER_MINUTE))
         assert {status for status, _ in first} == {401}
         # Some more are let through, as many as the time since then allows.
         for name in ("clerk", "signup"):
-            more = await asyncio.gather(*map(refused_at, [name] * PER_MINUTE))
+            more = await asyncio.gather(*map(refused_at, [name] * REFUSALS_PER_MINUTE))
             late = [body for status, body in more if status == 429]
             assert late
             assert {body["Retry-After"] for body in late} == {"1"}

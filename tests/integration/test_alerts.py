@@ -18,7 +18,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from relay.core.clock import now_ms
 from relay.core.leads import Lead, LeadStatus
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Alert, Offer
 from tests.support.harness import HOOK_SECRET, RelayProcess, SandboxDub, post_hook
 from tests.support.postgres_server import PostgresServer

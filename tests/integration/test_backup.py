@@ -18,9 +18,9 @@ import pytest
 from relay.capture.spill import Spill
 from relay.core.clock import now_ms
 from relay.core.leads import Lead
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Offer, Outbox, Query
-from relay.outbox.sealing import Seal
+from relay.outbox.encryption import Seal
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 pytestmark = pytest.mark.process

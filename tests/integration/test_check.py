@@ -26,7 +26,7 @@ from relay.operations.diagnostics import (
     Finding,
     run_checks,
 )
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Gate
 
 NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "s3cret"}

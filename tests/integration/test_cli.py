@@ -29,7 +29,7 @@ from relay.core.clock import (
     now_ms,
 )
 from relay.core.leads import Attempt, Lead, LeadStatus, Step
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Gate, Offer, Outbox, Settlement
 
 HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLUSw"

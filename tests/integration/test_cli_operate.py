@@ -11,7 +11,7 @@ import pytest
 
 from relay.core.clock import now_ms
 from relay.core.leads import Lead
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Gate, Offer
 from tests.support.harness import RelayProcess, clean_environment
 from tests.support.postgres_server import PostgresServer

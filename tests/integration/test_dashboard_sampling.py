@@ -10,7 +10,7 @@ import pytest
 from relay.core.leads import LeadStatus
 from relay.dashboard.sampling import MINUTE_MS, Sampler, funnel, plots
 from relay.observability.metrics import Metrics
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox, Sample, Settlement
 from tests.support.outbox_rig import NOW, claim_one, lead, offer
 

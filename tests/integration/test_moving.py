@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.leads import LeadStatus
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import (
     Gate,
     Outbox,
@@ -19,7 +19,7 @@ from relay.outbox.contract import (
     Settlement,
     Taken,
 )
-from relay.outbox.schema import migrations
+from relay.outbox.migrations import migrations
 from tests.support.harness import RelayProcess
 from tests.support.outbox_rig import (
     LEASE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.support.recording_site import (
     Visit,
     as_message,
     ask,
+    dripped,
     request,
     visits,
 )
@@ -55,30 +55,6 @@ async def relay(site: Site, tmp_path: Path) -> AsyncIterator[RelayProcess]:
 
 def port_of(relay: RelayProcess) -> int:
     return int(relay.url.rpartition(":")[2])
-
-
-async def dripped(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, drop: bytes
-) -> bytes:
-    """Send a drop every now and then until the other side has enough of it."""
-
-    async def drip() -> None:
-        with contextlib.suppress(ConnectionError):
-            while True:
-                writer.write(drop)
-                await writer.drain()
-                await asyncio.sleep(0.05)
-
-    dripping = asyncio.create_task(drip())
-    got = b""
-    try:
-        async with asyncio.timeout(20):
-            with contextlib.suppress(ConnectionError):
-                while piece := await reader.read(2**16):
-                    got += piece
-    finally:
-        dripping.cancel()
-    return got
 
 
 @pytest.mark.parametrize("start", [b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\nX-A: "])

@@ -16,7 +16,7 @@ from relay.delivery.deliver import (
 )
 from relay.delivery.dub_client import DubClient
 from relay.observability.metrics import Metrics
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
 from tests.support.harness import API_KEY, RELAY_SECRET, SandboxDub
 from tests.support.outbox_rig import DAY, HOUR, LEASE, entry, lead, offer

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from relay.core.leads import IllegalMoveError, LeadRecord, LeadStatus, Mode
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import (
     Outbox,
     OutboxUnavailableError,

@@ -408,18 +408,18 @@ class DeliveryContract:
         waits = (await outbox.list(Query(LeadStatus.WAITING)))[0].lead.id
 
         assert await outbox.claim(9, NOW + 1, LEASE) == []
-        assert await outbox.hurry(NOW + 1, NOW + 2 * HOUR, 2) == 2
-        assert await outbox.hurry(NOW + 1, NOW + 2 * HOUR, 2) == 1
-        assert await outbox.hurry(NOW + 1, NOW + 2 * HOUR, 2) == 0
+        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, 2) == 2
+        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, 2) == 1
+        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, 2) == 0
         claims = await outbox.claim(9, NOW + 1, LEASE)
         assert {one.entry.lead.id for one in claims} == {it.lead.id for it in late}
         assert {one.entry.since for one in claims} == {NOW + 1}
 
-        assert await outbox.hurry(NOW + 1, NOW + HOUR, 9) == 1
+        assert await outbox.reschedule(NOW + 1, NOW + HOUR, 9) == 1
         [claim] = await outbox.claim(9, NOW + 1, LEASE)
         assert claim.entry.lead.id == waits
         # The leases of those under way are their holders'.
-        assert await outbox.hurry(NOW - DAY, NOW - DAY, 9) == 0
+        assert await outbox.reschedule(NOW - DAY, NOW - DAY, 9) == 0
 
     async def test_leads_under_way_are_not_parked(self, outbox: Outbox) -> None:
         await outbox.put(offer())

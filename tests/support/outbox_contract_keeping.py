@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
-from relay.outbox import open_outbox
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
-from relay.outbox.keeping import FORGOTTEN, Wanted, pseudonym
-from relay.outbox.sealing import Seal
+from relay.outbox.backends import open_outbox
+from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
+from relay.outbox.encryption import Seal
+from relay.outbox.personal_data import FORGOTTEN
+from relay.outbox.records import pseudonym
 from tests.support.outbox_rig import (
     DAY,
     LEASE,

@@ -9,8 +9,8 @@ import pytest
 
 from relay.core.dub.track_sale import sale_key
 from relay.core.leads import LeadStatus, Sale
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken
-from relay.outbox.keeping import Wanted, pseudonym
+from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
+from relay.outbox.records import pseudonym
 from tests.support.outbox_rig import (
     DAY,
     LEASE,

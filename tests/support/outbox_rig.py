@@ -102,7 +102,7 @@ def with_id(made: Offer, lead_id: str) -> Offer:
 CHILD = """
 import asyncio, os, sys
 from relay.core.leads import Lead
-from relay.outbox import open_outbox
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Offer
 
 NOW = {now}

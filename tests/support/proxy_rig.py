@@ -11,10 +11,12 @@ from aiohttp import web
 
 from relay.capture.click_cookie import Landing
 from relay.core.http.cookies import Attribution
+from relay.core.http.headers import Network
 from relay.core.rules.rule import (
     Draft,
     compile_rules,
 )
+from relay.http.callers import Trusted
 from relay.http.fast_path import FAST_PATHS
 from relay.http.listener import ListenerRunner
 from relay.observability.metrics import Metrics
@@ -107,6 +109,7 @@ async def proxied(
     fast: bool | None = None,
     fast_requests: list[int] | None = None,
     middlewares: Sequence[Any] = (),
+    trusted: Sequence[Network] = (),
     **options: Any,
 ) -> AsyncIterator[int]:
     """Run a proxy in front of a site; yield its port.
@@ -120,6 +123,7 @@ async def proxied(
         signups or Remembering(),
         landings or landing(now=now),
         limits=limits,
+        trusted=Trusted(trusted),
         **options,
     )
     has_fast_path = FAST_PATH if fast is None else fast

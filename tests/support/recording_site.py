@@ -165,6 +165,30 @@ class Site:
         return request
 
 
+async def dripped(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, drop: bytes
+) -> bytes:
+    """Send a drop every now and then until the other side has enough of it."""
+
+    async def drip() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(drop)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(drip())
+    got = b""
+    try:
+        async with asyncio.timeout(20):
+            with contextlib.suppress(ConnectionError):
+                while piece := await reader.read(2**16):
+                    got += piece
+    finally:
+        dripping.cancel()
+    return got
+
+
 async def closed(writer: asyncio.StreamWriter) -> None:
     """Close a connection, and wait until it is."""
     writer.close()

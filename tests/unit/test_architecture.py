@@ -552,7 +552,7 @@ def test_a_rule_notices_what_it_forbids(
         ("relay.capture.a", "from relay.outbox.contract import Outbox"),
         ("relay.capture.a", "import asyncio, time\nfrom aiohttp import web"),
         ("relay.delivery.dub_client", "import aiohttp\naiohttp.ClientSession()"),
-        ("relay.outbox.sqlite", "import sqlite3"),
+        ("relay.outbox.backends.sqlite", "import sqlite3"),
         ("relay.sandbox.site", "from aiohttp import ClientSession"),
         ("relay.proxy.a", "from aiohttp import StreamReader, web"),
         ("relay.proxy.a", "message._replace(should_close=True)"),

@@ -1,0 +1,99 @@
+"""One way to speak SQL to every database, and the differences between them.
+
+An operation is written once, in PostgreSQL's SQL, as ``async def operation(db, …)``
+over :class:`Database`. SQLite's never suspends, so its writer thread drives the
+operation with :func:`driven`; its SQL is made from PostgreSQL's by a short list of
+replacements. What only SQLite should read stands in a comment: ``/*sqlite:… */``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import lru_cache
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
+
+Row = tuple[Any, ...]
+
+NO_LIMIT: Final = 2**62
+"""A LIMIT that is none: PostgreSQL wants NULL for that, SQLite a negative number."""
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+class Database(Protocol):
+    """A connection, in a transaction where the operation writes.
+
+    Values are bound: ``$1``, ``$2``, …; a list is one value, for ``= ANY($1::text[])``.
+    """
+
+    async def fetch(self, statement: str, *values: Any) -> Sequence[Row]:
+        """Return the rows of a statement."""
+
+    async def execute(self, statement: str, *values: Any) -> int:
+        """Run a statement; return how many rows it changed."""
+
+    async def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
+        """Run a statement once for each row of values."""
+
+
+Operation = Callable[[Database, Sequence[Argument]], Awaitable[Sequence[Result]]]
+"""Does the same for many callers in one transaction; one result each, in order.
+
+It must not keep anything outside the database: it may be rolled back and repeated.
+"""
+
+
+def each(
+    operation: Callable[[Database, *Arguments], Awaitable[Result]],
+) -> Operation[tuple[*Arguments], Result]:
+    """Make an operation for one caller into one for many: one after the other."""
+
+    async def for_each(
+        db: Database, arguments: Sequence[tuple[*Arguments]]
+    ) -> Sequence[Result]:
+        return [await operation(db, *one) for one in arguments]
+
+    return for_each
+
+
+async def fetch_one(db: Database, statement: str, *values: Any) -> Row | None:
+    """Return the first row of a statement, None without any."""
+    rows = await db.fetch(statement, *values)
+    return tuple(rows[0]) if rows else None
+
+
+def driven(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine that never suspends, without an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError("an operation on SQLite must not suspend")
+
+
+_FOR_SQLITE: Final = tuple(
+    (re.compile(pattern, re.DOTALL), text)
+    for pattern, text in (
+        (r"/\*sqlite:(.*?)\*/", r"\1"),
+        (r"= ANY\(\$(\d+)::\w+\[\]\)", r"IN (SELECT value FROM json_each(?\1))"),
+        (r"= ANY\(ARRAY\((.*?)\n\s*\)\)", r"IN (\1)"),
+        (r"\bFOR UPDATE( OF \w+)?( SKIP LOCKED)?", ""),
+        (r"::\w+(\[\])?", ""),
+        (r"\bIS NOT DISTINCT FROM\b", "IS"),
+        (r"\bleast\(", "min("),
+        (r"\$(\d+)", r"?\1"),
+    )
+)
+
+
+@lru_cache(maxsize=512)
+def for_sqlite(statement: str) -> str:
+    """Return the SQLite form of a statement."""
+    for pattern, text in _FOR_SQLITE:
+        statement = pattern.sub(text, statement)
+    return statement

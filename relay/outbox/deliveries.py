@@ -1,0 +1,337 @@
+"""How leads leave, once for every database: settlements, the circuit, the budget.
+
+Claims and leases are each database's own (``backends``): what relays do at the same
+moment is kept apart there by locks on rows, here by SQLite's one writer. Settling
+makes the next in a customer's queue due whether or not that one looks put off, so
+that it waits for a claim that is putting it off just now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from relay.core.leads import OPEN, Attempt
+from relay.core.pacing import Budget, spend, throttled
+from relay.outbox.contract import Gate, OutboxUnavailableError, Settlement
+from relay.outbox.database import Database, Row, each, fetch_one
+from relay.outbox.leases import ending, require_end
+from relay.outbox.records import attempt_row, readable, sql
+
+_UNDER_WAY: Final = """
+    SELECT id, token, seq, attempts, notes, customer, status FROM leads
+    WHERE id = ANY($1::text[]) AND token IS NOT NULL
+        AND status IN ('sending', 'confirmed')
+    ORDER BY seq FOR UPDATE
+"""
+
+_RECORD: Final = """
+    UPDATE leads SET in_doubt = TRUE, due_at = $1, attempts = $2 WHERE seq = $3
+"""
+
+_SETTLE: Final = """
+    UPDATE leads SET
+        status = $1, due_at = $2, token = NULL, attempts = $3, notes = $4,
+        last_error = $5, delivered_at = coalesce($6::bigint, delivered_at),
+        in_doubt = coalesce($7::boolean, in_doubt),
+        round_at = coalesce($8::bigint, round_at),
+        answer = coalesce($9::text, answer)
+    WHERE seq = $10
+"""
+
+_OVERTAKEN: Final = "UPDATE leads SET attempts = $1, token = NULL WHERE seq = $2"
+
+_ATTEMPT: Final = """
+    INSERT INTO attempts
+        (lead_seq, n, at, step, duration_ms, outcome, http_status, code)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+
+_NEXT_IN_QUEUE: Final = """
+    UPDATE leads SET due_at = least(due_at, $1::bigint)
+    WHERE status = 'queued' AND seq = (
+        SELECT min(o.seq) FROM leads AS o
+        WHERE o.customer = $2 AND o.status = 'queued'
+    )
+"""
+
+_CONFIRM: Final = sql(
+    """
+    UPDATE leads SET status = 'confirmed', in_doubt = FALSE, due_at = NULL,
+        last_error = NULL, delivered_at = coalesce(delivered_at, $1)
+    WHERE id = ANY($2::text[]) AND status IN {confirmable}
+        AND (in_doubt OR status NOT IN {open})
+    RETURNING customer
+    """
+)
+
+_REQUEUE: Final = sql(
+    """
+    UPDATE leads SET status = 'queued', due_at = $1, round_at = $1,
+        in_doubt = in_doubt AND sale IS NULL
+    WHERE id = $2 AND status IN {resendable} AND erased_at IS NULL
+    """
+)
+
+# A lead whose row is locked is being claimed or settled: then it is no longer due.
+# (|| '': the planners think that the state finds fewer leads than the time.)
+PARK: Final = sql(
+    """
+    UPDATE leads SET status = 'parked', due_at = NULL WHERE seq = ANY(ARRAY(
+        SELECT seq FROM leads /*sqlite:INDEXED BY leads_due*/
+        WHERE due_at <= $1 AND (status || '') IN {parkable}
+        ORDER BY due_at, seq LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    """
+)
+
+UNPARK: Final = """
+    UPDATE leads SET status = 'queued', due_at = $1, round_at = $1
+    WHERE seq = ANY(ARRAY(
+        SELECT seq FROM leads WHERE status = 'parked'
+        ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+"""
+
+RESCHEDULE: Final = sql(
+    """
+    UPDATE leads SET due_at = $1, round_at = least(round_at, $1)
+    WHERE seq = ANY(ARRAY(
+        SELECT seq FROM leads /*sqlite:INDEXED BY leads_due*/
+        WHERE due_at > $1 AND (status || '') IN {parkable}
+            AND (round_at > $1 OR due_at > $2)
+        ORDER BY due_at, seq LIMIT $3 FOR UPDATE SKIP LOCKED
+    ))
+    """
+)
+
+_BUDGET: Final = "SELECT spent_until, paused_until, share, lowered_at FROM budget"
+
+Recording = tuple[tuple[str, str], Sequence[Attempt], int]
+"""A lead's id and token, the calls made, and until when its lease is renewed."""
+
+Ending = tuple[tuple[str, str], Settlement, int]
+"""A lead's id and token, how its delivery ended, and when."""
+
+
+class _Leased(NamedTuple):
+    """What must be known of a lead whose delivery is under way."""
+
+    lead_id: str
+    token: str
+    seq: int
+    attempts: int
+    notes: str
+    customer: str
+    status: str
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether it can be settled still; else a webhook has confirmed it."""
+        return self.status == "sending"
+
+    def calls(self, attempts: Iterable[Attempt]) -> list[Row]:
+        """Return the rows of further calls."""
+        first = self.attempts + 1
+        return [attempt_row(self.seq, n, one) for n, one in enumerate(attempts, first)]
+
+
+async def _leased(
+    db: Database, leases: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], _Leased]:
+    """Find and lock the leads that these tokens hold still."""
+    rows = await db.fetch(_UNDER_WAY, [lead_id for lead_id, _ in leases])
+    return {(row[0], row[1]): _Leased(*row) for row in rows}
+
+
+async def begin_recording(db: Database, arguments: Sequence[Recording]) -> list[bool]:
+    """Note that the leads may count from now on; renew their leases."""
+    held = await _leased(db, [lease for lease, _, _ in arguments])
+    found = [(held.pop(lease, None), calls, until) for lease, calls, until in arguments]
+    mine = [
+        (lead, attempts, until)
+        for lead, attempts, until in found
+        if lead is not None and lead.is_sending
+    ]
+    calls = [row for lead, attempts, _ in mine for row in lead.calls(attempts)]
+    await db.execute_many(_ATTEMPT, calls)
+    await db.execute_many(
+        _RECORD,
+        [
+            (until, lead.attempts + len(attempts), lead.seq)
+            for lead, attempts, until in mine
+        ],
+    )
+    return [lead is not None and lead.is_sending for lead, _, _ in found]
+
+
+async def settle(db: Database, arguments: Sequence[Ending]) -> list[bool]:
+    """Write how deliveries ended."""
+    for _, end, _ in arguments:
+        require_end(end.status)
+    held = await _leased(db, [lease for lease, _, _ in arguments])
+    ended = [(held.pop(lease, None), end, now) for lease, end, now in arguments]
+    there = [(lead, end, now) for lead, end, now in ended if lead is not None]
+    mine = [one for one in there if one[0].is_sending]
+    calls = [row for lead, end, _ in there for row in lead.calls(end.attempts)]
+    await db.execute_many(_ATTEMPT, calls)
+    await db.execute_many(
+        _SETTLE,
+        [
+            (*ending(end, lead.attempts, lead.notes, now), lead.seq)
+            for lead, end, now in mine
+        ],
+    )
+    # A webhook has overtaken the answer: the calls are kept, the state stays.
+    await db.execute_many(
+        _OVERTAKEN,
+        [
+            (lead.attempts + len(end.attempts), lead.seq)
+            for lead, end, _ in there
+            if not lead.is_sending
+        ],
+    )
+    await next_in_queue(
+        db, [(lead.customer, now) for lead, end, now in mine if end.status not in OPEN]
+    )
+    return [lead is not None for lead, _, _ in ended]
+
+
+async def next_in_queue(db: Database, free: Iterable[tuple[str, int]]) -> None:
+    """Make the next lead of each customer due, who had one that ended then."""
+    # In order, so that two transactions never wait for each other.
+    earliest = dict(sorted(set(free), key=lambda one: (one[0], -one[1])))
+    await db.execute_many(
+        _NEXT_IN_QUEUE, [(now, customer) for customer, now in earliest.items()]
+    )
+
+
+@each
+async def confirm(db: Database, lead_ids: Sequence[str], now: int) -> int:
+    """Mark leads that Dub says it has; the next in their queues may go."""
+    rows = await db.fetch(_CONFIRM, now, list(lead_ids))
+    await next_in_queue(db, [(row[0], now) for row in rows])
+    return len(rows)
+
+
+@each
+async def requeue(db: Database, lead_id: str, now: int) -> bool:
+    """Begin a new round for a lead that rests."""
+    return await db.execute(_REQUEUE, now, lead_id) == 1
+
+
+@each
+async def park_due(db: Database, now: int, limit: int) -> int:
+    """Park what is due."""
+    return await db.execute(PARK, now, limit)
+
+
+@each
+async def unpark(db: Database, now: int, limit: int) -> int:
+    """Put what is parked back in the queue, oldest first, with a new round.
+
+    While it was parked it was not tried in vain.
+    """
+    return await db.execute(UNPARK, now, limit)
+
+
+@each
+async def reschedule(db: Database, now: int, latest: int, limit: int) -> int:
+    """Make due what only a clock that was set back keeps waiting."""
+    return await db.execute(RESCHEDULE, now, latest, limit)
+
+
+async def next_due(db: Database) -> int | None:
+    """Return when the next entry becomes due (epoch ms)."""
+    row = await fetch_one(
+        db, "SELECT due_at FROM leads WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1"
+    )
+    return None if row is None else row[0]
+
+
+# --- The circuit and the budget: one row each. ---
+
+
+async def gate(db: Database) -> Gate:
+    """Read the one gate."""
+    row = await _only(
+        db, "SELECT closed, reason, probe_at, failures, parks, paused FROM gate"
+    )
+    closed, reason, probe_at, failures, parks, paused = row
+    return Gate(bool(closed), reason, probe_at, failures, bool(parks), bool(paused))
+
+
+@each
+async def set_gate(db: Database, gate: Gate) -> None:
+    """Write the one gate."""
+    await db.execute(
+        """
+        UPDATE gate
+        SET closed = $1, reason = $2, probe_at = $3, failures = $4, parks = $5
+        """,
+        gate.closed,
+        readable(gate.reason),
+        gate.probe_at,
+        gate.failures,
+        gate.parks,
+    )
+
+
+@each
+async def pause(db: Database, paused: bool) -> None:  # noqa: FBT001 - a value to write
+    """Write whether a person has stopped delivery."""
+    await db.execute("UPDATE gate SET paused = $1", paused)
+
+
+async def budget(db: Database) -> Budget:
+    """Read the one budget."""
+    return Budget(*await _only(db, _BUDGET))
+
+
+async def lock_budget(db: Database) -> Budget:
+    """Read the one budget; nobody else spends of it until this transaction ends."""
+    return Budget(*await _only(db, f"{_BUDGET} FOR UPDATE"))
+
+
+async def write_budget(db: Database, spent: Budget) -> None:
+    """Write the one budget, which must be locked."""
+    await db.execute(
+        """
+        UPDATE budget
+        SET spent_until = $1, paused_until = $2, share = $3, lowered_at = $4
+        """,
+        float(spent.spent_until),
+        spent.paused_until,
+        float(spent.share),
+        spent.lowered_at,
+    )
+
+
+@each
+async def throttle(db: Database, plan: int, now: int, until: int) -> None:
+    """Lower the shared rate, and pause."""
+    await write_budget(db, throttled(await lock_budget(db), plan, now, until))
+
+
+@each
+async def spend_calls(db: Database, plan: int, now: int, calls: int) -> None:
+    """Pay for calls that belong to no claim."""
+    await write_budget(db, spend(await lock_budget(db), plan, now, calls))
+
+
+@each
+async def beat(db: Database) -> None:
+    """Commit something harmless that reaches the disk."""
+    await db.execute("UPDATE pulse SET beats = beats + 1")
+
+
+@each
+async def touch(_: Database) -> None:
+    """Do nothing: to open the database is enough."""
+
+
+async def _only(db: Database, statement: str) -> tuple[Any, ...]:
+    row = await fetch_one(db, statement)
+    if row is None:
+        raise OutboxUnavailableError("the database has lost its rows")
+    return row

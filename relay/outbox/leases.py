@@ -1,0 +1,123 @@
+"""What every store has in common when leads are claimed and settled. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+from relay.core.leads import IllegalMoveError, LeadStatus, require_move
+from relay.core.pacing import Budget, Pace, affordable
+from relay.outbox.contract import Claim, Offer, Settlement
+from relay.outbox.database import Row
+from relay.outbox.records import ENTRY_COLUMNS, encode_notes, readable
+
+CLAIM_PAGE: Final = 64
+"""Due leads looked at in one go, at least; a claim rarely wants more."""
+
+CLAIM_PAGES: Final = 10
+"""Pages after which a claim gives what it has found.
+
+Others wait to write meanwhile. Each page that held leads in vain is put off, so
+the next claim goes on behind it.
+"""
+
+FRESH_SHARE: Final = 4
+"""One in so many of a claim goes to the newest that is due. A backlog, of an
+import or of a night with Dub down, then costs a fresh sign-up no wait, and is
+itself slowed by a quarter at most."""
+
+PROBE_SCAN: Final = 1_000
+"""Parked leads looked at for one that may be sent: some milliseconds at most."""
+
+_STATUS: Final = ENTRY_COLUMNS.index("status")
+_DUE_AT: Final = ENTRY_COLUMNS.index("due_at")
+
+
+class Leased(NamedTuple):
+    """Rows of leads as they were claimed, and the token that settles them."""
+
+    rows: list[Row]
+    token: str
+
+
+class Lease(NamedTuple):
+    """A claim under way: its token, and from when until when it holds."""
+
+    token: str
+    now: int
+    until: int
+
+
+class Due(NamedTuple):
+    """A lead that could go; behind is when one before it is due, None if none is."""
+
+    row: Row
+    seq: int
+    behind: int | None
+
+    def put_off(self, lease: Lease) -> int:
+        """Return when to look again at a lead that waits behind another.
+
+        Left as it is, it would be walked over by each claim, and next_due would
+        ask for claims that find nothing. settle makes the next in line due again;
+        should it not, because the one ahead is parked or ended some other way, it
+        is looked at again after a lease's time.
+        """
+        behind = self.behind or 0
+        return behind if behind > lease.now else lease.until
+
+    def claimed(self, lease: Lease) -> Row:
+        """Return the row as it is after the lease."""
+        row: list[Any] = list(self.row)
+        row[_STATUS], row[_DUE_AT] = LeadStatus.SENDING.value, lease.until
+        return tuple(row)
+
+
+def lease_of(claim: Claim) -> tuple[str, str]:
+    """Return what shows that a lead may be settled: its id and the token."""
+    return claim.entry.lead.id, claim.token
+
+
+def final_offer(offer: Offer, lead_id: str) -> Offer:
+    """Return the offer that takes a held lead's place, under that one's id."""
+    return replace(offer, lead=replace(offer.lead, id=lead_id))
+
+
+def due(row: Row) -> Due:
+    """Read a lead that could go: its entry, its seq, and what it is behind."""
+    *entry, seq, behind = row
+    return Due(tuple(entry), seq, behind)
+
+
+def can_pay(budget: Budget, pace: Pace, limit: int, now: int) -> int:
+    """Return how many of so many leads the budget affords."""
+    return min(limit, affordable(budget, pace.plan, now) // pace.calls)
+
+
+def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
+    """Return what a settlement writes over what the lead has made and noted so far.
+
+    In this order: status, due_at, attempts, notes, last_error, delivered_at,
+    in_doubt, round_at, answer; None in the last four leaves what is there. Raises
+    IllegalMoveError for a state in which no delivery ends.
+    """
+    require_end(end.status)
+    again = end.status in {LeadStatus.QUEUED, LeadStatus.WAITING}
+    # Without a time the lead would never be due.
+    due_at = (now if end.due_at is None else end.due_at) if again else None
+    if end.notes:
+        notes = encode_notes([*json.loads(notes), *end.notes])
+    return (
+        *(end.status.value, due_at, made + len(end.attempts), notes),
+        *(readable(end.last_error), end.delivered_at, end.in_doubt, end.since),
+        readable(end.answer),
+    )
+
+
+def require_end(status: LeadStatus) -> None:
+    """Raise IllegalMoveError for a state in which no delivery ends."""
+    require_move(LeadStatus.SENDING, status)
+    if status in {LeadStatus.SENDING, LeadStatus.CONFIRMED}:
+        # MOVES means a claim by the first, Dub's webhook by the second.
+        raise IllegalMoveError(f"a delivery cannot end in {status}")

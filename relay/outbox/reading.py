@@ -1,0 +1,134 @@
+"""What is read of leads, once for every database."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from relay.core.leads import OPEN, SETTLED, Attempt, LeadRecord, LeadStatus
+from relay.outbox.contract import Query
+from relay.outbox.database import NO_LIMIT, Database, Row, fetch_one
+from relay.outbox.encryption import Seal
+from relay.outbox.records import attempt_of, both, entry_of, sql
+
+# Each state by its name: a plan for any state walks all leads for one that has none.
+_OLDEST_OPEN: Final = " UNION ALL ".join(
+    f"""
+    SELECT * FROM (
+        SELECT created_at FROM leads WHERE status = '{one.value}' ORDER BY seq LIMIT 1
+    ) AS {one.value}
+    """  # noqa: S608 - of constants
+    for one in sorted(OPEN)
+).join(("SELECT min(created_at) FROM (", ") AS firsts"))
+
+# SQLite's index of clicks is in parts, and each is asked (sqlite.sql).
+_CLICK: Final = """
+    l.click_id = ${} /*sqlite: AND l.seq IN (
+        SELECT seq FROM leads WHERE click_id = ${} AND seq >> 10 IN (
+            WITH RECURSIVE parts (n) AS (
+                SELECT max(seq) >> 10 FROM leads
+                UNION ALL SELECT n - 1 FROM parts WHERE n > 0
+            )
+            SELECT n FROM parts
+        )
+    )*/
+"""
+
+
+async def get(db: Database, lead_id: str, seal: Seal) -> LeadRecord | None:
+    """Return one entry, or None."""
+    row = await fetch_one(
+        db, sql("SELECT {entry} FROM leads AS l WHERE l.id = $1"), lead_id
+    )
+    return None if row is None else entry_of(row, seal)
+
+
+async def attempts(db: Database, lead_id: str) -> list[Attempt]:
+    """Return every call made for a lead, oldest first."""
+    rows = await db.fetch(
+        """
+        SELECT at, step, duration_ms, outcome, http_status, code FROM attempts
+        WHERE lead_seq = (SELECT seq FROM leads WHERE id = $1) ORDER BY n
+        """,
+        lead_id,
+    )
+    return [attempt_of(row) for row in rows]
+
+
+async def entries(db: Database, query: Query, seal: Seal) -> list[LeadRecord]:
+    """Return entries, newest first."""
+    limit = NO_LIMIT if query.limit is None else query.limit
+    return [entry_of(row, seal) for row in await page(db, query, None, limit)]
+
+
+async def page(db: Database, query: Query, below: int | None, limit: int) -> list[Row]:
+    """Read up to limit entries below a seq, newest first: the entry, then its seq."""
+    tests, values = where(query)
+    if below is not None:
+        values.append(below)
+        tests += f" AND l.seq < ${len(values)}"
+    statement = sql("SELECT {entry}, l.seq FROM leads AS l WHERE")
+    last = f"ORDER BY l.seq DESC LIMIT ${len(values) + 1}::bigint"
+    return [*await db.fetch(f"{statement} {tests} {last}", *values, limit)]
+
+
+def where(query: Query) -> tuple[str, list[Any]]:
+    """Return the condition of a query, and its values."""
+    status, event = _hints(query)
+    # Also what was the customer's before it was erased.
+    names = None if query.customer is None else both([query.customer])
+    wanted: list[tuple[str, Any]] = [
+        (f"{status}l.status = ${{}}", query.status),
+        ("l.customer = ANY(${}::text[])", names),
+        ("l.created_at >= ${}", query.since),
+        (_CLICK, query.click),
+        (f"{event}l.event = ${{}}", query.event),
+        ("l.seq < (SELECT seq FROM leads WHERE id = ${})", query.before),
+    ]
+    given = [(test, value) for test, value in wanted if value is not None]
+    tests = [test.format(place, place) for place, (test, _) in enumerate(given, 1)]
+    return " AND ".join(["TRUE", *tests]), [value for _, value in given]
+
+
+def _hints(query: Query) -> tuple[str, str]:
+    """Keep SQLite from the index of status and of event where another is better.
+
+    It knows no numbers: a customer and a click have few leads, and of the states,
+    those in which leads end have most.
+    """
+    plus = "/*sqlite:+*/"
+    if query.customer is not None or query.click is not None:
+        return plus, plus
+    if query.status is None or query.event is None:
+        return "", ""
+    return (plus, "") if query.status in SETTLED else ("", plus)
+
+
+async def oldest_open(db: Database) -> int | None:
+    """Return when the oldest open lead was created (epoch ms)."""
+    row = await fetch_one(db, _OLDEST_OPEN)
+    return None if row is None else row[0]
+
+
+async def reasons(db: Database, status: LeadStatus) -> dict[str, int]:
+    """Count the leads of a state for each reason."""
+    rows = await db.fetch(
+        """
+        SELECT coalesce(last_error, ''), count(*) FROM leads
+        WHERE status = $1 GROUP BY 1
+        """,
+        status.value,
+    )
+    return dict(rows)
+
+
+async def persons(db: Database, above: int, limit: int) -> list[tuple[int, str, str]]:
+    """Read seq, id and person of the next leads, oldest first."""
+    rows = await db.fetch(
+        """
+        SELECT seq, id, person FROM leads
+        WHERE seq > $1 AND erased_at IS NULL ORDER BY seq LIMIT $2
+        """,
+        above,
+        limit,
+    )
+    return [(row[0], row[1], row[2]) for row in rows]

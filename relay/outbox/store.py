@@ -1,0 +1,295 @@
+"""The outbox over any database: what is the same for all of them.
+
+A backend adds how operations reach its connections (:class:`Channel`), how leads are
+claimed and counted, and how erased bytes leave its files.
+"""
+
+from __future__ import annotations
+
+import builtins
+from abc import ABC, abstractmethod
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
+
+from relay.core.leads import Attempt, LeadRecord, LeadStatus
+from relay.core.pacing import Budget, Pace
+from relay.outbox import deliveries, insertion, journal, personal_data, reading
+from relay.outbox.contract import (
+    Act,
+    Alert,
+    Claim,
+    Forgotten,
+    Gate,
+    Offer,
+    Outbox,
+    OutboxUnavailableError,
+    Query,
+    Receipt,
+    Rekeyed,
+    Sample,
+    Scrubbed,
+    Settlement,
+    Wanted,
+)
+from relay.outbox.database import Database, Operation, Row
+from relay.outbox.encryption import Seal
+from relay.outbox.group_commit import AnyOperation
+from relay.outbox.leases import Leased, final_offer, lease_of
+from relay.outbox.records import entry_of, row_of, sealed_end
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+WAKING: Final[frozenset[AnyOperation]] = frozenset(
+    {
+        insertion.put,
+        insertion.release,
+        insertion.release_as_held,
+        deliveries.settle,
+        deliveries.unpark,
+        deliveries.reschedule,
+        deliveries.requeue,
+        deliveries.pause,
+    }
+)
+"""Operations after which something may be due; settling frees the next in a queue."""
+
+
+class Channel(Protocol):
+    """How operations reach a database that is open."""
+
+    def submit(
+        self,
+        operation: Operation[Argument, Result],
+        argument: Argument,
+        locks: Sequence[int] = (),
+    ) -> Awaitable[Result]:
+        """Commit an operation with what others submit; return its result.
+
+        Raises OutboxUnavailableError, or what the operation raised.
+        """
+
+    async def read(
+        self,
+        read: Callable[[Database, *Arguments], Coroutine[Any, Any, Result]],
+        *arguments: *Arguments,
+    ) -> Result:
+        """Run what changes nothing; raise OutboxUnavailableError if it could not."""
+
+    async def stop(self) -> None:
+        """Finish what is under way and close every connection."""
+
+
+class StoredOutbox(Outbox, ABC):
+    """The contract over a :class:`Channel`; the contract says what each method does."""
+
+    put_operation: Operation[insertion.Pending, Receipt] = staticmethod(insertion.put)
+
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+        self._wakes: list[Callable[[], None]] = []
+        self._channel: Channel | None = None
+
+    # --- What each database does in its own way. ---
+
+    @abstractmethod
+    async def connect(self) -> Channel:
+        """Connect and migrate.
+
+        Raises SchemaTooNewError or OutboxUnavailableError.
+        """
+
+    @abstractmethod
+    async def lease(
+        self, limit: int, now: int, lease_ms: int, pace: Pace | None
+    ) -> Leased:
+        """Lease what is due and first in its customer's queue."""
+
+    @abstractmethod
+    async def lease_probe(self, now: int, lease_ms: int) -> Leased:
+        """Lease one lead: the oldest parked one, or what a claim would take first."""
+
+    @abstractmethod
+    async def counts(self) -> Mapping[LeadStatus, int]:
+        """How many entries are in each state that has any."""
+
+    @abstractmethod
+    async def scrub(self, forgotten: Forgotten) -> Scrubbed:
+        """Get erased bytes out of the database's files, as far as it can."""
+
+    def locks_of(self, offer: Offer) -> Sequence[int]:  # noqa: ARG002 - a backend's
+        """Return the rows to lock before an offer is looked at."""
+        return ()
+
+    # --- Life. ---
+
+    async def open(self) -> None:
+        if self._channel is None:
+            self._channel = await self.connect()
+
+    async def close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.stop()
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        self._wakes.append(wake)
+
+    @property
+    def channel(self) -> Channel:
+        """The connections; raises OutboxUnavailableError unless it is open."""
+        if self._channel is None:
+            raise OutboxUnavailableError("the outbox is not open")
+        return self._channel
+
+    def committed(self, done: set[AnyOperation]) -> None:
+        """Wake delivery after a commit that may have made something due."""
+        if self.put_operation in done or not WAKING.isdisjoint(done):
+            for wake in self._wakes:
+                wake()
+
+    # --- Intake. ---
+
+    async def put(self, offer: Offer) -> Receipt:
+        row = row_of(offer, self._seal)
+        if offer.status is LeadStatus.HELD and offer.idempotency_key is None:
+            return await self.channel.submit(insertion.hold, row)
+        locks = self.locks_of(offer)
+        return await self.channel.submit(self.put_operation, (offer, row), locks)
+
+    async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
+        if offer is None:
+            return await self.channel.submit(insertion.release, (lead_id, None))
+        locks = self.locks_of(offer)
+        if offer.as_held and offer.lead.id == lead_id:
+            return await self.channel.submit(insertion.release_as_held, offer, locks)
+        offer = final_offer(offer, lead_id)
+        final = (offer, row_of(offer, self._seal))
+        return await self.channel.submit(insertion.release, (lead_id, final), locks)
+
+    # --- Delivery. ---
+
+    async def claim(
+        self, limit: int, now: int, lease_ms: int, pace: Pace | None = None
+    ) -> builtins.list[Claim]:
+        return self._claims(await self.lease(limit, now, lease_ms, pace))
+
+    async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
+        claims = self._claims(await self.lease_probe(now, lease_ms))
+        return claims[0] if claims else None
+
+    def _claims(self, leased: Leased) -> builtins.list[Claim]:
+        return [Claim(entry_of(row, self._seal), leased.token) for row in leased.rows]
+
+    async def begin_recording(
+        self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
+    ) -> bool:
+        argument = (lease_of(claim), attempts, now + lease_ms)
+        return await self.channel.submit(deliveries.begin_recording, argument)
+
+    async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
+        stored = sealed_end(end, claim.entry.lead.id, self._seal)
+        argument = (lease_of(claim), stored, now)
+        return await self.channel.submit(deliveries.settle, argument)
+
+    async def budget(self) -> Budget:
+        return await self.channel.read(deliveries.budget)
+
+    async def throttled(self, plan: int, now: int, until: int) -> None:
+        await self.channel.submit(deliveries.throttle, (plan, now, until))
+
+    async def spend(self, plan: int, now: int, calls: int) -> None:
+        await self.channel.submit(deliveries.spend_calls, (plan, now, calls))
+
+    async def park_due(self, now: int, limit: int) -> int:
+        return await self.channel.submit(deliveries.park_due, (now, limit))
+
+    async def unpark(self, now: int, limit: int) -> int:
+        return await self.channel.submit(deliveries.unpark, (now, limit))
+
+    async def reschedule(self, now: int, latest: int, limit: int) -> int:
+        return await self.channel.submit(deliveries.reschedule, (now, latest, limit))
+
+    async def gate(self) -> Gate:
+        return await self.channel.read(deliveries.gate)
+
+    async def set_gate(self, gate: Gate) -> None:
+        await self.channel.submit(deliveries.set_gate, (gate,))
+
+    async def next_due(self) -> int | None:
+        return await self.channel.read(deliveries.next_due)
+
+    # --- People and monitoring. ---
+
+    async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
+        return await self.channel.submit(deliveries.confirm, (lead_ids, now))
+
+    async def requeue(self, lead_id: str, now: int) -> bool:
+        return await self.channel.submit(deliveries.requeue, (lead_id, now))
+
+    async def pause(self, *, paused: bool) -> None:
+        await self.channel.submit(deliveries.pause, (paused,))
+
+    async def record(self, act: Act) -> None:
+        await self.channel.submit(journal.record, (act,))
+
+    async def acts(self, limit: int) -> builtins.list[Act]:
+        return await self.channel.read(journal.acts, limit)
+
+    async def sample(self, taken: Sample, keep_since: int) -> None:
+        await self.channel.submit(journal.sample, (taken, keep_since))
+
+    async def samples(self, since: int) -> builtins.list[Sample]:
+        return await self.channel.read(journal.samples, since)
+
+    async def get(self, lead_id: str) -> LeadRecord | None:
+        return await self.channel.read(reading.get, lead_id, self._seal)
+
+    async def attempts(self, lead_id: str) -> builtins.list[Attempt]:
+        return await self.channel.read(reading.attempts, lead_id)
+
+    async def list(self, query: Query) -> builtins.list[LeadRecord]:
+        return await self.channel.read(reading.entries, query, self._seal)
+
+    def scan(self, query: Query) -> AsyncIterator[LeadRecord]:
+        async def read(query: Query, below: int | None, limit: int) -> Sequence[Row]:
+            return await self.channel.read(reading.page, query, below, limit)
+
+        return personal_data.scanned(read, query, self._seal)
+
+    async def oldest_open(self) -> int | None:
+        return await self.channel.read(reading.oldest_open)
+
+    async def reasons(self, status: LeadStatus) -> Mapping[str, int]:
+        return await self.channel.read(reading.reasons, status)
+
+    async def alerts(self) -> builtins.list[Alert]:
+        return await self.channel.read(journal.alerts)
+
+    async def swap_alert(self, old: Alert | None, new: Alert | None) -> bool:
+        return await self.channel.submit(journal.swap_alert, (old, new))
+
+    async def check_writable(self) -> None:
+        await self.channel.submit(deliveries.beat, ())
+
+    # --- Retention. ---
+
+    async def erase_due(self, before: int, limit: int, now: int) -> int:
+        return await self.channel.submit(personal_data.erase_due, (before, limit, now))
+
+    async def forget(self, wanted: Wanted, now: int) -> Forgotten:
+        return await self.channel.submit(personal_data.forget, (wanted, now))
+
+    async def rekey(self, above: int, limit: int) -> Rekeyed:
+        found = await self.channel.read(reading.persons, above, limit)
+        replace: Any = partial(self.channel.submit, personal_data.replace_persons)
+        return await personal_data.rekeyed(found, self._seal, replace)

@@ -28,8 +28,9 @@ test: $(READY) ## run all tests, in four processes; ARGS="-k hook" goes to pytes
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 quick: $(READY) ## run the tests that start no other program
-	@$(BIN)/python -m pytest -q $(PARALLEL) --hypothesis-profile=quick \
-		-m "not (process or postgres or browser or slow)" $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --hypothesis-profile=quick \
+		-m "not (process or postgres or browser or slow)" $(ARGS) \
+		tests/unit tests/integration
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check --quiet

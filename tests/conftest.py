@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 # These assert, and some hold tests, but no file of tests is named so.
 pytest.register_assert_rewrite("tests.support")
 
+HERE = Path(__file__).parent
+
+set_hypothesis_home_dir(HERE.parent / ".venv" / "cache" / "hypothesis")
 # A shared machine may stall for a moment: speed is measured in bench/, not here.
 settings.register_profile("relay", deadline=None)
 settings.register_profile("quick", deadline=None, max_examples=20)
@@ -24,8 +28,6 @@ pytest_plugins = [
     "tests.support.relays",
 ]
 """Fixtures that tests of several folders share."""
-
-HERE = Path(__file__).parent
 
 BY_FOLDER = {HERE / "acceptance": "process", HERE / "browser": "browser"}
 

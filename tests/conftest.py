@@ -24,6 +24,7 @@ settings.load_profile("relay")
 
 pytest_plugins = [
     "tests.support.chromium",
+    "tests.support.pages_rig",
     "tests.support.postgres_server",
     "tests.support.relays",
 ]

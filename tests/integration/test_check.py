@@ -28,6 +28,7 @@ from relay.operations.diagnostics import (
 )
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Gate
+from tests.support.pages_rig import on_socket
 
 NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "s3cret"}
 NOWHERE = "http://127.0.0.1:9"
@@ -221,13 +222,9 @@ async def test_a_site_that_is_down_fails_and_one_in_trouble_is_noted(
 async def test_a_site_on_a_unix_socket_is_reached(tmp_path: Path) -> None:
     app = web.Application()
     app.router.add_get("/", page(200))
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.UnixSite(runner, str(tmp_path / "s")).start()
+    async with on_socket(str(tmp_path / "s"), app):
+        findings = await checked(RELAY_UPSTREAM=f"unix:{tmp_path}/s")
 
-    findings = await checked(RELAY_UPSTREAM=f"unix:{tmp_path}/s")
-
-    await runner.cleanup()
     assert findings["upstream"].result is CheckResult.OK
 
 

@@ -14,7 +14,7 @@ from relay.capture.click_cookie import Landing
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.http import cookies
 from relay.http.callers import Trusted
-from tests.support.pages_rig import Endpoint, Pages, pages_on_socket
+from tests.support.pages_rig import Endpoint, Pages, application, on_socket
 from tests.support.proxy_rig import NOW, SECRETS, landing
 from tests.support.recording_site import Message, as_message, ask, closed, request
 
@@ -287,7 +287,7 @@ async def test_the_server_in_front_of_a_unix_socket_is_believed(
     path = str(tmp_path / "relay.sock")
     own = ("Origin: https://www.shop.test", "X-Forwarded-Proto: https", JSON)
     raw = request("POST /_dub/cookie", *own, body=b"{}", host=HOST)
-    async with pages_on_socket(path, endpoints(trusted=Trusted(unix=True))):
+    async with on_socket(path, application(endpoints(trusted=Trusted(unix=True)))):
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(raw)
         answer = as_message(await reader.read())

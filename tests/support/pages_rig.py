@@ -36,15 +36,10 @@ def pages(aiohttp_server: AiohttpServer) -> Pages:
 
 
 @asynccontextmanager
-async def pages_on_socket(
-    path: str, endpoints: Iterable[Endpoint]
-) -> AsyncIterator[None]:
-    """Serve endpoints on a Unix socket, which no server of aiohttp's tests can."""
+async def on_socket(path: str, app: web.Application) -> AsyncIterator[None]:
+    """Serve an application on a Unix socket: no server of aiohttp's tests can."""
     runner = web.AppRunner(
-        application(endpoints),
-        access_log=None,
-        shutdown_timeout=1,
-        handler_cancellation=True,
+        app, access_log=None, shutdown_timeout=1, handler_cancellation=True
     )
     await runner.setup()
     await web.UnixSite(runner, path).start()

@@ -259,6 +259,7 @@ async def test_an_unknown_customers_completing_lead_is_rejected_in_plain_words(
     assert "no earlier click of this customer" in lead["lastError"]
 
 
+@pytest.mark.slow
 async def test_a_stop_gives_hanging_calls_back_and_the_next_start_delivers(
     dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
@@ -276,6 +277,7 @@ async def test_a_stop_gives_hanging_calls_back_and_the_next_start_delivers(
     assert len(await dub.state("leads")) == 1
 
 
+@pytest.mark.slow
 async def test_leads_are_taken_ahead_but_no_more_calls_made_than_may_be(
     dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
@@ -305,6 +307,7 @@ async def test_leads_are_taken_ahead_but_no_more_calls_made_than_may_be(
     assert {lead["status"] for lead in await relay.leads()} == {"waiting", "queued"}
 
 
+@pytest.mark.slow
 async def test_killed_in_the_middle_of_a_load_every_acknowledged_lead_arrives_once(
     dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:

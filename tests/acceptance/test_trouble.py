@@ -106,6 +106,7 @@ async def test_on_a_full_disk_nothing_is_acknowledged_and_the_sign_up_passes(
     assert sorted(recorded) == ["full@example.com", "u"]
 
 
+@pytest.mark.slow
 async def test_while_the_database_is_locked_the_sign_up_passes_and_is_kept(
     fronted: RelayProcess,
     dub: SandboxDub,

@@ -84,6 +84,7 @@ async def test_filters_change_the_list_in_place(
     assert "customer=ada" in admin.url
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AXE.exists(), reason="NO AXE: accessibility was not judged")
 async def test_no_page_has_a_violation(
     browser: Browser, home: str, relay: RelayProcess, dub: SandboxDub

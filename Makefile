@@ -7,7 +7,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Tests wait more than they work: twice as many processes as small machines have cores.
 WORKERS ?= 4
-PARALLEL := -n $(WORKERS) --dist loadfile
+# A file's tests share what they start; files of slow tests come first, by their folder.
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ test: $(READY) ## run all tests, in four processes; ARGS="-k hook" goes to pytes
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 quick: $(READY) ## run the tests that start no other program
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --hypothesis-profile=quick \
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=quick \
 		-m "not (process or postgres or browser or slow)" $(ARGS) \
 		tests/unit tests/integration
 

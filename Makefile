@@ -5,24 +5,33 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Tests wait more than they work: twice as many processes as small machines have cores.
+WORKERS ?= 4
+# A file's tests share what they start; files of slow tests come first, by their folder.
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs site snippet bench clean
+.PHONY: help demo test quick lint format docs site snippet snippet-mutation bench clean
 
 help: ## say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## run sandbox, sample site and relay; ONCE=1: sign up three times, then end
 	@$(BIN)/python -m relay demo $(if $(ONCE),--once)
 
-test: $(READY) ## run all tests; ARGS="-k hook" goes to pytest
+test: $(READY) ## run all tests, in four processes; ARGS="-k hook" goes to pytest
 	@.ci/commands
 	@.ci/chromium
 	@.ci/servers
 	@.ci/postgres
 	@.ci/faketime
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
+
+quick: $(READY) ## run the tests that start no other program
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=quick \
+		-m "not (process or postgres or browser or slow)" $(ARGS) \
+		tests/unit tests/integration
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check --quiet
@@ -45,6 +54,10 @@ snippet: ## build static/snippet/dist from src anew (needs node and npm)
 	@cp -R static/snippet/src static/snippet/*.mjs static/snippet/*.json build/snippet
 	@cd build/snippet && npm ci --silent --no-audit --no-fund && \
 		node build.mjs ../../static/snippet/dist
+
+snippet-mutation: $(READY) ## run the snippet's tests without it: each must fail
+	@.ci/chromium
+	@.ci/snippet-mutation
 
 bench: $(READY) ## measure speed (needs wrk)
 	@set -e; for file in bench/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done

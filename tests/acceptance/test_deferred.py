@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 
 from relay.core.clock import now_ms
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
@@ -40,7 +41,9 @@ def hook(click: str, customer: str = ADA, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def fronted(dub: SandboxDub, tmp_path: Path) -> AsyncIterator[RelayProcess]:
+async def fronted(
+    aiohttp_server: AiohttpServer, dub: SandboxDub, tmp_path: Path
+) -> AsyncIterator[RelayProcess]:
     """A relay in front of a site whose first form only defers."""
 
     async def take(_: web.Request) -> web.StreamResponse:
@@ -48,17 +51,14 @@ async def fronted(dub: SandboxDub, tmp_path: Path) -> AsyncIterator[RelayProcess
 
     app = web.Application()
     app.add_routes([web.post("/start", take), web.post("/qualify", take)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    site = "http://127.0.0.1:{1}".format(*runner.addresses[0])
+    server = await aiohttp_server(app, access_log=None, shutdown_timeout=0.2)
+    site = f"http://127.0.0.1:{server.port}"
     relay = RelayProcess(
         tmp_path, {"DUB_API_URL": dub.url, "RELAY_UPSTREAM": site}, config=RULES
     )
     await relay.start()
     yield relay
     assert await relay.stop() == 0
-    await runner.cleanup()
 
 
 async def sign_up(url: str, click: str | None, **form: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pytest_aiohttp import AiohttpServer
 
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
@@ -154,9 +155,9 @@ async def test_a_revoked_key_parks_every_lead_and_a_new_one_lets_all_go(
 
 
 async def test_dub_unreachable_at_start_keeps_leads_and_check_says_so(
-    tmp_path: Path, session: aiohttp.ClientSession
+    aiohttp_server: AiohttpServer, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
-    sandbox = await SandboxDub.start()
+    sandbox = await SandboxDub.start(aiohttp_server)
     click, port = await sandbox.click(), int(sandbox.url.rpartition(":")[2])
     clicks = sandbox.dub
     await sandbox.close()
@@ -168,7 +169,7 @@ async def test_dub_unreachable_at_start_keeps_leads_and_check_says_so(
         assert code == 1
         assert "FAIL" in report
 
-        back = await SandboxDub.start(port)
+        back = await SandboxDub.start(aiohttp_server, port)
         back.dub.clicks.update(clicks.clicks)
         await until(relay, lambda found: found[0]["status"] == "delivered")
 
@@ -258,6 +259,7 @@ async def test_an_unknown_customers_completing_lead_is_rejected_in_plain_words(
     assert "no earlier click of this customer" in lead["lastError"]
 
 
+@pytest.mark.slow
 async def test_a_stop_gives_hanging_calls_back_and_the_next_start_delivers(
     dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
@@ -275,6 +277,7 @@ async def test_a_stop_gives_hanging_calls_back_and_the_next_start_delivers(
     assert len(await dub.state("leads")) == 1
 
 
+@pytest.mark.slow
 async def test_leads_are_taken_ahead_but_no_more_calls_made_than_may_be(
     dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
@@ -304,6 +307,7 @@ async def test_leads_are_taken_ahead_but_no_more_calls_made_than_may_be(
     assert {lead["status"] for lead in await relay.leads()} == {"waiting", "queued"}
 
 
+@pytest.mark.slow
 async def test_killed_in_the_middle_of_a_load_every_acknowledged_lead_arrives_once(
     dub: SandboxDub, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:

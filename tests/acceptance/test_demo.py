@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from pytest_aiohttp import AiohttpServer
 
 from relay.core.dub.track_lead import LeadFields
 from relay.sandbox.app import DUB, make_dub, make_site
@@ -126,22 +126,22 @@ async def test_it_runs_until_it_is_told_to_stop_and_leaves_nothing(
                     await session.get(address)
 
 
-async def walked(hook: web.Application, dub: web.Application) -> tuple[bool, str]:
+async def walked(
+    aiohttp_server: AiohttpServer, hook: web.Application, dub: web.Application
+) -> tuple[bool, str]:
     """Walk a town in which something else takes the relay's place."""
     lines: list[str] = []
-    async with TestServer(hook) as relay, TestServer(dub) as sandbox:
-        address = str(relay.make_url("/")).replace("127.0.0.1", "localhost")
-        site = make_site(
-            hook=Hook(f"{address}hook", (b"k" * 32,)),
-            script_src=f"{address}script.js",
-        )
-        async with TestServer(site) as server:
-            at = str(server.make_url("/")).replace("127.0.0.1", "localhost")
-            dub[DUB].links["ada"] = Link("link_ada", "ada", "partner-ada", at, "Ada")
-            town = Town(
-                str(sandbox.make_url("/")), address, at, lambda _: "u", patience=0.5
-            )
-            good = await walk(town, lines.append)
+    relay, sandbox = await aiohttp_server(hook), await aiohttp_server(dub)
+    address = str(relay.make_url("/")).replace("127.0.0.1", "localhost")
+    site = make_site(
+        hook=Hook(f"{address}hook", (b"k" * 32,)),
+        script_src=f"{address}script.js",
+    )
+    server = await aiohttp_server(site)
+    at = str(server.make_url("/")).replace("127.0.0.1", "localhost")
+    dub[DUB].links["ada"] = Link("link_ada", "ada", "partner-ada", at, "Ada")
+    town = Town(str(sandbox.make_url("/")), address, at, lambda _: "u", patience=0.5)
+    good = await walk(town, lines.append)
     return good, "\n".join(lines)
 
 
@@ -172,18 +172,22 @@ def recorder(dub: Dub) -> Callable[[str], None]:
     return take
 
 
-async def test_a_lead_that_does_not_arrive_fails_the_walk() -> None:
-    good, lines = await walked(relay_that(lambda _: None), make_dub())
+async def test_a_lead_that_does_not_arrive_fails_the_walk(
+    aiohttp_server: AiohttpServer,
+) -> None:
+    good, lines = await walked(aiohttp_server, relay_that(lambda _: None), make_dub())
 
     assert not good
     assert re.search(r"script +FAILED +no lead within 0.5 s", lines)
     assert "0 of 3 leads arrived" in lines
 
 
-async def test_a_lead_with_another_click_fails_the_walk() -> None:
+async def test_a_lead_with_another_click_fails_the_walk(
+    aiohttp_server: AiohttpServer,
+) -> None:
     app = make_dub()
 
-    good, lines = await walked(relay_that(recorder(app[DUB])), app)
+    good, lines = await walked(aiohttp_server, relay_that(recorder(app[DUB])), app)
 
     assert not good
     assert re.search(r"script +FAILED +the lead should have click \w{16}; has", lines)

@@ -154,6 +154,7 @@ async def test_the_guide_to_the_hook_ends_with_a_lead(tmp_path: Path) -> None:
     assert (lead["source"], lead["customerExternalId"]) == ("hook", "u_1")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 async def test_the_guide_to_the_script_ends_with_a_lead(tmp_path: Path) -> None:
     async with followed("script.md", tmp_path) as guide, person() as context:

@@ -187,6 +187,7 @@ async def test_express_answers_while_the_relay_hangs_and_tries_again(
     assert (lead["status"], lead["customerExternalId"]) == ("delivered", user)
 
 
+@pytest.mark.slow
 async def test_next_serves_the_relay_on_its_own_origin_and_tells_it_of_registrations(
     below_the_packages: Path,
     dub: SandboxDub,

@@ -307,6 +307,7 @@ async def test_without_a_hook_secret_the_hook_answers_404(
         await relay.stop()
 
 
+@pytest.mark.slow
 async def test_a_stopping_relay_says_so_before_it_stops_listening(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:

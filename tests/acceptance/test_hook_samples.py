@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from playwright.async_api import Page
+from pytest_aiohttp import AiohttpServer
 
 from relay.core.providers import PROVIDERS
 from tests.support.harness import RelayProcess, SandboxDub
@@ -229,17 +230,15 @@ async def test_supabases_trigger_signs_and_never_stops_a_sign_up(
 @pytest.mark.browser
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_a_page_gets_its_ticket_in_a_real_browser(
-    page: Page, tmp_path: Path, method: str
+    aiohttp_server: AiohttpServer, page: Page, tmp_path: Path, method: str
 ) -> None:
     async def home(_: web.Request) -> web.StreamResponse:
         return web.Response(text="<title>Shop</title>", content_type="text/html")
 
     app = web.Application()
     app.router.add_get("/", home)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    site = "http://127.0.0.1:{1}".format(*runner.addresses[0])
+    server = await aiohttp_server(app, access_log=None)
+    site = f"http://127.0.0.1:{server.port}"
     relay = await RelayProcess(tmp_path, {"RELAY_UPSTREAM": site}).start()
     code = FILES["ticket.mjs"].replace("export ", "").replace('"POST"', f'"{method}"')
     script = f"(async () => {{ {code}; return dubTicket(); }})()"
@@ -257,7 +256,6 @@ async def test_a_page_gets_its_ticket_in_a_real_browser(
         )
     finally:
         await relay.stop()
-        await runner.cleanup()
 
     assert without is None
     assert ticket.count(".") == 2

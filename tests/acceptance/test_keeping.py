@@ -97,7 +97,7 @@ async def test_a_customer_is_forgotten_everywhere_while_the_relay_runs(
     redelivered = await post_hook(session, delivering.url, zoe(click), f"{MESSAGE}-0")
     assert redelivered == repeated
     assert len(await dub.state("leads")) == 4
-    *_, first = await delivering.leads("--customer", EMAIL)
+    *_, first = await delivering.leads(EMAIL)
     assert first["id"] == repeated[1]["id"]
     assert first["customerExternalId"].startswith("erased:")
     assert "on request" in first["notes"][0]

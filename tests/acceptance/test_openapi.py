@@ -119,6 +119,7 @@ async def test_the_document_is_served_and_kept_by_its_etag(
     assert document["servers"] == [{"url": "/_dub"}]
 
 
+@pytest.mark.slow
 async def test_the_running_relay_does_what_the_document_says(
     relay: RelayProcess, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ def most_in_a_window(times: Sequence[int]) -> int:
     return fullest
 
 
+@pytest.mark.slow
 async def test_nothing_is_lost_doubled_or_out_of_order_whatever_is_killed(
     relays: list[RelayProcess],
     own_postgres: PostgresServer,

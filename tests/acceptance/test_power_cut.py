@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from tests.support.harness import RelayProcess, post_hook
 
@@ -23,6 +24,7 @@ def copy_database(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+@pytest.mark.slow
 async def test_a_copy_at_any_moment_holds_what_was_acknowledged(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:

@@ -113,6 +113,7 @@ class Load:
                     self.failed.append(f"{status} {answer}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [(), ("--workers", "2")])
 async def test_restarts_under_load_refuse_not_one_sign_up(
     tmp_path: Path, listening: socket.socket, arguments: tuple[str, ...]
@@ -208,6 +209,7 @@ async def test_the_service_manager_is_told_when_it_is_ready_and_that_it_lives(
     assert last == b"STOPPING=1"
 
 
+@pytest.mark.slow
 async def test_behind_caddy_two_relays_are_replaced_one_after_the_other(
     tmp_path: Path,
 ) -> None:

@@ -138,6 +138,7 @@ async def test_node_tracks_leads_and_sales(
     assert len(await dub.state("sales")) == 1
 
 
+@pytest.mark.slow
 async def test_a_better_auth_sign_up_becomes_a_lead_also_while_dub_hangs(
     delivering: RelayProcess, dub: SandboxDub
 ) -> None:

@@ -307,6 +307,7 @@ async def test_a_sale_whose_answer_was_lost_is_never_counted_twice(
     assert len(await dub.state("sales")) == 3  # a person said so
 
 
+@pytest.mark.slow
 async def test_a_relay_killed_in_a_sale_does_not_repeat_it(
     tmp_path: Path, dub: SandboxDub
 ) -> None:

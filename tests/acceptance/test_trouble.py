@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 
 from relay.sandbox.site import make_site
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
@@ -25,19 +26,18 @@ customer_name = "form.name"
 
 
 @pytest.fixture
-async def fronted(dub: SandboxDub, tmp_path: Path) -> AsyncIterator[RelayProcess]:
+async def fronted(
+    aiohttp_server: AiohttpServer, dub: SandboxDub, tmp_path: Path
+) -> AsyncIterator[RelayProcess]:
     """A relay in front of the sample site."""
-    runner = web.AppRunner(make_site(), access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    site = "http://127.0.0.1:{1}".format(*runner.addresses[0])
+    server = await aiohttp_server(make_site(), access_log=None, shutdown_timeout=0.2)
+    site = f"http://127.0.0.1:{server.port}"
     relay = RelayProcess(
         tmp_path, {"DUB_API_URL": dub.url, "RELAY_UPSTREAM": site}, config=RULES
     )
     await relay.start()
     yield relay
     assert await relay.stop() == 0
-    await runner.cleanup()
 
 
 def spilled(folder: Path) -> list[Path]:
@@ -106,6 +106,7 @@ async def test_on_a_full_disk_nothing_is_acknowledged_and_the_sign_up_passes(
     assert sorted(recorded) == ["full@example.com", "u"]
 
 
+@pytest.mark.slow
 async def test_while_the_database_is_locked_the_sign_up_passes_and_is_kept(
     fronted: RelayProcess,
     dub: SandboxDub,
@@ -135,7 +136,10 @@ async def test_while_the_database_is_locked_the_sign_up_passes_and_is_kept(
 
 
 async def test_killed_while_the_site_works_the_sign_up_is_in_the_ledger_as_held(
-    dub: SandboxDub, session: aiohttp.ClientSession, tmp_path: Path
+    aiohttp_server: AiohttpServer,
+    dub: SandboxDub,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
 ) -> None:
     reached, never = asyncio.Event(), asyncio.Event()
 
@@ -146,10 +150,8 @@ async def test_killed_while_the_site_works_the_sign_up_is_in_the_ledger_as_held(
 
     app = web.Application()
     app.router.add_post("/signup", slow)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    site = "http://127.0.0.1:{1}".format(*runner.addresses[0])
+    server = await aiohttp_server(app, access_log=None, shutdown_timeout=0.1)
+    site = f"http://127.0.0.1:{server.port}"
     relay = RelayProcess(
         tmp_path, {"DUB_API_URL": dub.url, "RELAY_UPSTREAM": site}, config=RULES
     )
@@ -170,4 +172,3 @@ async def test_killed_while_the_site_works_the_sign_up_is_in_the_ledger_as_held(
         while (await relay.leads())[0]["status"] != "delivered":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert await relay.stop() == 0
-    await runner.cleanup()

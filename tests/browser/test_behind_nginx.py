@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext
+from pytest_aiohttp import AiohttpServer
 
 from tests.support import servers
 from tests.support.harness import RelayProcess, SandboxDub
@@ -40,7 +41,9 @@ async def printed_tag(relay: RelayProcess) -> str:
 
 
 @pytest.fixture
-async def url(tmp_path: Path, relay: RelayProcess) -> AsyncIterator[str]:
+async def url(
+    aiohttp_server: AiohttpServer, tmp_path: Path, relay: RelayProcess
+) -> AsyncIterator[str]:
     """The site's address, by way of nginx with its sample file."""
     policy = "script-src 'self'; connect-src 'self'"
     html = f"<!doctype html><title>Shop</title>{await printed_tag(relay)}"
@@ -51,14 +54,11 @@ async def url(tmp_path: Path, relay: RelayProcess) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/{path:.*}", page)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    site = f"127.0.0.1:{runner.addresses[0][1]}"
+    server = await aiohttp_server(app, access_log=None)
+    site = f"127.0.0.1:{server.port}"
     behind = relay.url.removeprefix("http://")
     async with servers.nginx(tmp_path, "beside.conf", behind, site) as port:
         yield f"https://www.acme.test:{port}/"
-    await runner.cleanup()
 
 
 async def kept(context: BrowserContext) -> dict[str, dict[str, Any]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 from aiohttp import web
 from playwright.async_api import BrowserContext, Page
+from pytest_aiohttp import AiohttpServer
 
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.clock import now_ms
@@ -67,7 +66,7 @@ HOSTS_OF_FORMS = {"evil.test": 403, "shop.acme.test": 403, "www.acme.test": 415}
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
+async def port(aiohttp_server: AiohttpServer) -> int:
     """One server for all hosts: pages, and the endpoint below the prefix."""
     endpoint = CookieEndpoint(landing(now=now_ms()), Trusted())
 
@@ -80,11 +79,9 @@ async def port() -> AsyncIterator[int]:
     app.router.add_post("/_dub/cookie", speaking_json(endpoint.keep))
     app.router.add_delete("/_dub/cookie", speaking_json(endpoint.forget))
     app.router.add_get("/{path:.*}", page)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield runner.addresses[0][1]
-    await runner.cleanup()
+    server = await aiohttp_server(app, access_log=None)
+    assert server.port is not None
+    return server.port
 
 
 async def kept(context: BrowserContext) -> dict[str, str]:

@@ -23,13 +23,6 @@ __all__ = ["browser", "context", "page"]
 
 
 @pytest.fixture
-async def dub() -> AsyncIterator[SandboxDub]:
-    started = await SandboxDub.start()
-    yield started
-    await started.close()
-
-
-@pytest.fixture
 async def relay(tmp_path: Path, dub: SandboxDub) -> AsyncIterator[RelayProcess]:
     settings = {"RELAY_ADMIN_PASSWORD": PASSWORD, "DUB_API_URL": dub.url}
     relay = await RelayProcess(tmp_path, settings).start()
@@ -91,6 +84,7 @@ async def test_filters_change_the_list_in_place(
     assert "customer=ada" in admin.url
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AXE.exists(), reason="NO AXE: accessibility was not judged")
 async def test_no_page_has_a_violation(
     browser: Browser, home: str, relay: RelayProcess, dub: SandboxDub

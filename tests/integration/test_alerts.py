@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from relay.core.clock import now_ms
@@ -22,6 +23,8 @@ from relay.outbox.contract import Alert, Offer
 from tests.support.harness import HOOK_SECRET, RelayProcess, SandboxDub, post_hook
 from tests.support.postgres_server import PostgresServer
 from tests.support.samples import samples
+
+pytestmark = pytest.mark.process
 
 SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
@@ -64,16 +67,13 @@ class Receiver:
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
+async def receiver(aiohttp_server: AiohttpServer) -> Receiver:
     made = Receiver()
     app = web.Application()
     app.router.add_post("/ops", made.take)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = "http://127.0.0.1:{1}/ops?token=t".format(*runner.addresses[0])
-    yield made
-    await runner.cleanup()
+    server = await aiohttp_server(app, access_log=None, shutdown_timeout=0.2)
+    made.url = f"http://127.0.0.1:{server.port}/ops?token=t"
+    return made
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

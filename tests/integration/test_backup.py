@@ -23,6 +23,8 @@ from relay.outbox.contract import Offer, Outbox, Query
 from relay.outbox.encryption import Seal
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
+pytestmark = pytest.mark.process
+
 LEASE = 60_000
 
 

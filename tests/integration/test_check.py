@@ -8,14 +8,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 
 from relay.config.settings import (
     Settings,
@@ -28,6 +28,7 @@ from relay.operations.diagnostics import (
 )
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Gate
+from tests.support.pages_rig import on_socket
 
 NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "s3cret"}
 NOWHERE = "http://127.0.0.1:9"
@@ -36,18 +37,20 @@ NOWHERE = "http://127.0.0.1:9"
 GOOD = (422, "unprocessable_entity", "invalid_type: eventName: Invalid input")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Serving = Callable[[Handler], Awaitable[str]]
 
 
-@asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
-    """A server that answers everything with one handler; gives its address."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+@pytest.fixture
+def serving(aiohttp_server: AiohttpServer) -> Serving:
+    """What makes a server that answers everything with one handler; its address."""
+
+    async def serve(handler: Handler) -> str:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handler)
+        server = await aiohttp_server(app)
+        return f"http://127.0.0.1:{server.port}"
+
+    return serve
 
 
 def dub(status: int, code: str, message: str, **headers: str) -> Handler:
@@ -101,10 +104,10 @@ async def migrate() -> None:
     await outbox.close()
 
 
-async def test_when_all_is_well_every_line_is_ok() -> None:
+async def test_when_all_is_well_every_line_is_ok(serving: Serving) -> None:
     await migrate()
-    async with serving(dub(*GOOD)) as api, serving(page(200)) as site:
-        findings = await checked(DUB_API_URL=api, RELAY_UPSTREAM=site)
+    api, site = await serving(dub(*GOOD)), await serving(page(200))
+    findings = await checked(DUB_API_URL=api, RELAY_UPSTREAM=site)
 
     assert results(findings) == {
         "settings": "ok",
@@ -156,15 +159,17 @@ async def test_dub_that_is_not_there_is_said_clearly_and_all_else_is_checked() -
     ],
 )
 async def test_what_dub_answers_tells_whether_the_key_works(
-    answer: Handler, reached: str, key: str
+    serving: Serving, answer: Handler, reached: str, key: str
 ) -> None:
-    async with serving(answer) as api:
-        findings = await checked(DUB_API_URL=api)
+    api = await serving(answer)
+    findings = await checked(DUB_API_URL=api)
 
     assert (findings["dub"].result, findings["key"].result) == (reached, key)
 
 
-async def test_dub_is_asked_once_with_nothing_that_it_could_record() -> None:
+async def test_dub_is_asked_once_with_nothing_that_it_could_record(
+    serving: Serving,
+) -> None:
     asked: list[tuple[str, str, bytes, str | None]] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -172,8 +177,8 @@ async def test_dub_is_asked_once_with_nothing_that_it_could_record() -> None:
         asked.append((request.method, request.path, await request.read(), signed))
         return await dub(*GOOD)(request)
 
-    async with serving(answer) as api:
-        await checked(DUB_API_URL=api)
+    api = await serving(answer)
+    await checked(DUB_API_URL=api)
 
     ((method, path, body, signed),) = asked
     assert (method, path, body) == ("POST", "/track/lead", b"{}")
@@ -183,26 +188,30 @@ async def test_dub_is_asked_once_with_nothing_that_it_could_record() -> None:
 @pytest.mark.parametrize(
     ("off", "result"), [(0, "ok"), (30, "ok"), (120, "FAIL"), (-120, "FAIL")]
 )
-async def test_a_clock_over_a_minute_off_fails(off: int, result: str) -> None:
+async def test_a_clock_over_a_minute_off_fails(
+    serving: Serving, off: int, result: str
+) -> None:
     date = formatdate(time.time() + off, usegmt=True)
 
-    async with serving(dub(*GOOD, Date=date)) as api:
-        findings = await checked(DUB_API_URL=api)
+    api = await serving(dub(*GOOD, Date=date))
+    findings = await checked(DUB_API_URL=api)
 
     assert findings["clock"].result == result
 
 
-async def test_a_date_that_is_none_leaves_the_clock_unknown() -> None:
-    async with serving(dub(*GOOD, Date="soon")) as api:
-        findings = await checked(DUB_API_URL=api)
+async def test_a_date_that_is_none_leaves_the_clock_unknown(serving: Serving) -> None:
+    api = await serving(dub(*GOOD, Date="soon"))
+    findings = await checked(DUB_API_URL=api)
 
     assert findings["clock"].result is CheckResult.NOTE
 
 
-async def test_a_site_that_is_down_fails_and_one_in_trouble_is_noted() -> None:
+async def test_a_site_that_is_down_fails_and_one_in_trouble_is_noted(
+    serving: Serving,
+) -> None:
     down = await checked(RELAY_UPSTREAM=NOWHERE)
-    async with serving(page(503)) as site:
-        troubled = await checked(RELAY_UPSTREAM=site)
+    site = await serving(page(503))
+    troubled = await checked(RELAY_UPSTREAM=site)
 
     assert down["upstream"] == Finding(
         "upstream", CheckResult.FAIL, "not reachable (Connection refused)"
@@ -213,13 +222,9 @@ async def test_a_site_that_is_down_fails_and_one_in_trouble_is_noted() -> None:
 async def test_a_site_on_a_unix_socket_is_reached(tmp_path: Path) -> None:
     app = web.Application()
     app.router.add_get("/", page(200))
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.UnixSite(runner, str(tmp_path / "s")).start()
+    async with on_socket(str(tmp_path / "s"), app):
+        findings = await checked(RELAY_UPSTREAM=f"unix:{tmp_path}/s")
 
-    findings = await checked(RELAY_UPSTREAM=f"unix:{tmp_path}/s")
-
-    await runner.cleanup()
     assert findings["upstream"].result is CheckResult.OK
 
 
@@ -296,10 +301,11 @@ async def check(*arguments: str, **environ: str) -> tuple[int, str, str]:
     return ran.returncode, ran.stdout, ran.stderr
 
 
-async def test_the_report_has_a_line_a_check_and_ends_with_0() -> None:
+@pytest.mark.process
+async def test_the_report_has_a_line_a_check_and_ends_with_0(serving: Serving) -> None:
     write("relay.toml", b"[delivery]\nrate = 60\n")
-    async with serving(dub(*GOOD)) as api:
-        code, out, err = await check(DUB_API_URL=api)
+    api = await serving(dub(*GOOD))
+    code, out, err = await check(DUB_API_URL=api)
 
     lines = out.splitlines()
     assert (code, err) == (0, "")
@@ -310,6 +316,7 @@ async def test_the_report_has_a_line_a_check_and_ends_with_0() -> None:
     assert "note  upstream  not set: no reverse proxy" in lines
 
 
+@pytest.mark.process
 async def test_a_failed_check_ends_with_1_and_the_others_are_there() -> None:
     code, out, err = await check(DUB_API_URL=NOWHERE)
 
@@ -318,6 +325,7 @@ async def test_a_failed_check_ends_with_1_and_the_others_are_there() -> None:
     assert "\nok    cookie    " in out
 
 
+@pytest.mark.process
 async def test_the_report_as_json() -> None:
     code, out, _ = await check("--json", DUB_API_URL=NOWHERE)
 

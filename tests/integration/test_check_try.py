@@ -13,6 +13,8 @@ import pytest
 from relay.core.rules.rule import compile_rules
 from tests.support.harness import RelayProcess
 
+pytestmark = pytest.mark.process
+
 RULES = """
 [[signup]]
 path = "/signup"

@@ -354,6 +354,7 @@ def test_every_wrong_or_missing_setting_has_a_line_of_its_own(
     ]
 
 
+@pytest.mark.process
 def test_reading_settings_loads_no_server_and_without_rules_no_jmespath() -> None:
     code = (
         "import sys; from relay.config.settings import load;"
@@ -380,6 +381,7 @@ def test_a_kind_of_database_that_is_not_there_is_a_wrong_setting(
     assert "CANARY" not in ran.mistake
 
 
+@pytest.mark.process
 def test_python_m_relay_is_the_same_command(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "relay", "version"],
@@ -433,7 +435,7 @@ def test_a_listing_has_nothing_of_the_person(run: Run, ledger: None) -> None:
         ("--customer u_2", [UNCONFIRMED]),
         ("--customer nobody", []),
         ("--limit 2", [HELD, QUEUED]),
-        (f"--since {iso(BORN + 4000)}", [HELD, QUEUED]),
+        pytest.param(f"--since {iso(BORN + 4000)}", [HELD, QUEUED], id="since"),
         ("--since 2099-01-01", []),
         ("--since 2h", [HELD, QUEUED, REJECTED, UNCONFIRMED, WAITING, DELIVERED]),
         ("--since 10m", []),
@@ -483,6 +485,7 @@ def test_a_stranger_cannot_steer_the_terminal(run: Run) -> None:
     assert len(run("leads list").out.splitlines()) == 2
 
 
+@pytest.mark.process
 def test_on_a_terminal_the_table_is_drawn_and_ids_stay_whole(
     run: Run, ledger: None
 ) -> None:
@@ -510,6 +513,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
+@pytest.mark.process
 def test_a_closed_pipe_ends_quietly(run: Run) -> None:
     async def fill(outbox: Outbox) -> None:
         for number in range(300):
@@ -787,6 +791,7 @@ def test_signing_needs_a_hook_secret(run: Run) -> None:
     assert ran.mistake.startswith("RELAY_HOOK_SECRET: is required")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "body",
     [

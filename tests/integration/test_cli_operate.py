@@ -17,6 +17,8 @@ from relay.outbox.records import pseudonym
 from tests.support.harness import RelayProcess, clean_environment
 from tests.support.postgres_server import PostgresServer
 
+pytestmark = pytest.mark.process
+
 HOUR = 3_600_000
 
 

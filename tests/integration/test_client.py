@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 
 from relay.client import AsyncClient, Client, Result, Signup, Status
 from relay.client.message import message_of
@@ -143,7 +144,10 @@ async def test_an_empty_click_means_the_customers_earlier_one(
         ({"metadata": {"at": object()}}, "metadata"),
         ({"metadata": {"much": "x" * 2_000_000}}, "1 MiB"),
     ],
-    ids=str,
+    ids=[
+        *("no customer", "a number", "a long name", "mode", "quantity"),
+        *("no JSON", "too much"),
+    ],
 )
 def test_an_integrators_mistake_is_told_and_logged_at_once(
     fields: dict[str, Any],
@@ -203,6 +207,7 @@ def test_a_client_that_could_never_work_is_not_made(
 # Trouble
 
 
+@pytest.mark.process
 async def test_what_a_dead_relay_missed_is_sent_in_order_once_it_is_back(
     fixed: RelayProcess, tmp_path: Path, dub: SandboxDub
 ) -> None:
@@ -223,6 +228,7 @@ async def test_what_a_dead_relay_missed_is_sent_in_order_once_it_is_back(
     assert later.status is Status.QUEUED
 
 
+@pytest.mark.process
 async def test_a_relay_killed_before_its_answer_arrives_doubles_nothing(
     fixed: RelayProcess, tmp_path: Path, dub: SandboxDub
 ) -> None:
@@ -275,21 +281,22 @@ async def test_a_secret_that_does_not_fit_is_told_and_loses_no_lead(
     ],
 )
 async def test_only_a_judgement_of_the_relays_ends_a_message(
-    status: int, body: str, expected: Status, tmp_path: Path
+    aiohttp_server: AiohttpServer,
+    status: int,
+    body: str,
+    expected: Status,
+    tmp_path: Path,
 ) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text=body, headers={"Location": "/else"})
 
     app = web.Application()
     app.router.add_post("/_dub/hooks/signup", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    client = client_of("http://127.0.0.1:{1}".format(*runner.addresses[0]), tmp_path)
+    server = await aiohttp_server(app)
+    client = client_of(f"http://127.0.0.1:{server.port}", tmp_path)
 
     result = await sign_up(client)
     await asyncio.to_thread(client.close)
-    await runner.cleanup()
 
     assert result.status is expected
     assert str(status) in result.reason
@@ -331,6 +338,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.process
 async def test_many_processes_share_one_spool(
     fixed: RelayProcess, tmp_path: Path
 ) -> None:
@@ -390,6 +398,7 @@ async def test_what_was_sent_is_not_in_the_file_any_more(
     assert EMAIL.encode() not in (tmp_path / "spool").read_bytes()
 
 
+@pytest.mark.process
 def test_a_full_spool_says_that_the_lead_is_lost(
     tmp_path: Path,
     logged: pytest.LogCaptureFixture,
@@ -441,6 +450,7 @@ def test_a_link_in_the_spools_place_is_not_followed(tmp_path: Path) -> None:
 # What it costs, and what it keeps to itself
 
 
+@pytest.mark.process
 def test_importing_it_brings_no_framework_and_no_server() -> None:
     code = "import relay.client, sys; print(*sys.modules)"
     ran = subprocess.run(
@@ -481,6 +491,7 @@ def test_no_person_and_no_secret_in_logs_and_reprs(
         assert HOOK_SECRET not in text
 
 
+@pytest.mark.process
 def test_a_client_made_before_a_fork_works_after_it(tmp_path: Path) -> None:
     code = """
 import os, sys

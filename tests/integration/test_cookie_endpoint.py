@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from relay.capture.click_cookie import Landing
 from relay.capture.cookie_endpoint import CookieEndpoint
 from relay.core.http import cookies
 from relay.http.callers import Trusted
-from tests.support.pages_rig import serving_pages
+from tests.support.pages_rig import Endpoint, Pages, application, on_socket
 from tests.support.proxy_rig import NOW, SECRETS, landing
 from tests.support.recording_site import Message, as_message, ask, closed, request
 
@@ -28,25 +26,16 @@ JSON = "Content-Type: application/json"
 LOCAL_PROXY = Trusted((ip_network("127.0.0.1"),))
 
 
-@asynccontextmanager
-async def serving(
-    landings: Landing | None = None,
-    trusted: Trusted | None = None,
-    unix: str | None = None,
-) -> AsyncIterator[int]:
+def endpoints(
+    landings: Landing | None = None, trusted: Trusted | None = None
+) -> list[Endpoint]:
     endpoint = CookieEndpoint(landings or landing(), trusted or Trusted())
-    endpoints = [
-        ("POST", "cookie", endpoint.keep),
-        ("DELETE", "cookie", endpoint.forget),
-    ]
-    async with serving_pages(endpoints, unix=unix) as port:
-        yield port
+    return [("POST", "cookie", endpoint.keep), ("DELETE", "cookie", endpoint.forget)]
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
-    async with serving() as number:
-        yield number
+async def port(pages: Pages) -> int:
+    return await pages(endpoints())
 
 
 async def post(
@@ -173,10 +162,10 @@ async def test_nothing_is_restored(port: int, cookie: str) -> None:
     ],
 )
 async def test_the_attribution_decides_between_two_clicks(
-    attribution: cookies.Attribution, cookie: str, expected: str
+    pages: Pages, attribution: cookies.Attribution, cookie: str, expected: str
 ) -> None:
-    async with serving(landing(attribution)) as port:
-        answer = await post(port, {"dub_id": CLICK}, f"Cookie: {cookie}")
+    port = await pages(endpoints(landing(attribution)))
+    answer = await post(port, {"dub_id": CLICK}, f"Cookie: {cookie}")
 
     assert click_of(answer) == expected
 
@@ -210,10 +199,10 @@ async def test_the_domain_is_that_of_dubs_script(
         assert found == ([f"Domain={domain}"] if domain else [])
 
 
-async def test_the_domain_may_be_configured() -> None:
-    async with serving(landing(domain=".shop.test")) as port:
-        own = ("Origin: http://app.shop.test",)
-        answer = await post(port, {"dub_id": CLICK}, host="app.shop.test", own=own)
+async def test_the_domain_may_be_configured(pages: Pages) -> None:
+    port = await pages(endpoints(landing(domain=".shop.test")))
+    own = ("Origin: http://app.shop.test",)
+    answer = await post(port, {"dub_id": CLICK}, host="app.shop.test", own=own)
 
     assert "Domain=.shop.test;" in written(answer)["dub_id"]
 
@@ -247,7 +236,7 @@ async def test_withdrawn_consent_leaves_nothing_behind(
     ids=["trusted", "not trusted"],
 )
 async def test_scheme_and_host_are_believed_of_a_trusted_proxy_only(
-    *, trusted: Trusted, peer_is_believed: bool
+    pages: Pages, *, trusted: Trusted, peer_is_believed: bool
 ) -> None:
     seen = (
         "Origin: https://www.shop.test",
@@ -255,8 +244,8 @@ async def test_scheme_and_host_are_believed_of_a_trusted_proxy_only(
         "X-Forwarded-Proto: https",
         "X-Forwarded-Host: www.shop.test",
     )
-    async with serving(trusted=trusted) as port:
-        answer = await post(port, {"dub_id": CLICK}, own=seen, host="10.0.0.5:8080")
+    port = await pages(endpoints(trusted=trusted))
+    answer = await post(port, {"dub_id": CLICK}, own=seen, host="10.0.0.5:8080")
 
     if peer_is_believed:
         assert "; Secure" in written(answer)["dub_relay"]
@@ -274,11 +263,11 @@ async def test_scheme_and_host_are_believed_of_a_trusted_proxy_only(
     ],
 )
 async def test_an_origin_is_the_same_however_the_proxy_writes_the_host(
-    scheme: str, host: str
+    pages: Pages, scheme: str, host: str
 ) -> None:
     own = (f"Origin: {scheme}://www.shop.test", f"X-Forwarded-Proto: {scheme}")
-    async with serving(trusted=LOCAL_PROXY) as port:
-        answer = await post(port, {"dub_id": CLICK}, own=own, host=host)
+    port = await pages(endpoints(trusted=LOCAL_PROXY))
+    answer = await post(port, {"dub_id": CLICK}, own=own, host=host)
 
     assert "Domain=.shop.test;" in written(answer)["dub_id"]
 
@@ -298,7 +287,7 @@ async def test_the_server_in_front_of_a_unix_socket_is_believed(
     path = str(tmp_path / "relay.sock")
     own = ("Origin: https://www.shop.test", "X-Forwarded-Proto: https", JSON)
     raw = request("POST /_dub/cookie", *own, body=b"{}", host=HOST)
-    async with serving(trusted=Trusted(unix=True), unix=path):
+    async with on_socket(path, application(endpoints(trusted=Trusted(unix=True)))):
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(raw)
         answer = as_message(await reader.read())
@@ -380,10 +369,10 @@ async def test_another_site_plants_and_removes_nothing(
     refused(await delete(port, cookie, own=own), 403, "forbidden")
 
 
-async def test_a_page_on_http_does_not_reach_into_the_https_site() -> None:
+async def test_a_page_on_http_does_not_reach_into_the_https_site(pages: Pages) -> None:
     seen = ("Origin: http://www.shop.test", "X-Forwarded-Proto: https")
-    async with serving(trusted=LOCAL_PROXY) as port:
-        answer = await post(port, {"dub_id": CLICK}, own=seen)
+    port = await pages(endpoints(trusted=LOCAL_PROXY))
+    answer = await post(port, {"dub_id": CLICK}, own=seen)
 
     refused(answer, 403, "forbidden")
 

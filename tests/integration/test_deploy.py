@@ -149,6 +149,7 @@ def read_only_but_for(data: Path) -> list[str]:
     return prefix
 
 
+@pytest.mark.process
 async def test_a_relay_runs_with_a_read_only_root(
     session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ async def test_a_relay_runs_with_a_read_only_root(
 # health, as the image and compose ask it
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("listen", ["tcp", "unix"])
 async def test_health_asks_the_relay_that_runs_here(
     tmp_path: Path, listen: str
@@ -264,6 +266,7 @@ def test_the_relay_of_compose_has_right_settings(
     assert settings.drain + REQUEST_GRACE_S + STOP_GRACE_S < grace
 
 
+@pytest.mark.process
 def test_caddy_reads_its_file(tmp_path: Path) -> None:
     ran = subprocess.run(
         [program("caddy"), "validate", "--config", "Caddyfile", "--adapter=caddyfile"],
@@ -317,12 +320,14 @@ def analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.process
 def test_systemd_finds_nothing_wrong_with_the_units(units: list[Path]) -> None:
     ran = analyze("verify", *units)
 
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+@pytest.mark.process
 def test_the_service_is_as_confined_as_systemd_can_make_it(units: list[Path]) -> None:
     [service] = [path for path in units if path.suffix == ".service"]
 
@@ -371,6 +376,7 @@ def test_kubernetes_would_notice_a_field_that_is_not_there() -> None:
         kubernetes_validate.validate(wrong, KUBERNETES_VERSION, strict=True)
 
 
+@pytest.mark.process
 def test_kustomize_puts_all_together() -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("NO KUBECTL HERE: the kustomization was not built")

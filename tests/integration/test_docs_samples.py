@@ -17,12 +17,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from dub import Dub
 
 from tests.support.example_sites import COMMANDS, EXAMPLES, Site
@@ -39,7 +40,7 @@ from tests.support.sample_checks import CHECKS, Case
 from tests.support.sample_shell import Shell, filled_in
 from tests.support.samples import TOP, Sample, samples
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 HOOKS = "tests/acceptance/test_hook_samples.py"
 SNIPPET = "tests/browser/test_snippet_docs.py"
@@ -127,11 +128,9 @@ class Scene:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     folder = tmp_path_factory.mktemp("scene")
-    dub = await SandboxDub.start()
-    runner = web.AppRunner(_site(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    site = "http://127.0.0.1:{1}".format(*runner.addresses[0])
+    dub = await SandboxDub.start(_served)
+    server = await _served(_site(), access_log=None)
+    site = f"http://127.0.0.1:{server.port}"
     relay = RelayProcess(folder, {"DUB_API_URL": dub.url, "RELAY_UPSTREAM": site})
     await relay.start()
     try:
@@ -142,8 +141,17 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         yield Scene(dub, relay, site, found, backup)
     finally:
         await relay.stop()
-        await runner.cleanup()
+        await server.close()
         await dub.close()
+
+
+async def _served(
+    app: web.Application, *, port: int | None = None, **options: Any
+) -> TestServer:
+    """As aiohttp_server, which lasts for one test only."""
+    server = TestServer(app, port=port)
+    await server.start_server(**options)
+    return server
 
 
 def _site() -> web.Application:
@@ -254,7 +262,7 @@ async def test_the_sample_of_dubs_sdk_brings_a_lead(scene: Scene) -> None:
 
     await asyncio.to_thread(exec, code, names)
 
-    [lead] = await scene.relay.leads("--customer", "u_sdk")
+    [lead] = await scene.relay.leads("u_sdk")
     assert lead["clickId"] == names["cookie"]
 
 
@@ -410,5 +418,5 @@ async def test_an_example_takes_the_sign_up_of_the_page(
 
     assert code == 0, said
     user = json.loads(said)["id"]
-    [lead] = await scene.relay.leads("--customer", user)
+    [lead] = await scene.relay.leads(user)
     assert lead["source"] == "hook"

@@ -133,6 +133,7 @@ def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
         yield from ((x, place["y"] + down) for down in range(place["h"]))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arguments",
     [("check", "rules", "alerts.yml"), ("test", "rules", "alerts.test.yml")],
@@ -199,6 +200,7 @@ async def test_what_is_spilled_is_measured(
     assert seen["dub_relay_spill_bytes", ()] == 8
 
 
+@pytest.mark.process
 async def test_workers_count_together(
     session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ async def test_migrate_says_from_which_version_to_which(
     assert second == (0, f"The schema has version {NEWEST} already.\n", "")
 
 
+@pytest.mark.process
 async def test_a_file_is_migrated_likewise_and_none_is_made(tmp_path: Path) -> None:
     path = tmp_path / "relay.db"
     relay = relay_on(f"sqlite:///{path}", tmp_path)

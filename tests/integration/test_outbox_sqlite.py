@@ -212,6 +212,7 @@ async def test_a_lock_held_for_too_long_is_an_outage_that_passes(path: Path) -> 
         assert (await outbox.put(offer())).taken is Taken.NEW
 
 
+@pytest.mark.process
 async def test_a_full_disk_takes_nothing_and_goes_on_when_there_is_room(
     path: Path,
 ) -> None:

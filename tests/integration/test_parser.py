@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.harness import RelayProcess
+
+pytestmark = pytest.mark.process
 
 
 async def test_a_relay_does_not_start_on_the_lenient_parser(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -28,7 +27,7 @@ from relay.http.responses import (
 )
 from relay.sandbox.app import PUBLISHABLE_KEY
 from tests.support.harness import API_KEY, SandboxDub
-from tests.support.pages_rig import serving_pages
+from tests.support.pages_rig import Pages
 from tests.support.recording_site import Message, Site, ask, request, says, visits
 
 BROWSER = (
@@ -57,29 +56,28 @@ def http(
 OK = says(http(b'{"clickId":"hQWlM2kPzX9aBcDe"}'))
 
 
-@asynccontextmanager
-async def passing(api_url: str, rate: int = 1000, **how: Any) -> AsyncIterator[int]:
-    trusted = how.pop("trusted", Trusted())
-    passthrough = Passthrough(api_url, trusted, rate=rate, **how)
-    endpoints: list[tuple[str, str, Handler]] = [
-        *(("POST", path, partial(passthrough.handle, path)) for path in PATHS),
-        *(("OPTIONS", path, passthrough.preflight) for path in PATHS),
-    ]
-    async with serving_pages(endpoints, passthrough.running) as port:
-        yield port
+Passing = Callable[..., Awaitable[int]]
 
 
 @pytest.fixture
-async def dub() -> AsyncIterator[SandboxDub]:
-    sandbox = await SandboxDub.start()
-    yield sandbox
-    await sandbox.close()
+def passing(pages: Pages) -> Passing:
+    """What passes calls on to a Dub; it returns its port."""
+
+    async def serve(api_url: str, rate: int = 1000, **how: Any) -> int:
+        trusted = how.pop("trusted", Trusted())
+        passthrough = Passthrough(api_url, trusted, rate=rate, **how)
+        endpoints: list[tuple[str, str, Handler]] = [
+            *(("POST", path, partial(passthrough.handle, path)) for path in PATHS),
+            *(("OPTIONS", path, passthrough.preflight) for path in PATHS),
+        ]
+        return await pages(endpoints, passthrough.running)
+
+    return serve
 
 
 @pytest.fixture
-async def port(dub: SandboxDub) -> AsyncIterator[int]:
-    async with passing(dub.url) as number:
-        yield number
+async def port(dub: SandboxDub, passing: Passing) -> int:
+    return await passing(dub.url)
 
 
 @pytest.fixture
@@ -210,22 +208,24 @@ async def test_a_preflight_is_answered_as_dub_answers_it(
 # What Dub gets to see.
 
 
-async def test_only_what_dub_needs_of_the_visitor_passes(recording: Site) -> None:
-    async with passing(recording.url) as port:
-        await post(
-            port,
-            "track/click?dub-no-track=1&a=%20b",
-            b'{"key": "Z\xc3\xb6e" }',
-            f"Referer: {PAGE}",
-            "Origin: https://www.shop.test",
-            "Content-Type: application/json",
-            "Dub-No-Track: 1",
-            "Cookie: sid=secret; dub_id=x",
-            f"Authorization: {SECRET_KEY}",
-            "X-Forwarded-For: 203.0.113.7",
-            "Accept-Language: de",
-            "X-Anything: 1",
-        )
+async def test_only_what_dub_needs_of_the_visitor_passes(
+    passing: Passing, recording: Site
+) -> None:
+    port = await passing(recording.url)
+    await post(
+        port,
+        "track/click?dub-no-track=1&a=%20b",
+        b'{"key": "Z\xc3\xb6e" }',
+        f"Referer: {PAGE}",
+        "Origin: https://www.shop.test",
+        "Content-Type: application/json",
+        "Dub-No-Track: 1",
+        "Cookie: sid=secret; dub_id=x",
+        f"Authorization: {SECRET_KEY}",
+        "X-Forwarded-For: 203.0.113.7",
+        "Accept-Language: de",
+        "X-Anything: 1",
+    )
 
     [seen] = recording.seen
     assert seen.first == b"POST /track/click?dub-no-track=1&a=%20b HTTP/1.1"
@@ -241,9 +241,11 @@ async def test_only_what_dub_needs_of_the_visitor_passes(recording: Site) -> Non
     assert seen.body == b'{"key": "Z\xc3\xb6e" }'
 
 
-async def test_without_a_user_agent_none_is_made_up(recording: Site) -> None:
-    async with passing(recording.url) as port:
-        await post(port, "track/click", CLICK, agent=None)
+async def test_without_a_user_agent_none_is_made_up(
+    passing: Passing, recording: Site
+) -> None:
+    port = await passing(recording.url)
+    await post(port, "track/click", CLICK, agent=None)
 
     assert {name.lower() for name, _ in recording.seen[0].headers} == {
         b"host",
@@ -264,17 +266,19 @@ async def test_without_a_user_agent_none_is_made_up(recording: Site) -> None:
     ],
 )
 async def test_only_a_publishable_key_passes_and_only_where_it_counts(
-    recording: Site, path: str, key: str, *, passes: bool
+    passing: Passing, recording: Site, path: str, key: str, *, passes: bool
 ) -> None:
-    async with passing(recording.url) as port:
-        await post(port, path, {}, f"Authorization: {key}")
+    port = await passing(recording.url)
+    await post(port, path, {}, f"Authorization: {key}")
 
     assert recording.seen[0].all("Authorization") == ([key.encode()] if passes else [])
 
 
-async def test_a_user_agent_that_is_no_utf8_does_no_harm(recording: Site) -> None:
-    async with passing(recording.url) as port:
-        answer = await post(port, "track/click", CLICK, agent="Br\xf6wser")
+async def test_a_user_agent_that_is_no_utf8_does_no_harm(
+    passing: Passing, recording: Site
+) -> None:
+    port = await passing(recording.url)
+    answer = await post(port, "track/click", CLICK, agent="Br\xf6wser")
 
     assert answer.status == 200
     assert recording.seen[0].one("User-Agent") == b"Br?wser"
@@ -283,7 +287,9 @@ async def test_a_user_agent_that_is_no_utf8_does_no_harm(recording: Site) -> Non
 # What comes back.
 
 
-async def test_nothing_but_the_answer_comes_back(recording: Site) -> None:
+async def test_nothing_but_the_answer_comes_back(
+    passing: Passing, recording: Site
+) -> None:
     headers = (
         "Set-Cookie: tracker=1",
         "X-Vercel-Id: fra1::x",
@@ -292,9 +298,9 @@ async def test_nothing_but_the_answer_comes_back(recording: Site) -> None:
     json_utf8 = "application/json; charset=utf-8"
     recording.script = says(http(b"{}", *headers, kind=json_utf8))
     # No client keeps cookies for an address.
-    async with passing(recording.url.replace("127.0.0.1", "localhost")) as port:
-        await post(port, "track/click", CLICK)
-        answer = await post(port, "track/click", CLICK)
+    port = await passing(recording.url.replace("127.0.0.1", "localhost"))
+    await post(port, "track/click", CLICK)
+    answer = await post(port, "track/click", CLICK)
 
     assert [message.all("Cookie") for message in recording.seen] == [[], []]
     assert answer.body == b"{}"
@@ -319,49 +325,55 @@ async def test_nothing_but_the_answer_comes_back(recording: Site) -> None:
     ids=["page", "blocked", "untyped", "cut", "too long", "noise", "gone"],
 )
 async def test_an_answer_that_is_not_dubs_is_not_shown_on_the_sites_origin(
-    recording: Site, raw: bytes
+    passing: Passing, recording: Site, raw: bytes
 ) -> None:
     recording.script = says(raw, then_close=True)
-    async with passing(recording.url) as port:
-        answer = await post(port, "track/click", CLICK)
+    port = await passing(recording.url)
+    answer = await post(port, "track/click", CLICK)
 
     assert error(answer) == (502, "internal_server_error")
     assert len(recording.seen) == 1
 
 
-async def test_a_redirect_is_not_followed(recording: Site) -> None:
+async def test_a_redirect_is_not_followed(passing: Passing, recording: Site) -> None:
     recording.script = says(http(b"", "Location: /elsewhere", status="307 Moved"))
-    async with passing(recording.url) as port:
-        answer = await post(port, "track/click", CLICK)
+    port = await passing(recording.url)
+    answer = await post(port, "track/click", CLICK)
 
     assert error(answer) == (502, "internal_server_error")
     assert len(recording.seen) == 1
 
 
-async def test_dub_that_is_not_there_is_a_bad_gateway() -> None:
-    async with passing("http://127.0.0.1:9") as port:
-        answer = await post(port, "track/click", CLICK)
+async def test_dub_that_is_not_there_is_a_bad_gateway(passing: Passing) -> None:
+    port = await passing("http://127.0.0.1:9")
+    answer = await post(port, "track/click", CLICK)
 
     assert error(answer) == (502, "internal_server_error")
     assert told(answer)["error"]["message"] == "Dub cannot be reached."
 
 
-async def test_dub_that_takes_too_long_is_given_up(dub: SandboxDub) -> None:
+async def test_dub_that_takes_too_long_is_given_up(
+    passing: Passing, dub: SandboxDub
+) -> None:
     await dub.fault(hang=30)
-    async with passing(dub.url, timeout=0.2) as port:
-        answer = await post(port, "track/click", CLICK)
+    port = await passing(dub.url, timeout=0.2)
+    answer = await post(port, "track/click", CLICK)
 
     assert error(answer) == (504, "internal_server_error")
 
 
-async def test_a_path_in_the_apis_address_is_kept(recording: Site) -> None:
-    async with passing(f"{recording.url}/api/") as port:
-        await post(port, "track/click", CLICK)
+async def test_a_path_in_the_apis_address_is_kept(
+    passing: Passing, recording: Site
+) -> None:
+    port = await passing(f"{recording.url}/api/")
+    await post(port, "track/click", CLICK)
 
     assert recording.seen[0].target == b"/api/track/click"
 
 
-async def test_a_visitor_who_leaves_has_clicked_all_the_same(recording: Site) -> None:
+async def test_a_visitor_who_leaves_has_clicked_all_the_same(
+    passing: Passing, recording: Site
+) -> None:
     came, left = asyncio.Event(), asyncio.Event()
     answered = asyncio.Event()
 
@@ -372,7 +384,8 @@ async def test_a_visitor_who_leaves_has_clicked_all_the_same(recording: Site) ->
         answered.set()
 
     recording.script = script
-    async with passing(recording.url) as port, visits() as visit:
+    port = await passing(recording.url)
+    async with visits() as visit:
         _, writer = await visit(port)
         writer.write(request("POST /_dub/track/click", body=b"{}"))
         await asyncio.wait_for(came.wait(), 10)
@@ -388,32 +401,36 @@ async def test_a_visitor_who_leaves_has_clicked_all_the_same(recording: Site) ->
 # Limits.
 
 
-async def test_a_body_that_is_too_long_is_refused(recording: Site) -> None:
-    async with passing(recording.url) as port:
-        fits = await post(port, "track/click", b" " * MAX_BODY)
-        over = await post(port, "track/click", b" " * (MAX_BODY + 1))
+async def test_a_body_that_is_too_long_is_refused(
+    passing: Passing, recording: Site
+) -> None:
+    port = await passing(recording.url)
+    fits = await post(port, "track/click", b" " * MAX_BODY)
+    over = await post(port, "track/click", b" " * (MAX_BODY + 1))
 
     assert fits.status == 200
     assert error(over) == (413, "bad_request")
     assert len(recording.seen) == 1
 
 
-async def test_one_visitor_has_so_many_calls_a_minute(recording: Site) -> None:
+async def test_one_visitor_has_so_many_calls_a_minute(
+    passing: Passing, recording: Site
+) -> None:
     """Told by the proxy in front, whose own address is nobody's."""
     trusted = Trusted((ip_network("127.0.0.1"),))
     now = [0.0]
-    async with passing(recording.url, 2, trusted=trusted, clock=lambda: now[0]) as port:
+    port = await passing(recording.url, 2, trusted=trusted, clock=lambda: now[0])
 
-        async def click(address: str) -> Message:
-            return await post(port, "track/click", CLICK, f"X-Forwarded-For: {address}")
+    async def click(address: str) -> Message:
+        return await post(port, "track/click", CLICK, f"X-Forwarded-For: {address}")
 
-        first = [(await click("203.0.113.7")).status for _ in range(2)]
-        limited = await click("203.0.113.7")
-        # Whatever the visitor claims stands further left.
-        disguised = await click("198.51.100.1, 203.0.113.7")
-        another = await click("203.0.113.8")
-        now[0] = 30.0
-        later = await click("203.0.113.7")
+    first = [(await click("203.0.113.7")).status for _ in range(2)]
+    limited = await click("203.0.113.7")
+    # Whatever the visitor claims stands further left.
+    disguised = await click("198.51.100.1, 203.0.113.7")
+    another = await click("203.0.113.8")
+    now[0] = 30.0
+    later = await click("203.0.113.7")
 
     assert first == [200, 200]
     assert error(limited) == (429, "rate_limit_exceeded")
@@ -423,19 +440,22 @@ async def test_one_visitor_has_so_many_calls_a_minute(recording: Site) -> None:
     assert len(recording.seen) == 4
 
 
-async def test_preflights_do_not_count_and_are_not_held_back(recording: Site) -> None:
-    async with passing(recording.url, 1) as port:
-        asked = request("OPTIONS /_dub/track/click")
-        assert [(await ask(port, asked)).status for _ in range(5)] == [204] * 5
-        assert (await post(port, "track/click", CLICK)).status == 200
+async def test_preflights_do_not_count_and_are_not_held_back(
+    passing: Passing, recording: Site
+) -> None:
+    port = await passing(recording.url, 1)
+    asked = request("OPTIONS /_dub/track/click")
+    assert [(await ask(port, asked)).status for _ in range(5)] == [204] * 5
+    assert (await post(port, "track/click", CLICK)).status == 200
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for(pages: Pages) -> None:
     async def read(request: web.Request) -> web.StreamResponse:
         return web.Response(body=await read_small(request, 100, patience=0.2))
 
     endpoints = [("POST", "body", speaking_json(read))]
-    async with serving_pages(endpoints) as port, visits() as visit:
+    port = await pages(endpoints)
+    async with visits() as visit:
         whole = await ask(port, request("POST /_dub/body", body=b"all of it"))
         reader, writer = await visit(port)
         writer.write(request("POST /_dub/body", body=b"all of it")[:-2])

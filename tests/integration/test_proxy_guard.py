@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 
 from tests.support.proxy_rig import proxied
 from tests.support.recording_site import (
@@ -53,6 +54,7 @@ async def test_a_site_may_listen_on_a_unix_socket(tmp_path: Path) -> None:
         assert (await ask(port, request("GET /"))).body == b"ok"
 
 
+@pytest.mark.process
 async def test_a_tls_site_is_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +98,7 @@ async def test_an_upstream_that_is_no_site_is_an_error(url: str) -> None:
 
 
 @pytest.fixture
-async def socket_site() -> AsyncIterator[str]:
+async def socket_site(aiohttp_server: AiohttpServer) -> str:
     async def talkative(request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(protocols=("v2.chat",))
         if not socket.can_prepare(request).ok:
@@ -113,11 +115,8 @@ async def socket_site() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/{path:.*}", talkative)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    server = await aiohttp_server(app, access_log=None, shutdown_timeout=0.1)
+    return f"http://127.0.0.1:{server.port}"
 
 
 async def test_a_websocket_passes_with_its_subprotocol_and_close_code(
@@ -143,7 +142,9 @@ async def test_a_websocket_passes_with_its_subprotocol_and_close_code(
         assert closing.extra == "so long"
 
 
-async def test_pings_and_close_codes_pass_both_ways() -> None:
+async def test_pings_and_close_codes_pass_both_ways(
+    aiohttp_server: AiohttpServer,
+) -> None:
     """The frames are the two ends' own: the relay answers no ping for the site."""
     pings: asyncio.Queue[bytes] = asyncio.Queue()
     ends: asyncio.Queue[int | None] = asyncio.Queue()
@@ -159,11 +160,9 @@ async def test_pings_and_close_codes_pass_both_ways() -> None:
 
     app = web.Application()
     app.router.add_get("/", quiet)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server = await aiohttp_server(app, access_log=None, shutdown_timeout=0.1)
     async with (
-        proxied(f"http://127.0.0.1:{runner.addresses[0][1]}") as port,
+        proxied(f"http://127.0.0.1:{server.port}") as port,
         aiohttp.ClientSession() as visitor,
         visitor.ws_connect(f"http://127.0.0.1:{port}/", autoping=False) as socket,
     ):
@@ -173,7 +172,6 @@ async def test_pings_and_close_codes_pass_both_ways() -> None:
         assert (pong.type, pong.data) == (aiohttp.WSMsgType.PONG, b"pong of the site's")
         assert await asyncio.wait_for(pings.get(), 10) == b"are you there"
         assert await asyncio.wait_for(ends.get(), 10) == 4001
-    await runner.cleanup()
 
 
 async def test_a_declined_websocket_is_an_ordinary_answer(

@@ -20,6 +20,8 @@ from tests.support.recording_site import (
     visits,
 )
 
+pytestmark = pytest.mark.process
+
 LIMITS = {
     "RELAY_LIMITS_HEADER_TIMEOUT": "500ms",
     "RELAY_LIMITS_BODY_RATE": "1000",

@@ -26,6 +26,8 @@ from tests.support.recording_site import (
     visits,
 )
 
+pytestmark = pytest.mark.process
+
 INSTANCE = """
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

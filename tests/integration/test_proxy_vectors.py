@@ -338,6 +338,7 @@ async def test_the_fast_path_decides_each_vector_alike(
     assert by_fast_path == seen_by(site)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 async def test_a_site_sees_what_it_would_see_behind_nginx(
     site: Site, vector: Vector, nginx: Nginx

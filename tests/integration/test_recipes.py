@@ -11,10 +11,13 @@ import aiohttp
 import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
 from aiohttp import web
+from pytest_aiohttp import AiohttpServer
 
 from relay.capture.snippet import NAMES
 from tests.support import servers
 from tests.support.harness import RelayProcess, SandboxDub
+
+pytestmark = pytest.mark.process
 
 CLICK = "hQWlM2kPzX9aBcDe"
 HOST = "www.example.com"
@@ -29,7 +32,7 @@ Fronted = Callable[..., AbstractAsyncContextManager[int]]
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[str]:
+async def site(aiohttp_server: AiohttpServer) -> str:
     """A site that tells what it was asked, and repeats what a socket says."""
 
     async def page(request: web.Request) -> web.StreamResponse:
@@ -43,11 +46,8 @@ async def site() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", page)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    server = await aiohttp_server(app, access_log=None)
+    return f"127.0.0.1:{server.port}"
 
 
 @pytest.fixture

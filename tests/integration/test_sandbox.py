@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from pytest_aiohttp import AiohttpClient
 
 from relay.core.clock import now_ms
 from relay.core.signing import sign_call
@@ -30,9 +30,8 @@ MINUTE_MS: Final = 60_000
 
 
 @pytest.fixture
-async def dub() -> AsyncIterator[Client]:
-    async with sandbox() as client:
-        yield client
+async def dub(aiohttp_client: AiohttpClient) -> Client:
+    return await sandbox(aiohttp_client)
 
 
 async def test_a_lead_is_taken_and_a_success_tells_no_rate(dub: Client) -> None:
@@ -268,10 +267,10 @@ class TestFaultsOverHttp:
                 assert not call.done()
         call.cancel()
 
-    async def test_a_stop_does_not_wait_for_what_hangs(self) -> None:
-        app = make_dub()
-        dub = TestClient(TestServer(app))
-        await dub.start_server()
+    async def test_a_stop_does_not_wait_for_what_hangs(
+        self, aiohttp_client: AiohttpClient
+    ) -> None:
+        dub = await aiohttp_client(make_dub())
         await fault(dub, hang=3600)
         call = asyncio.create_task(dub.post("/track/lead", json={}, headers=KEY))
         async with asyncio.timeout(5):
@@ -282,7 +281,6 @@ class TestFaultsOverHttp:
 
         with pytest.raises((aiohttp.ClientError, OSError)):
             await call
-        await dub.close()
 
     async def test_a_click_is_late_for_as_many_calls_as_told(self, dub: Client) -> None:
         await fault(dub, click_delay=3600, count=2, step="deferred")
@@ -334,15 +332,17 @@ class TestFaultsOverHttp:
             assert await answer.json() == {"faults": []}
 
 
-async def test_the_clock_can_be_moved_past_the_seven_days() -> None:
+async def test_the_clock_can_be_moved_past_the_seven_days(
+    aiohttp_client: AiohttpClient,
+) -> None:
     now = [1_700_000_000_000]
     clock: Callable[[], int] = lambda: now[0]  # noqa: E731 - one value, moved below
-    async with TestClient(TestServer(make_dub(clock=clock))) as dub:
-        body = lead(await minted(dub))
-        linked = []
-        for _ in range(3):
-            async with dub.post("/track/lead", json=body, headers=KEY) as answer:
-                linked.append((await answer.json())["link"] is not None)
-            now[0] += 4 * 24 * 3600 * 1000
+    dub = await aiohttp_client(make_dub(clock=clock))
+    body = lead(await minted(dub))
+    linked = []
+    for _ in range(3):
+        async with dub.post("/track/lead", json=body, headers=KEY) as answer:
+            linked.append((await answer.json())["link"] is not None)
+        now[0] += 4 * 24 * 3600 * 1000
 
     assert linked == [True, False, True]

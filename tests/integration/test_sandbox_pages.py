@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Final
 
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from pytest_aiohttp import AiohttpClient, AiohttpServer
 
 from relay.core.signing import verify_dub_webhook
 from relay.sandbox.app import PUBLISHABLE_KEY
@@ -27,9 +26,8 @@ from tests.support.sandbox_rig import (
 
 
 @pytest.fixture
-async def dub() -> AsyncIterator[Client]:
-    async with sandbox() as client:
-        yield client
+async def dub(aiohttp_client: AiohttpClient) -> Client:
+    return await sandbox(aiohttp_client)
 
 
 class TestShortLinksOverHttp:
@@ -189,7 +187,7 @@ async def test_an_unknown_customer_is_a_404(dub: Client) -> None:
 
 
 async def test_a_lead_is_announced_with_dubs_signature_after_the_answer(
-    dub: Client,
+    dub: Client, aiohttp_server: AiohttpServer
 ) -> None:
     received: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
 
@@ -199,14 +197,14 @@ async def test_a_lead_is_announced_with_dubs_signature_after_the_answer(
 
     app = web.Application()
     app.router.add_post("/hook", take)
-    async with TestServer(app) as receiver:
-        hook = {"webhook_url": str(receiver.make_url("/hook")), "webhook_secret": "whs"}
-        await dub.post("/sandbox/options", json=hook)
-        body = lead(await minted(dub), mode="deferred")
-        await dub.post("/track/lead", json=body, headers=KEY)
-        await dub.post("/track/lead", json=body | {"mode": "async"}, headers=KEY)
+    receiver = await aiohttp_server(app)
+    hook = {"webhook_url": str(receiver.make_url("/hook")), "webhook_secret": "whs"}
+    await dub.post("/sandbox/options", json=hook)
+    body = lead(await minted(dub), mode="deferred")
+    await dub.post("/track/lead", json=body, headers=KEY)
+    await dub.post("/track/lead", json=body | {"mode": "async"}, headers=KEY)
 
-        signature, content = await asyncio.wait_for(received.get(), 5)
+    signature, content = await asyncio.wait_for(received.get(), 5)
 
     assert verify_dub_webhook(("whs",), signature, content)
     envelope = json.loads(content)

@@ -23,7 +23,7 @@ from relay.capture.snippet import (
     Snippet,
 )
 from tests.support.harness import RelayProcess
-from tests.support.pages_rig import serving_pages
+from tests.support.pages_rig import Pages
 from tests.support.recording_site import ask, request, talk
 
 HASHED = re.compile(r"(script(?:\.[a-z-]+)*)\.([0-9a-f]{16})\.js")
@@ -50,26 +50,27 @@ def snippet(built: Path) -> Snippet:
 
 
 @asynccontextmanager
-async def visiting(snippet: Snippet) -> AsyncIterator[aiohttp.ClientSession]:
+async def visiting(
+    pages: Pages, snippet: Snippet
+) -> AsyncIterator[aiohttp.ClientSession]:
     endpoints = [
         (method, name, snippet.handle)
         for method in ("GET", "HEAD")
         for name in [*snippet.names, "script.0123456789abcdef.js", "x.js"]
     ]
-    async with (
-        serving_pages(endpoints) as port,
-        aiohttp.ClientSession(
-            f"http://127.0.0.1:{port}/_dub/",
-            auto_decompress=False,
-            skip_auto_headers=["Accept-Encoding"],
-        ) as session,
-    ):
+    async with aiohttp.ClientSession(
+        f"http://127.0.0.1:{await pages(endpoints)}/_dub/",
+        auto_decompress=False,
+        skip_auto_headers=["Accept-Encoding"],
+    ) as session:
         yield session
 
 
 @pytest.fixture
-async def visitor(snippet: Snippet) -> AsyncIterator[aiohttp.ClientSession]:
-    async with visiting(snippet) as session:
+async def visitor(
+    pages: Pages, snippet: Snippet
+) -> AsyncIterator[aiohttp.ClientSession]:
+    async with visiting(pages, snippet) as session:
         yield session
 
 
@@ -283,14 +284,15 @@ async def test_head_tells_what_get_would(visitor: aiohttp.ClientSession) -> None
 
 
 async def test_a_connection_serves_many_requests_until_one_ends_it(
+    pages: Pages,
     snippet: Snippet,
 ) -> None:
     endpoints = [("GET", name, snippet.handle) for name in NAMES]
-    async with serving_pages(endpoints) as port:
-        more = b"GET /_dub/script.js HTTP/1.1\r\nHost: shop.test\r\n\r\n"
-        # Reads until the connection ends.
-        raw = await talk(port, more * 2 + request("GET /_dub/script.js"))
-        old = await ask(port, b"GET /_dub/script.js HTTP/1.0\r\n\r\n")
+    port = await pages(endpoints)
+    more = b"GET /_dub/script.js HTTP/1.1\r\nHost: shop.test\r\n\r\n"
+    # Reads until the connection ends.
+    raw = await talk(port, more * 2 + request("GET /_dub/script.js"))
+    old = await ask(port, b"GET /_dub/script.js HTTP/1.0\r\n\r\n")
 
     assert raw.count(b"HTTP/1.1 200 OK\r\n") == 3
     assert raw.count(b"Connection: close\r\n") == 1
@@ -301,6 +303,7 @@ async def test_a_connection_serves_many_requests_until_one_ends_it(
 # The whole relay.
 
 
+@pytest.mark.process
 async def test_the_relay_serves_its_build_and_check_prints_the_tag(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,7 +11,7 @@ from relay.capture.ticket_endpoint import TicketEndpoint
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
 from relay.http.callers import OwnPages, Trusted
-from tests.support.pages_rig import serving_pages
+from tests.support.pages_rig import Pages
 from tests.support.proxy_rig import NOW, SECRETS, landing
 from tests.support.recording_site import Message, ask, request
 
@@ -24,11 +24,10 @@ OPENER = Opener(SECRETS)
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
+async def port(pages: Pages) -> int:
     endpoint = TicketEndpoint(landing(), OwnPages(Trusted()), OPENER, lambda: NOW)
     endpoints = [(method, "ticket", endpoint.issue) for method in ("GET", "POST")]
-    async with serving_pages(endpoints) as number:
-        yield number
+    return await pages(endpoints)
 
 
 async def call(port: int, method: str, headers: Sequence[str]) -> Message:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +14,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from pytest_aiohttp import AiohttpServer
 
 from tests.support.harness import RelayProcess, SandboxDub, signed
+
+pytestmark = pytest.mark.process
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -54,16 +56,13 @@ class Collector:
 
 
 @pytest.fixture
-async def collector() -> AsyncIterator[Collector]:
+async def collector(aiohttp_server: AiohttpServer) -> Collector:
     made = Collector()
     app = web.Application()
     app.router.add_post("/v1/traces", made.take)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = "http://127.0.0.1:{1}".format(*runner.addresses[0])
-    yield made
-    await runner.cleanup()
+    server = await aiohttp_server(app, access_log=None, shutdown_timeout=0.2)
+    made.url = f"http://127.0.0.1:{server.port}"
+    return made
 
 
 def attributes(span: Span) -> dict[str, object]:
@@ -124,6 +123,7 @@ async def test_a_sign_up_and_its_delivery_by_another_process_are_one_trace(
 
 
 async def test_a_proxied_sign_up_is_a_trace_of_its_own_and_other_posts_are_none(
+    aiohttp_server: AiohttpServer,
     collector: Collector,
     dub: SandboxDub,
     session: aiohttp.ClientSession,
@@ -134,10 +134,8 @@ async def test_a_proxied_sign_up_is_a_trace_of_its_own_and_other_posts_are_none(
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", site)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    upstream = "http://127.0.0.1:{1}".format(*runner.addresses[0])
+    server = await aiohttp_server(app, access_log=None, shutdown_timeout=0.2)
+    upstream = f"http://127.0.0.1:{server.port}"
     relay = tracing(tmp_path, collector, dub.url, RELAY_UPSTREAM=upstream)
     relay.config = '[[signup]]\npath = "/signup"\ncustomer_external_id = "form.email"\n'
     await relay.start()
@@ -150,7 +148,6 @@ async def test_a_proxied_sign_up_is_a_trace_of_its_own_and_other_posts_are_none(
             assert answer.status == 200
     await relay.settled(1)
     assert await relay.stop() == 0
-    await runner.cleanup()
 
     request = collector.named("POST proxied")
     assert request.trace_id.hex() != TRACE

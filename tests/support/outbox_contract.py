@@ -633,6 +633,7 @@ class OutboxContract(
 
     # --- Several relays on one database. ---
 
+    @pytest.mark.process
     async def test_processes_may_make_the_database_at_the_same_time(
         self, url: str
     ) -> None:
@@ -645,6 +646,7 @@ class OutboxContract(
 
         assert printed == [["new"]] * 4
 
+    @pytest.mark.process
     async def test_processes_write_beside_each_other_and_agree_on_what_is_new(
         self, outbox: Outbox, url: str
     ) -> None:
@@ -668,6 +670,7 @@ await asyncio.gather(*(take(n) for n in range(100)))
         assert set(await ids(outbox)) >= {one.lead.id for one in mine}
         assert sum((await outbox.counts()).values()) == 300
 
+    @pytest.mark.process
     async def test_what_was_acknowledged_survives_a_kill(
         self, url: str, reopen: Callable[[], Awaitable[Outbox]]
     ) -> None:

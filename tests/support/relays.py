@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from pytest_aiohttp import AiohttpServer
 
 from tests.support.harness import RelayProcess, SandboxDub
 
@@ -18,8 +19,8 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture
-async def dub() -> AsyncIterator[SandboxDub]:
-    sandbox = await SandboxDub.start()
+async def dub(aiohttp_server: AiohttpServer) -> AsyncIterator[SandboxDub]:
+    sandbox = await SandboxDub.start(aiohttp_server)
     yield sandbox
     await sandbox.close()
 

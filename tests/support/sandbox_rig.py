@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp import AiohttpClient
 
 from relay.sandbox.app import API_KEY, make_dub
 
@@ -19,12 +18,10 @@ KEY: Final = {"Authorization": f"Bearer {API_KEY}"}
 Client = TestClient[web.Request, web.Application]
 
 
-@asynccontextmanager
-async def sandbox() -> AsyncIterator[Client]:
+async def sandbox(client: AiohttpClient) -> Client:
     """Run a sandbox whose client keeps no cookies."""
     app = make_dub(secrets=(SECRET,), destination="http://localhost:8080/?a=1")
-    async with TestClient(TestServer(app), cookie_jar=aiohttp.DummyCookieJar()) as it:
-        yield it
+    return await client(app, cookie_jar=aiohttp.DummyCookieJar())
 
 
 async def minted(dub: Client, link: str = "ada") -> str:

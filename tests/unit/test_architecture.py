@@ -10,7 +10,7 @@ import ast
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,8 +20,24 @@ import aiohttp
 import pytest
 
 import relay
+from tests.support.import_graph import (
+    Graph,
+    cycles,
+    doubles,
+    graph_of,
+    longest_chain,
+    rolled_up,
+)
 
 PACKAGE = Path(relay.__file__).parent
+
+STILL_RED: dict[str, set[str]] = {"long_chains": {"14 modules"}}
+"""What the rules of the house find today and may: to be emptied, never to be longer."""
+
+TOP_MODULES = frozenset({"relay", "relay.__main__", "relay.app"})
+MAX_ROOMS = 14
+MAX_CHAIN = 10
+"""Modules in the longest chain of imports, both ends counted."""
 
 IMPURE = frozenset(
     {
@@ -340,6 +356,112 @@ def test_no_module_breaks_a_rule(rule: Callable[[Module], list[str]]) -> None:
     assert broken == {}, rule.__doc__
 
 
+# --- The rules of the house: each lists what all modules together do wrong. ---
+
+
+House = Sequence[Module]
+
+
+def imports_between(house: House) -> Graph:
+    return graph_of({module.name: module.tree for module in house})
+
+
+def room(name: str) -> str:
+    """The room of a module: the folder in relay/; what stands at the top is its own."""
+    return ".".join(name.split(".")[:2])
+
+
+def outside_the_sandbox(house: House) -> Iterator[Module]:
+    return (each for each in house if not is_within(each.name, "relay.sandbox"))
+
+
+def top_modules(house: House) -> list[str]:
+    """At the top of relay/ stand three modules, no more and no less."""
+    packages = {module.name for module in house if module.is_package} - {"relay"}
+    found = {each.name for each in house if each.name.count(".") < 2} - packages
+    return sorted(found ^ TOP_MODULES)
+
+
+def too_many_rooms(house: House) -> list[str]:
+    """The house has few rooms."""
+    rooms = {room(each.name) for each in house if room(each.name) not in TOP_MODULES}
+    return [f"{len(rooms)} rooms"] if len(rooms) > MAX_ROOMS else []
+
+
+def cycles_of_modules(house: House) -> list[str]:
+    """No module imports itself through others."""
+    return [" <> ".join(cycle) for cycle in cycles(imports_between(house))]
+
+
+def cycles_of_packages(house: House) -> list[str]:
+    """No folder imports itself through others; a folder within one is another."""
+    packages = {module.name for module in house if module.is_package}
+
+    def folder(name: str) -> str:
+        own = name in packages or name in TOP_MODULES
+        return name if own else name.rpartition(".")[0]
+
+    found = cycles(rolled_up(imports_between(house), folder))
+    return [" <> ".join(cycle) for cycle in found]
+
+
+def cycles_of_rooms(house: House) -> list[str]:
+    """No room imports itself through others."""
+    found = cycles(rolled_up(imports_between(house), room))
+    return [" <> ".join(cycle) for cycle in found]
+
+
+def long_chains(house: House) -> list[str]:
+    """What one must know to read a module from the bottom up is bounded."""
+    length = len(longest_chain(imports_between(house)))
+    return [f"{length} modules"] if length > MAX_CHAIN else []
+
+
+def names_of_files_twice(house: House) -> list[str]:
+    """A file's name says which one is meant."""
+    files = (
+        (module.name.rpartition(".")[2], module.name)
+        for module in outside_the_sandbox(house)
+        if not module.is_package and not module.name.endswith(".__main__")
+    )
+    return [f"{name}: {', '.join(at)}" for name, at in doubles(files).items()]
+
+
+def names_of_classes_twice(house: House) -> list[str]:
+    """A public class's name says which one is meant."""
+    classes = (
+        (node.name, module.name)
+        for module in outside_the_sandbox(house)
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    return [f"{name}: {', '.join(at)}" for name, at in doubles(classes).items()]
+
+
+HOUSE_RULES: tuple[Callable[[House], list[str]], ...] = (
+    top_modules,
+    too_many_rooms,
+    cycles_of_modules,
+    cycles_of_packages,
+    cycles_of_rooms,
+    long_chains,
+    names_of_files_twice,
+    names_of_classes_twice,
+)
+
+
+@pytest.mark.parametrize("rule", HOUSE_RULES)
+def test_the_house_breaks_no_rule(rule: Callable[[House], list[str]]) -> None:
+    chain = " > ".join(longest_chain(imports_between(MODULES)))
+
+    allowed = STILL_RED.get(rule.__name__, set())
+    assert set(rule(MODULES)) == allowed, f"{rule.__doc__} Longest chain: {chain}"
+
+
+def test_what_is_still_red_names_rules() -> None:
+    assert set(STILL_RED) <= {rule.__name__ for rule in HOUSE_RULES}
+
+
 def test_the_modules_of_every_layer_were_read() -> None:
     names = {module.name for module in MODULES}
 
@@ -442,3 +564,97 @@ def test_relative_imports_are_read_from_a_packages_own_folder() -> None:
     package = Module("relay.delivery", source, is_package=True)
 
     assert {"relay.delivery.worker", "relay.core"} <= package.imports
+
+
+# --- The rules of the house can fail. ---
+
+
+def a_house(**sources: str) -> House:
+    """A house that breaks no rule, with more modules: dots are written as "__"."""
+    sound = {"app": "", "main": "", "core": "", "core__leads": "", "sandbox": ""}
+    named = {
+        f"relay.{name.replace('__', '.')}": source
+        for name, source in (sound | sources).items()
+    }
+    named = {"relay": "", "relay.__main__": named.pop("relay.main"), **named}
+    return [
+        Module(
+            name,
+            ast.parse(source),
+            is_package=name in {"relay.core", "relay.sandbox"}
+            or any(is_within(each, name) and each != name for each in named),
+        )
+        for name, source in named.items()
+    ]
+
+
+def test_a_sound_house_breaks_no_rule() -> None:
+    house = a_house(
+        app="import relay.core.leads\nfrom relay.core import leads",
+        core__leads="from relay.core import missing",
+        sandbox__leads="class A: pass",
+        core__other="class A: pass\nclass _B: pass",
+        core__third="class _B: pass",
+    )
+
+    assert [rule(house) for rule in HOUSE_RULES] == [[]] * len(HOUSE_RULES)
+
+
+@pytest.mark.parametrize(
+    ("rule", "sources"),
+    [
+        (top_modules, {"stray": ""}),
+        (too_many_rooms, {f"room{number}__a{number}": "" for number in range(13)}),
+        (
+            cycles_of_modules,
+            {
+                "core__a": "from relay.core.b import B",
+                "core__b": "def f():\n    import relay.core.c",
+                "core__c": (
+                    "from typing import TYPE_CHECKING\n"
+                    "if TYPE_CHECKING:\n    from relay.core import a"
+                ),
+            },
+        ),
+        (
+            cycles_of_packages,
+            {
+                "core": "",
+                "core__a": "from relay.core.parts.b import B",
+                "core__parts": "",
+                "core__parts__b": "from relay.core import leads",
+            },
+        ),
+        (
+            cycles_of_rooms,
+            {
+                "http": "",
+                "http__a": "from relay.core.b import B",
+                "core__b": "",
+                "core__c": "from relay.http.d import D",
+                "http__d": "",
+            },
+        ),
+        (
+            long_chains,
+            {f"core__m{at}": f"import relay.core.m{at + 1}" for at in range(11)},
+        ),
+        (names_of_files_twice, {"http": "", "http__leads": ""}),
+        (
+            names_of_classes_twice,
+            {"core__a": "class A: pass", "core__b": "def f():\n    class A: pass"},
+        ),
+    ],
+)
+def test_a_rule_of_the_house_notices_what_it_forbids(
+    rule: Callable[[House], list[str]], sources: dict[str, str]
+) -> None:
+    assert len(rule(a_house(**sources))) == 1
+
+
+def test_ten_modules_may_stand_in_a_chain_and_a_cycle_counts_once() -> None:
+    chain = {f"core__m{at}": f"import relay.core.m{at + 1}" for at in range(9)}
+
+    assert long_chains(a_house(**chain, core__m9="import relay.core.m9")) == []
+    assert long_chains(a_house(**chain, core__m9="import relay.core.m8")) == []
+    assert long_chains(a_house(**chain, core__m9="import relay.core.leads")) != []

@@ -784,6 +784,7 @@ def random_text(dice: random.Random) -> str:
     )
 
 
+@pytest.mark.process
 def test_lengths_trimming_and_folding_are_those_of_a_real_javascript() -> None:
     node = shutil.which("node")
     if node is None:

@@ -165,16 +165,28 @@ async def test_callers_are_limited_by_address_and_strangers_apart(
     relay = RelayProcess(tmp_path, {"RELAY_API_RATE": "3"}, ("--no-delivery",))
     await relay.start()
     try:
-        strangers = [await track(relay, LEAD, key="Bearer dub_x") for _ in range(61)]
-        answers = [await track(relay, LEAD) for _ in range(4)]
+        strangers, strangers_s = await until_limited(relay, key="Bearer dub_x")
+        answers, answers_s = await until_limited(relay)
     finally:
         assert await relay.stop() == 0
 
-    assert [it.status for it in strangers] == [401] * 60 + [429]
-    assert [it.status for it in answers] == [200, 200, 200, 429]
-    assert answers[3].error[1:] == ("rate_limit_exceeded", "Too many requests.")
-    for limited in (strangers[60], answers[3]):
+    assert {it.status for it in strangers[:-1]} == {401}
+    assert {it.status for it in answers[:-1]} == {200}
+    # A minute's calls at once, and those that became free on a slow machine meanwhile.
+    assert 60 <= len(strangers[:-1]) <= 60 + strangers_s
+    assert 3 <= len(answers[:-1]) <= 3 + answers_s / 20
+    assert answers[-1].error[1:] == ("rate_limit_exceeded", "Too many requests.")
+    for limited in (strangers[-1], answers[-1]):
         assert 1 <= int(limited.headers["Retry-After"]) <= 20
+
+
+async def until_limited(relay: RelayProcess, **how: Any) -> tuple[list[Answer], float]:
+    """Call until one call is too many; all answers, and the seconds that it took."""
+    began, answers = time.monotonic(), [await track(relay, LEAD, **how)]
+    async with asyncio.timeout(120):
+        while answers[-1].status != 429:
+            answers.append(await track(relay, LEAD, **how))
+    return answers, time.monotonic() - began
 
 
 async def test_waiting_gives_dubs_own_answer(

@@ -1,6 +1,7 @@
 """Modules as graphs of their imports: who imports whom, cycles, the longest chain.
 
-All imports count, those within functions and under TYPE_CHECKING too. ``from a import
+All imports count, those within functions and under TYPE_CHECKING too, unless a graph is
+asked for ``at_start``: of what Python runs when it imports a module. ``from a import
 b`` imports ``a.b`` if that is a module, else ``a``; that Python also runs the packages
 above a module does not count.
 """
@@ -14,9 +15,17 @@ from functools import cache
 Graph = Mapping[str, frozenset[str]]
 
 
-def imported(tree: ast.Module, names: frozenset[str]) -> Iterator[str]:
-    """Yield the modules of ``names`` that a module's syntax tree imports."""
-    for node in ast.walk(tree):
+def at_start(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a module that run when it is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            yield from at_start(node)
+
+
+def imported(nodes: Iterable[ast.AST], names: frozenset[str]) -> Iterator[str]:
+    """Yield the modules of ``names`` that one of the nodes imports."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -27,11 +36,15 @@ def imported(tree: ast.Module, names: frozenset[str]) -> Iterator[str]:
         yield from names.intersection(found)
 
 
-def graph_of(trees: Mapping[str, ast.Module]) -> Graph:
+def graph_of(
+    trees: Mapping[str, ast.Module],
+    nodes: Callable[[ast.AST], Iterable[ast.AST]] = ast.walk,
+) -> Graph:
     """Return for each module those of the others that it imports."""
     names = frozenset(trees)
     return {
-        name: frozenset(imported(tree, names)) - {name} for name, tree in trees.items()
+        name: frozenset(imported(nodes(tree), names)) - {name}
+        for name, tree in trees.items()
     }
 
 

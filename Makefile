@@ -26,10 +26,10 @@ test: $(READY) ## run all tests, in four processes; ARGS="-k hook" goes to pytes
 	@.ci/servers
 	@.ci/postgres
 	@.ci/faketime
-	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 quick: $(READY) ## run the tests that start no other program
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=quick \
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=quick \
 		-m "not (process or postgres or browser or slow)" $(ARGS) \
 		tests/unit tests/integration
 

@@ -24,8 +24,7 @@ from relay.capture.signup_hook import SignupHook
 from relay.capture.snippet import Snippet
 from relay.capture.spill import Spill, spill_path
 from relay.capture.ticket_endpoint import TicketEndpoint
-from relay.capture.track_api import TrackApi
-from relay.capture.wait_mode import Waiting
+from relay.capture.track_api import TrackApi, Waiting
 from relay.config.settings import Settings
 from relay.core.clock import now_ms, roll
 from relay.core.dub.retry import Policy

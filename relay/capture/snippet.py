@@ -23,10 +23,7 @@ from aiohttp import web
 
 from relay.config.settings import Settings
 from relay.core.http.cookies import Attribution
-from relay.core.http.negotiation import (
-    matches,
-    preferred_coding,
-)
+from relay.core.http.forwarding import matches, preferred_coding
 from relay.core.resources import static_dir
 from relay.http.raw_responses import FixedAnswer
 

@@ -20,7 +20,6 @@ from typing import Final, Protocol, TextIO
 
 import click
 
-from relay.cli.alerts import alerts
 from relay.cli.backup import (
     backup,
     restore,
@@ -35,7 +34,7 @@ from relay.cli.base import (
 )
 from relay.cli.lead_commands import leads
 from relay.cli.migrate import migrate
-from relay.cli.operate import completion, delivery, health, stats
+from relay.cli.operate import alerts, completion, delivery, health, stats
 from relay.cli.privacy import (
     export,
     forget,

@@ -41,7 +41,7 @@ from relay.outbox.contract import Forgotten, Outbox, Query, Wanted
 from relay.outbox.personal_data import ON_THE_WAY
 
 if TYPE_CHECKING:
-    from relay.operations.erasure import Erased
+    from relay.operations.operator import Erased
 
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet run a cell (OWASP, "CSV Injection")."""

@@ -13,10 +13,8 @@ The request may be any of theirs. No error reaches the caller: the
 
 from __future__ import annotations
 
-from relay.client.clients import AsyncClient, Client
-from relay.client.message import Signup
-from relay.client.requests import click_of, cookie_headers
-from relay.client.results import Result, Status
+from relay.client.calls import Result, Signup, Status
+from relay.client.clients import AsyncClient, Client, click_of, cookie_headers
 
 __all__ = [
     "AsyncClient",

@@ -3,17 +3,134 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from enum import StrEnum
+from typing import Any, Final, Literal, Required, TypedDict, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from relay.client.message import Message
-from relay.client.results import Result, Status
+from relay.core.dub.track_lead import (
+    InvalidFieldError,
+    sanitise,
+)
 from relay.core.signing import parse_webhook_secrets, sign_webhook
+
+MAX_BODY: Final = 1024 * 1024
+"""Bytes that the relay's hook reads at most."""
+
+
+class Signup(TypedDict, total=False):
+    """The keyword arguments of ``signup``: Dub's fields, in Python's spelling."""
+
+    customer_external_id: Required[str]
+    """Your own stable id of the new user, 1 to 100 characters."""
+    event_name: str
+    """1 to 255 characters; "Sign Up" if not given."""
+    customer_name: str | None
+    customer_email: str | None
+    customer_avatar: str | None
+    click_id: str | None
+    """Instead of the request's cookie. "": this customer's earlier click."""
+    mode: Literal["async", "wait", "deferred"]
+    event_quantity: int | None
+    metadata: Mapping[str, Any] | None
+
+
+class BadFieldError(Exception):
+    """A field that the integrator writes is missing or wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A hook's body under its webhook-id; the same bytes each time it is sent."""
+
+    id: str
+    body: bytes = field(repr=False)
+
+
+_NAMES: Final = {
+    "customer_external_id": "customerExternalId",
+    "event_name": "eventName",
+    "customer_name": "customerName",
+    "customer_email": "customerEmail",
+    "customer_avatar": "customerAvatar",
+    "click_id": "clickId",
+    "mode": "mode",
+    "event_quantity": "eventQuantity",
+    "metadata": "metadata",
+}
+
+
+def message_of(click_id: str, fields: Signup) -> Message:
+    """Write the message, with an id of its own.
+
+    Raises BadFieldError for what the relay would refuse, so that a mistake
+    shows in the first test and not once the relay is back; and TypeError, as
+    any function does, for an argument that there is none of. What a person
+    typed is never wrong: the relay leaves it out.
+    """
+    if unknown := sorted(fields.keys() - _NAMES.keys()):
+        raise TypeError(f"signup() got an unexpected keyword argument {unknown[0]!r}")
+    document: dict[str, object] = {"eventName": "Sign Up"}
+    document |= {
+        _NAMES[name]: value for name, value in fields.items() if value is not None
+    }
+    document["clickId"] = click_id
+    try:
+        sanitise(document)
+        body = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    except InvalidFieldError as error:
+        raise BadFieldError(error.issue.text) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        # The error's own text may quote the value.
+        raise BadFieldError(f"metadata: is no JSON ({type(error).__name__})") from None
+    if len(body) > MAX_BODY:
+        raise BadFieldError("all fields together are over 1 MiB")
+    return Message(f"msg_{secrets.token_hex(12)}", body)
+
+
+# --- What became of a registration that the relay was told of. ---
+
+
+class Status(StrEnum):
+    """The one word for it."""
+
+    QUEUED = "queued"
+    """The relay has the lead on its disk, and will deliver it."""
+    DUPLICATE = "duplicate"
+    """This customer and event, or this very message, was taken before."""
+    UNATTRIBUTED = "unattributed"
+    """No click led to this registration. There is nothing to do."""
+    SPOOLED = "spooled"
+    """The relay gave no good answer; the local file has it, and it is sent later."""
+    REFUSED = "refused"
+    """A mistake of the integration, which a repetition would not mend."""
+    LOST = "lost"
+    """Neither the relay nor the local file took it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What happened, why, and under which ids. It holds nothing personal.
+
+    ``lead_id`` is the relay's (``lead_…``); ``webhook_id`` is that of the
+    message, as the relay's log and the spool know it.
+    """
+
+    status: Status
+    reason: str = ""
+    lead_id: str | None = None
+    webhook_id: str | None = None
+
+    @property
+    def safe(self) -> bool:
+        """Whether nothing was lost: it is taken, waits on the disk, or is no lead."""
+        return self.status not in (Status.REFUSED, Status.LOST)
+
 
 PATH: Final = "/hooks/signup"
 

@@ -21,17 +21,20 @@ from relay.core.dub.track_lead import (
 from relay.core.signing import BadSignatureError, verify_call
 from relay.sandbox.dub import Around, Dub, LeadAnswer
 from relay.sandbox.faults import Conditions
-from relay.sandbox.gate import (
-    PUBLISHABLE_RATE,
-    Gate,
-    require_hostname,
-    require_plan,
-)
 from relay.sandbox.model import Customer, RefusalError
 from relay.sandbox.options import Options
 from relay.sandbox.sales import track_sale
 from relay.sandbox.state import api_customer_json
-from relay.sandbox.wire import Incoming, Reply, refused, with_cors
+from relay.sandbox.wire import (
+    PUBLISHABLE_RATE,
+    Gate,
+    Incoming,
+    Reply,
+    refused,
+    require_hostname,
+    require_plan,
+    with_cors,
+)
 
 PAGE_SIZE: Final = 100
 """Dub's largest page of a listing."""

@@ -19,13 +19,12 @@ from relay.sandbox.console import Console, Feed
 from relay.sandbox.control import Control, guard
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Faults
-from relay.sandbox.gate import Gate
 from relay.sandbox.model import Link
 from relay.sandbox.options import Options
 from relay.sandbox.redirects import ShortLinks
 from relay.sandbox.serving import MAX_BODY, Endpoint, Server
 from relay.sandbox.site import make_site
-from relay.sandbox.wire import CORS
+from relay.sandbox.wire import CORS, Gate
 
 __all__ = ["API_KEY", "DUB", "PUBLISHABLE_KEY", "make_dub", "make_site", "serve"]
 

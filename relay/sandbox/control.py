@@ -19,7 +19,7 @@ from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Faults, KnobError
 from relay.sandbox.model import Click, Link
 from relay.sandbox.options import is_web_address
-from relay.sandbox.state import click_json, link_json, state_json
+from relay.sandbox.state import click_json, shown_link_json, state_json
 
 PREFIX: Final = "/sandbox"
 
@@ -92,7 +92,7 @@ class Control:
 
     async def _change_link(self, request: web.Request) -> web.StreamResponse:
         link = change_link(self._api.dub, await _posted(request, "link"))
-        return _done(request, link_json(self._api.dub, link))
+        return _done(request, shown_link_json(self._api.dub, link))
 
 
 def mint(dub: Dub, posted: Mapping[str, Any]) -> Click:

@@ -30,8 +30,8 @@ from relay.sandbox.model import (
     RecordedSale,
     RefusalError,
     internal_error,
+    random_name,
 )
-from relay.sandbox.names import random_name
 
 DEDUPE_MS: Final = 7 * 24 * 3600 * 1000
 """Dub's dedupe key of a customer's event lives for seven days."""

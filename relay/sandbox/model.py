@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Final
 
 from relay.core.dub import errors
@@ -135,3 +136,15 @@ class Call:
     lead_id: str | None = None
     customer: str | None = None
     event: str | None = None
+
+
+# --- The names Dub gives to customers that came without one. ---
+
+_ADJECTIVES: Final = ("Able", "Brisk", "Calm", "Dapper", "Eager", "Frank", "Gentle")
+_COLORS: Final = ("Amber", "Blue", "Coral", "Green", "Ivory", "Rose", "Violet")
+_ANIMALS: Final = ("Badger", "Crane", "Dolphin", "Falcon", "Heron", "Lynx", "Otter")
+
+
+def random_name(rng: Random) -> str:
+    """Make a capitalised "Adjective Color Animal", as Dub does."""
+    return " ".join(rng.choice(words) for words in (_ADJECTIVES, _COLORS, _ANIMALS))

@@ -5,12 +5,17 @@ Times are ISO 8601 in UTC; the newest comes last.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 from collections.abc import Reversible, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+import aiohttp
 
 from relay.core.clock import iso
-from relay.sandbox.dub import Dub, customer_json
+from relay.sandbox.dub import Dub, customer_json, link_json
 from relay.sandbox.model import (
     Call,
     Click,
@@ -26,7 +31,7 @@ T = TypeVar("T")
 def state_json(dub: Dub, limit: int | None = None) -> dict[str, Any]:
     """Write everything, or the newest ``limit`` of each kind."""
     return {
-        "links": [link_json(dub, link) for link in dub.links.values()],
+        "links": [shown_link_json(dub, link) for link in dub.links.values()],
         "clicks": [click_json(dub, it) for it in _last(dub.clicks.values(), limit)],
         "customers": [
             stored_customer_json(it) for it in _last(dub.customers.values(), limit)
@@ -43,7 +48,7 @@ def _last(items: Reversible[T], limit: int | None) -> Sequence[T]:
     return list(islice(reversed(items), limit))[::-1]
 
 
-def link_json(dub: Dub, link: Link) -> dict[str, Any]:
+def shown_link_json(dub: Dub, link: Link) -> dict[str, Any]:
     """Write a link with the ways in which it is broken."""
     return {
         "id": link.id,
@@ -147,3 +152,56 @@ def call_json(call: Call) -> dict[str, Any]:
         "customerExternalId": call.customer,
         "eventName": call.event,
     }
+
+
+# --- Dub's ``lead.created`` webhook: the envelope, its signature, one delivery. ---
+
+TIMEOUT_S: Final = 5.0
+"""Long enough for a relay on this machine, short enough to stop with."""
+
+
+def lead_created(dub: Dub, lead: RecordedLead) -> dict[str, Any]:
+    """Make the envelope of a lead; one a call, whatever its quantity."""
+    link = dub.links[lead.click.link_key]
+    partner = {"id": link.partner_id, "name": link.partner} if link.partner else None
+    return {
+        "id": f"evt_{dub.new_id(25)}",
+        "event": "lead.created",
+        "createdAt": iso(dub.clock()),
+        "data": {
+            "eventName": lead.event_name,
+            "customer": api_customer_json(lead.customer),
+            "click": {
+                "id": lead.click.id,
+                "timestamp": iso(lead.click.at),
+                "url": link.url,
+                "trigger": "link",
+                "referer": lead.click.referrer or "(direct)",
+                "qr": False,
+            },
+            "link": link_json(link, dub.domain),
+            "partner": partner,
+            "metadata": lead.metadata,
+        },
+    }
+
+
+def sign(secret: str, body: bytes) -> str:
+    """Give ``Dub-Signature``: hex HMAC-SHA256 under the whole secret string."""
+    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+async def post(
+    session: aiohttp.ClientSession, url: str, secret: str, envelope: dict[str, Any]
+) -> int | None:
+    """Post a webhook once; the answer's status, or None when there was none."""
+    body = json.dumps(envelope, separators=(",", ":")).encode()
+    headers = {"Content-Type": "application/json", "Dub-Signature": sign(secret, body)}
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with session.post(
+            url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+        ) as answer:
+            return answer.status
+    except (aiohttp.ClientError, TimeoutError):
+        return None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from relay.core.dub import errors
 from relay.sandbox.faults import Conditions
@@ -148,3 +151,148 @@ def with_retry_after(reply: Reply, value: str | None) -> Reply:
 def with_cors(reply: Reply) -> Reply:
     """Add the headers that let any page read the reply."""
     return replace(reply, headers={**reply.headers, **CORS})
+
+
+# --- Who may call: keys, what they are worth, and the rate they may call at. ---
+
+DEFAULT_RATE: Final = 1200
+"""Calls a minute of Dub's Business plan: told in headers, held only by the knob."""
+
+PUBLISHABLE_RATE: Final = 600
+"""Calls a minute of a publishable key, for all visitors together."""
+
+_MINUTE_MS: Final = 60_000
+_PUBLISHABLE: Final = re.compile(r"dub_pk_[A-Za-z0-9_-]{16,64}")
+
+_WORTH: Final[Mapping[str, tuple[str, str]]] = {
+    "revoked": ("unauthorized", errors.INVALID_KEY),
+    "expired": ("unauthorized", errors.EXPIRED_KEY),
+    "no-membership": ("not_found", errors.WORKSPACE_NOT_FOUND),
+    "wrong-role": ("forbidden", errors.WRONG_ROLE),
+}
+
+_BEFORE_RATE: Final = ("revoked", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The rate headers of one call; Dub writes both times in epoch ms."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+    def headers(self) -> dict[str, str]:
+        """Give the headers that every error after the rate check carries."""
+        return {
+            "X-RateLimit-Limit": str(self.limit),
+            "X-RateLimit-Remaining": str(self.remaining),
+            "X-RateLimit-Reset": str(self.reset),
+            "Retry-After": str(self.reset),
+        }
+
+
+class Gate:
+    """The keys of one workspace, and the calls of the last minute."""
+
+    def __init__(self, api_key: str, publishable_key: str) -> None:
+        self.api_key = api_key
+        self.publishable_key = publishable_key
+        self._calls: dict[str, deque[int]] = {}
+
+    def reset(self) -> None:
+        """Forget the calls that were counted."""
+        self._calls.clear()
+
+    def identify(self, authorization: str | None, conditions: Conditions) -> None:
+        """Check the key itself; raise RefusalError."""
+        if authorization is None:
+            raise RefusalError("unauthorized", errors.MISSING_HEADER)
+        if not authorization.startswith("Bearer "):
+            raise RefusalError(errors.BAD_REQUEST, errors.MISCONFIGURED_HEADER)
+        key = authorization.removeprefix("Bearer ")
+        if not key.startswith("dub_"):
+            raise RefusalError("not_found", errors.WORKSPACE_ID_NOT_FOUND)
+        if key != self.api_key:
+            raise RefusalError("unauthorized", errors.INVALID_KEY)
+        if conditions.key in _BEFORE_RATE:
+            raise RefusalError(*_WORTH[conditions.key])
+
+    def identify_publishable(self, authorization: str | None) -> None:
+        """Check a browser's key; raise RefusalError."""
+        if authorization is None:
+            raise RefusalError("unauthorized", "Missing publishable key.")
+        key = authorization.removeprefix("Bearer ")
+        if not _PUBLISHABLE.fullmatch(key):
+            message = "Invalid or missing publishable key."
+            raise RefusalError(errors.BAD_REQUEST, message)
+        if key != self.publishable_key:
+            raise RefusalError("unauthorized", "Invalid publishable key.")
+
+    def count(self, key: str, now: int, rate: int | None) -> tuple[bool, Allowance]:
+        """Count a call; whether it may pass, and its rate headers.
+
+        Rate None holds nobody, and tells the plan's figure in the headers.
+        """
+        used = self._used(key, now)
+        passed = rate is None or used < rate
+        if passed:
+            self._calls[key].append(now)
+        return passed, self.standing(key, now, rate)
+
+    def standing(self, key: str, now: int, rate: int | None = None) -> Allowance:
+        """Give the rate headers as they stand, without counting a call."""
+        limit = DEFAULT_RATE if rate is None else rate
+        reset = (now // _MINUTE_MS + 1) * _MINUTE_MS
+        return Allowance(limit, max(0, limit - self._used(key, now)), reset)
+
+    def _used(self, key: str, now: int) -> int:
+        calls = self._calls.setdefault(key, deque())
+        while calls and calls[0] <= now - _MINUTE_MS:
+            calls.popleft()
+        return len(calls)
+
+    def admit(self, conditions: Conditions) -> None:
+        """Check workspace, role and plan, after the rate; raise RefusalError."""
+        if conditions.key in _WORTH:
+            raise RefusalError(*_WORTH[conditions.key])
+        require_plan(conditions)
+
+
+def require_plan(conditions: Conditions) -> None:
+    """Refuse a workspace whose plan has no conversion tracking."""
+    if conditions.plan == "free":
+        raise RefusalError("forbidden", errors.NEED_HIGHER_PLAN)
+
+
+def require_hostname(
+    allowed: Sequence[str], referer: str | None, origin: str | None
+) -> None:
+    """Hold a browser's call to the workspace's allowed hostnames.
+
+    An empty list allows all. Referer counts before Origin; ``*.site`` covers
+    its subdomains but not the site itself.
+    """
+    host = _hostname(referer) or _hostname(origin)
+    if not allowed or (host and any(_covers(entry, host) for entry in allowed)):
+        return
+    raise RefusalError(
+        "forbidden",
+        f"Request origin '{host or 'null'}' is not included in the allowed hostnames "
+        "for this workspace. Update your allowed hostnames here: "
+        "https://app.dub.co/settings/tracking",
+    )
+
+
+def _hostname(address: str | None) -> str | None:
+    try:
+        host = urlsplit(address or "").hostname
+    except ValueError:
+        return None
+    return host.removeprefix("www.") if host else None
+
+
+def _covers(entry: str, host: str) -> bool:
+    if entry.startswith("*."):
+        return host.endswith(entry[1:])
+    return host == entry

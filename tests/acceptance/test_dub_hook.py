@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relay.sandbox.webhooks import sign
+from relay.sandbox.state import sign
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 SECRET = "whsec_0123456789abcdef0123456789abcdef"

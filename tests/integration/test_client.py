@@ -17,7 +17,7 @@ from aiohttp import web
 from pytest_aiohttp import AiohttpServer
 
 from relay.client import AsyncClient, Client, Result, Signup, Status
-from relay.client.message import message_of
+from relay.client.calls import message_of
 from relay.client.spool import Spool
 from tests.support.example_sites import line
 from tests.support.harness import HOOK_SECRET, RelayProcess, SandboxDub

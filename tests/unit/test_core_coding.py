@@ -6,10 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.http.negotiation import (
-    matches,
-    preferred_coding,
-)
+from relay.core.http.forwarding import matches, preferred_coding
 
 OFFERED = ("br", "gzip")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.rules.compiled import direct
+from relay.core.rules.expressions import direct
 
 names = st.sampled_from(["a", "b", "c"])
 scalars = st.one_of(

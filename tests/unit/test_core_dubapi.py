@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.dub.ecmascript import json_depth
+from relay.core.dub.fields import json_depth
 from relay.core.dub.track_lead import (
     MAX_METADATA_DEPTH,
     InvalidFieldError,

@@ -12,11 +12,11 @@ from relay.core.leads import Mode
 from relay.sandbox.app import sample_links
 from relay.sandbox.dub import Around, Dub
 from relay.sandbox.faults import Faults, KnobError
-from relay.sandbox.gate import Gate, require_hostname
 from relay.sandbox.model import Link, RefusalError
 from relay.sandbox.options import Options
 from relay.sandbox.sales import track_sale
 from relay.sandbox.shortlinks import Visitor, final_url, visit
+from relay.sandbox.wire import Gate, require_hostname
 
 START = 1_700_000_000_000
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0.0.0 Safari/537.36"

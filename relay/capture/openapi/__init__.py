@@ -26,7 +26,7 @@ from relay.capture.openapi import (
 )
 from relay.capture.openapi.components import SCHEMAS
 from relay.core import jsontext
-from relay.core.http.negotiation import matches
+from relay.core.http.forwarding import matches
 from relay.core.version import VERSION
 from relay.http.raw_responses import FixedAnswer
 

@@ -12,7 +12,7 @@ from relay.capture.openapi.components import (
     response,
 )
 from relay.capture.openapi.hook_paths import some_text
-from relay.core.dub.ecmascript import MAX_SAFE_INTEGER
+from relay.core.dub.fields import MAX_SAFE_INTEGER
 from relay.core.dub.track_lead import (
     MAX_CUSTOMER_ID,
     MAX_EVENT_NAME,

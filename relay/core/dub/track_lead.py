@@ -13,12 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
-from relay.core.dub.ecmascript import (
-    js_trim,
-    json_depth,
-    metadata_length,
-    utf16_len,
-)
 from relay.core.dub.errors import (
     BAD_REQUEST,
     EXTERNAL_ID_REQUIRED,
@@ -34,7 +28,10 @@ from relay.core.dub.fields import (
     FieldIssue,
     InvalidFieldError,
     is_email,
+    js_trim,
+    json_depth,
     limited,
+    metadata_length,
     read_email,
     read_event_name,
     read_metadata,
@@ -44,6 +41,7 @@ from relay.core.dub.fields import (
     read_text,
     read_trimmed,
     refused,
+    utf16_len,
     wrong_type,
 )
 from relay.core.leads import Lead, Mode, Sale, Step

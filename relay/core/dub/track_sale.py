@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from relay.core.dub.ecmascript import (
-    MAX_SAFE_INTEGER,
-    as_double,
-)
 from relay.core.dub.fields import (
     MAX_EVENT_NAME,
+    MAX_SAFE_INTEGER,
     MISSING,
     Body,
     InvalidFieldError,
+    as_double,
     limited,
     read_email,
     read_metadata,

@@ -17,9 +17,7 @@ from relay.core.clock import (
 )
 from relay.core.leads import LeadStatus
 from relay.observability.logging import get_logger
-from relay.operations.alerts import (
-    messages,
-)
+from relay.operations.alerts import causes as messages
 from relay.operations.alerts import (
     webhook as client,
 )

@@ -68,10 +68,10 @@ class Landing:
         self._metrics = metrics
 
     def cookies(self, visit: Visit) -> list[bytes]:
-        """Give the Set-Cookie values to go out with the answer; mostly none.
+        """Return the Set-Cookie values to go out with the answer; mostly none.
 
         There are some for a landing, and for a visit that lost its click. A
-        mistake of ours is told, and the answer goes out without.
+        mistake of ours is logged, and the answer goes out without.
         """
         try:
             return self._cookies(visit)
@@ -98,8 +98,8 @@ class Landing:
             ),
         )
 
-    def told(self, visit: Visit, click_id: str, page: str) -> list[bytes]:
-        """Give the cookies for a click that the page's script has in its hands.
+    def reported(self, visit: Visit, click_id: str, page: str) -> list[bytes]:
+        """Return the cookies for a click that the page's script has in its hands.
 
         ``page`` is the path it runs on. The script has mostly written its own
         cookie already, so a cookie is an earlier click only if it differs.
@@ -115,7 +115,7 @@ class Landing:
         )
 
     def restored(self, visit: Visit) -> list[bytes]:
-        """Give the cookies that bring a lost click back; none if none is lost."""
+        """Return the cookies that bring a lost click back; none if none is lost."""
         if visit.click_id() is not None:
             return []
         companion = self.companion(visit)
@@ -124,13 +124,13 @@ class Landing:
         return self._write(visit, replace(companion, last_seen=self._clock()))
 
     def forgotten(self, visit: Visit) -> list[bytes]:
-        """Give the Set-Cookie values that leave nothing of a click behind."""
+        """Return the Set-Cookie values that leave nothing of a click behind."""
         domain = self._domain_of(visit)
         lines = cookies.clear_click(domain) + cookies.clear_companion(domain)
         return [line.encode("ascii") for line in lines]
 
     def companion(self, visit: Visit) -> Companion | None:
-        """Give the visitor's companion, None without a genuine one."""
+        """Return the visitor's companion, None without a genuine one."""
         values = visit.given(cookies.COMPANION_COOKIE)
         now, max_age = self._clock(), self._days * DAY_S
         for value in values:
@@ -184,7 +184,7 @@ def _has_earlier(visit: Visit, companion: Companion | None) -> bool:
 
 
 def clicked(target: str) -> str | None:
-    """Give the first valid click id of a target's query, decoded."""
+    """Return the first valid click id of a target's query, decoded."""
     query = target.partition("?")[2]
     if PARAMETER not in query:
         return None
@@ -195,7 +195,7 @@ def clicked(target: str) -> str | None:
 
 
 def is_navigation(visit: Visit) -> bool:
-    """Whether a person went to this address, as far as can be told.
+    """Whether a person went to this address, as far as can be known.
 
     An image or a frame in a foreign page must not plant a click (cookie
     stuffing). Browsers say what a request is for, but old ones do not, and

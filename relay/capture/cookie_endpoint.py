@@ -1,10 +1,10 @@
 """``POST cookie`` and ``DELETE cookie``: the snippet's same-origin calls.
 
 Safari keeps a cookie that a script wrote for seven days at most, one that the
-site's server wrote for its full time. So the script tells its click here, and
+site's server wrote for its full time. So the script reports its click here, and
 gets the cookie again from the server, with the companion beside it.
 
-Whoever can make a visitor's browser call this could plant a click, so only
+Anyone who can make a visitor's browser call this could plant a click, so only
 pages of the very same origin may. There are no CORS headers, and what an HTML
 form can send is refused.
 """
@@ -60,7 +60,7 @@ class CookieEndpoint:
             return _silent(self._landing.forgotten(visit))
         if not isinstance(click_id, str) or not is_click_id(click_id):
             raise RefusedError(422, f"{FIELD}: is no click id.")
-        return _silent(self._landing.told(visit, click_id, _page(request)))
+        return _silent(self._landing.reported(visit, click_id, _page(request)))
 
     async def forget(self, request: web.Request) -> web.StreamResponse:
         """Remove the click cookie and its companion: consent was withdrawn."""
@@ -68,7 +68,7 @@ class CookieEndpoint:
 
 
 def _page(request: web.Request) -> str:
-    """Give the path of the page that asks; browsers tell it to their own origin."""
+    """Return the path of the page that asks; browsers send it to their own origin."""
     try:
         return urlsplit(request.headers.get("Referer", "")).path or "/"
     except ValueError:

@@ -100,7 +100,7 @@ def _read(document: Any) -> _Recorded | None:
     match document.get("data"):
         case {"eventName": str(event), "customer": {"externalId": str(id_)}, **rest}:
             click = rest.get("click")
-            told = click.get("id") if isinstance(click, Mapping) else None
-            return _Recorded(id_, event, told if isinstance(told, str) else None)
+            said = click.get("id") if isinstance(click, Mapping) else None
+            return _Recorded(id_, event, said if isinstance(said, str) else None)
         case _:
             raise RefusedError(422, "data needs eventName and customer.externalId.")

@@ -34,7 +34,7 @@ DAY_MS: Final = 86_400_000
 
 
 Stamp = Callable[[str, Mapping[str, str]], Mapping[str, str]]
-"""Adds to a lead's origin what tells of the trace it began in; gets its id first."""
+"""Adds to a lead's origin what names the trace it began in; gets its id first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,8 +151,8 @@ class Passthrough:
                 url, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 content = await _read(answer)
-                told = {name.lower(): it for name, it in answer.headers.items()}
-                return Answer(answer.status, told, content)
+                said = {name.lower(): it for name, it in answer.headers.items()}
+                return Answer(answer.status, said, content)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return _failed(502, "Dub cannot be reached.", error)
         except TimeoutError as error:
@@ -162,7 +162,7 @@ class Passthrough:
 
 
 def _failed(status: int, message: str, error: BaseException) -> RefusedError:
-    # The error's own text may quote addresses; its name tells enough.
+    # The error's own text may quote addresses; its name says enough.
     kind = type(error.__cause__ or error).__name__
     log.warning("passthrough.failed", status=status, error=kind)
     return RefusedError(status, message)

@@ -79,14 +79,14 @@ class ProviderHook:
         body = await request.read()
         message_id = self._verify(request.headers, body)
         try:
-            told = await self._take(body, message_id)
+            said = await self._take(body, message_id)
         except RefusedError as refused:
             if not self._provider.blocking:
                 raise
             # Genuine, and a person's sign-up waits for the answer.
             log.error("hook.unusable", source=name, reason=refused.message)
-            told = self._ignored(refused.message)
-        return answer(told, STATUS.get(told["status"], 200))
+            said = self._ignored(refused.message)
+        return answer(said, STATUS.get(said["status"], 200))
 
     def _verify(self, headers: Mapping[str, str], body: bytes) -> str:
         now = self._parts.clock()
@@ -105,10 +105,10 @@ class ProviderHook:
         event = self._read(body, message_id)
         if isinstance(event, Ignored):
             return self._ignored(event.reason)
-        told = await self._lead(event)
+        said = await self._lead(event)
         if event.sale is not None:
-            told["sale"] = await self._sale(event, event.sale)
-        return told
+            said["sale"] = await self._sale(event, event.sale)
+        return said
 
     def _read(self, body: bytes, message_id: str) -> NewAccount | Ignored:
         document = read_json(body)

@@ -1,6 +1,6 @@
 """Where a proxied sign-up goes that the database would not take.
 
-The person has signed up: nobody can be told to send it again. So its lead is
+The person has signed up: nobody can be asked to send it again. So its lead is
 written to a file beside the database, and taken in once the database is back.
 If not even the file can be written (the disk is full), it waits in memory,
 which is better than nothing and not called safe.
@@ -109,7 +109,7 @@ class Spill:
             log.error("spill.sealed", reason=str(error))
             return False
         except (ValueError, TypeError, KeyError):
-            # A line torn by a full disk: what it held is lost, and told.
+            # A line torn by a full disk: what it held is lost, and logged.
             log.error("spill.unreadable", bytes=len(line))
             return True
         try:
@@ -169,7 +169,7 @@ def _open_alone(path: Path) -> int:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Tell whether an open file is still the one at a path."""
+    """Return whether an open file is still the one at a path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

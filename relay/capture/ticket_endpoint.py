@@ -41,7 +41,7 @@ class TicketEndpoint:
         return answer({"ticket": ticket, "expiresIn": self._opener.life_s})
 
     def _click(self, visit: Visit) -> str | None:
-        """Give the click of the cookie, or of the companion if that was lost."""
+        """Return the click of the cookie, or of the companion if that was lost."""
         click_id = visit.click_id()
         if click_id is not None:
             return click_id

@@ -73,17 +73,17 @@ class Waiting:
     async def answer(
         self, receipt: Receipt, instead: Mapping[str, Any], within: float
     ) -> web.Response:
-        """Give Dub's answer to a lead, or say that it is kept and will be sent.
+        """Return Dub's answer to a lead, or say that it is kept and will be sent.
 
-        ``instead`` is what a repeat gets whose lead has no answer to tell.
+        ``instead`` is what a repeat gets whose lead has no answer to return.
         """
         try:
             entry = await self._ended(receipt.lead_id, within)
         except OutboxUnavailableError:
             entry = None  # the lead is committed all the same
-        told = _told(entry)
-        if told is not None:
-            return told
+        said = _told(entry)
+        if said is not None:
+            return said
         repeated = receipt.taken is Taken.DUPLICATE
         status = "duplicate" if repeated else entry.status if entry else None
         if status in _TAKEN:
@@ -98,7 +98,7 @@ class Waiting:
         )
 
     async def _ended(self, lead_id: str, within: float) -> LeadRecord | None:
-        """Give a lead when nothing more can happen to it in time, or time is up."""
+        """Return a lead when nothing more can happen to it in time, or time is up."""
         started = time.monotonic()
         while True:
             entry = await self._outbox.get(lead_id)
@@ -109,7 +109,7 @@ class Waiting:
             await asyncio.sleep(min(nap, within - waited))
 
     async def _may_end(self, entry: LeadRecord, left: float) -> bool:
-        """Tell whether a lead may still come to its end in so many seconds."""
+        """Return whether a lead may still come to its end in so many seconds."""
         if left <= 0:
             return False
         if entry.status is LeadStatus.QUEUED:
@@ -144,7 +144,7 @@ KEY_PREFIX: Final = "dub_"
 """What a workspace's key begins with."""
 
 STRANGER_RATE: Final = 60
-"""Calls a minute that one address may make with a wrong key: enough for whoever
+"""Calls a minute that one address may make with a wrong key: enough for one who
 tries one out, and guessing leads nowhere. It takes nothing from right ones."""
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[!-~]{1,255}")
@@ -252,7 +252,7 @@ class TrackApi:
         return RefusedError(401, errors.INVALID_KEY)
 
     def _is_key(self, given: str) -> bool:
-        """Compare with every key, in a time that tells nothing of any of them."""
+        """Compare with every key, in a time that reveals nothing of any of them."""
         digest = _digest(given)
         # Added up: any() would stop at the first that fits.
         return sum(hmac.compare_digest(digest, key) for key in self._keys) > 0
@@ -280,7 +280,7 @@ def with_receipt(body: Mapping[str, Any], receipt: Receipt) -> dict[str, Any]:
 
 
 def lead_body(fields: LeadFields) -> dict[str, Any]:
-    """Give the answer to a lead that is committed; Dub has not named a link yet."""
+    """Return the answer to a lead that is committed; Dub has not named a link yet."""
     return {
         "click": {"id": fields.click_id or ""},
         "link": None,
@@ -294,7 +294,7 @@ def lead_body(fields: LeadFields) -> dict[str, Any]:
 
 
 def _sale_body(fields: LeadFields) -> dict[str, Any]:
-    """Give the answer to a sale that is committed; only Dub knows the customer."""
+    """Return the answer to a sale that is committed; only Dub knows the customer."""
     assert fields.sale is not None  # noqa: S101 - what validate_sale promises
     sale = {**sale_fields(fields.sale), "metadata": fields.metadata}
     return {"eventName": fields.event_name, "customer": None, "sale": sale}

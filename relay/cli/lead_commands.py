@@ -130,7 +130,7 @@ def list_leads(
 ) -> None:
     """List leads, newest first: 50 unless --limit says more, all with --json."""
     shown = limit if limit or as_json else PLAIN_LIMIT
-    # One more than is shown tells whether there are more.
+    # One more than is shown says whether there are more.
     asked = shown + 1 if shown else None
     query = Query(status=status, customer=customer, since=since, limit=asked)
     entries = run_with_outbox(read_settings(complete=False), lambda o: o.list(query))
@@ -172,7 +172,7 @@ def _to_seconds(at: int) -> str:
 @json_option
 @config_option
 def show(*, lead_id: str, as_json: bool) -> None:
-    """Tell the whole story of one lead, the customer's own data included."""
+    """Show the whole timeline of one lead, the customer's own data included."""
 
     async def look(outbox: Outbox) -> tuple[LeadRecord, list[Attempt], Gate]:
         entry = await outbox.get(lead_id)
@@ -191,7 +191,7 @@ def show(*, lead_id: str, as_json: bool) -> None:
 def story(
     entry: LeadRecord, attempts: Sequence[Attempt], gate: Gate, now: int
 ) -> Iterator[str]:
-    """Tell a lead's story in plain lines: captured, noted, called, and next."""
+    """Write a lead's timeline in plain lines: captured, noted, called, and next."""
     yield f"{entry.lead.id} is {entry.status}."
     yield ""
     for name, value in _facts(entry, now):

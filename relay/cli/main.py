@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) 
     _never_refuse(sys.stderr)
     try:
         result = cli.main(arguments, NAME, standalone_mode=False, obj=serve)
-        # Here and not at the interpreter's end, where a closed pipe would tell.
+        # Here and not at the interpreter's end, where a closed pipe would complain.
         sys.stdout.flush()
     except (ConfigError, click.ClickException) as error:
         return _told(error)
@@ -317,7 +317,7 @@ def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) 
 
 
 def _told(error: ConfigError | click.ClickException) -> int:
-    """Tell a mistake; give the exit code it deserves."""
+    """Report a mistake; return the exit code it deserves."""
     match error:
         case click.exceptions.NoArgsIsHelpError():
             error.show()

@@ -220,7 +220,7 @@ def completion(*, shell: str) -> None:
 @click.group(no_args_is_help=True)
 @config_option
 def alerts() -> None:
-    """See what the operator's webhook was told, and try it."""
+    """See what was reported to the operator's webhook, and try it."""
 
 
 @alerts.command("list")
@@ -244,9 +244,9 @@ def list_alerts(*, as_json: bool) -> None:
 
 
 def _row(alert: Alert) -> tuple[object, ...]:
-    told = "yes" if alert.due_at is None else f"not yet, {alert.attempts} tries"
+    shown = "yes" if alert.due_at is None else f"not yet, {alert.attempts} tries"
     summary = json.loads(alert.body)["data"]["summary"]
-    return iso(alert.since)[:19] + "Z", alert.cause.partition(":")[0], told, summary
+    return iso(alert.since)[:19] + "Z", alert.cause.partition(":")[0], shown, summary
 
 
 @alerts.command("test")

@@ -94,7 +94,7 @@ def export(
 
 @contextlib.contextmanager
 def _opened(output: str | None) -> Iterator[TextIO]:
-    """Give stdout, or a file that takes its name only once it is complete."""
+    """Return stdout, or a file that takes its name only once it is complete."""
     if output is None:
         yield sys.stdout
         return
@@ -132,7 +132,7 @@ def _csv_writer(stream: TextIO) -> Write:
 
 
 def cell(value: Any) -> str | int:
-    """Give a value as a cell that no spreadsheet takes for a formula."""
+    """Return a value as a cell that no spreadsheet takes for a formula."""
     match value:
         case None:
             return ""
@@ -199,9 +199,9 @@ def _say_found(found: list[LeadRecord], *, dry_run: bool, as_json: bool) -> None
         click.echo(json.dumps({"wouldErase": fresh}))
         return
     verb = "would be erased" if dry_run else "to be erased"
-    told = f"{_leads(sum(fresh.values()))} {verb}{_by_status(fresh)}"
+    said = f"{_leads(sum(fresh.values()))} {verb}{_by_status(fresh)}"
     # With --json stdout belongs to the program that reads it.
-    click.echo(told, err=as_json)
+    click.echo(said, err=as_json)
 
 
 def _confirm(found: list[LeadRecord], *, yes: bool) -> None:
@@ -303,8 +303,8 @@ def _count(entries: list[LeadRecord]) -> dict[LeadStatus, int]:
 
 
 def _by_status(counts: Mapping[LeadStatus, int]) -> str:
-    told = ", ".join(f"{counts[one]} {one}" for one in LeadStatus if counts.get(one))
-    return f" ({told})" if told else ""
+    said = ", ".join(f"{counts[one]} {one}" for one in LeadStatus if counts.get(one))
+    return f" ({said})" if said else ""
 
 
 def _leads(count: int) -> str:

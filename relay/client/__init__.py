@@ -1,4 +1,4 @@
-"""For Python sites: tell the relay of a registration, in one line that never breaks it.
+"""For Python sites: report a registration, in one line that never breaks it.
 
     from relay.client import Client
 

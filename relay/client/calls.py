@@ -93,7 +93,7 @@ def message_of(click_id: str, fields: Signup) -> Message:
     return Message(f"msg_{secrets.token_hex(12)}", body)
 
 
-# --- What became of a registration that the relay was told of. ---
+# --- What became of a registration that was reported. ---
 
 
 class Status(StrEnum):
@@ -263,12 +263,12 @@ def _http_errors() -> tuple[type[Exception], ...]:
 
 
 def _read(message: Message, status: int, body: bytes) -> Result:
-    """Tell what an answer means; raise NotTakenError where it takes nothing."""
+    """Return what an answer means; raise NotTakenError where it takes nothing."""
     try:
-        told = json.loads(body)
+        said = json.loads(body)
     except ValueError:
-        told = None
-    match told:
+        said = None
+    match said:
         case {"id": str() | None as lead, "status": str(word)} if status in (200, 202):
             known = {Status.QUEUED, Status.DUPLICATE, Status.UNATTRIBUTED}
             if word in known:

@@ -35,7 +35,7 @@ class UnknownRequestError(TypeError):
 
 
 def click_of(request: object) -> str | None:
-    """Give the click id of a request's visitor, None if there is no usable one."""
+    """Return the click id of a request's visitor, None if there is no usable one."""
     headers = cookie_headers(request)
     found = cookies.click_id(headers)
     if found is None and any("," in header for header in headers):
@@ -45,7 +45,7 @@ def click_of(request: object) -> str | None:
 
 
 def cookie_headers(request: object) -> list[str]:
-    """Give the values of all ``Cookie`` headers, raw, in order.
+    """Return the values of all ``Cookie`` headers, raw, in order.
 
     Raises UnknownRequestError for anything that is no request.
     """
@@ -130,7 +130,7 @@ class _Base:
         return _Process(os.getpid(), calls, Sender(self._spool, calls))
 
     def _here(self) -> _Process:
-        """Give what belongs to this process, also after a fork."""
+        """Return what belongs to this process, also after a fork."""
         if self._process.pid != os.getpid():
             self._process = self._new_process()
         return self._process
@@ -142,7 +142,7 @@ class _Base:
         return waiting
 
     def _prepare(self, request: object, fields: Signup) -> Message | Result:
-        """Write the message, or tell why there is none to send."""
+        """Write the message, or say why there is none to send."""
         try:
             click = fields.get("click_id")
             if click is None and request is not None:
@@ -169,8 +169,8 @@ class _Base:
         try:
             result = self._here().calls.send(message, self._limit)
         except NotTakenError as error:
-            tell = log.error if error.mistake else log.warning
-            tell("dub-relay: %s was not taken: %s", message.id, error.reason)
+            report = log.error if error.mistake else log.warning
+            report("dub-relay: %s was not taken: %s", message.id, error.reason)
             return self._write_down(message, error.reason)
         if result.status is Status.REFUSED:
             log.error("dub-relay: %s was refused: %s", message.id, result.reason)
@@ -197,7 +197,7 @@ class Client(_Base):
     """
 
     def signup(self, request: object = None, **fields: Unpack[Signup]) -> Result:
-        """Tell the relay that the visitor behind ``request`` has registered.
+        """Report to the relay that the visitor behind ``request`` has registered.
 
         Takes half a second at most, and one write to the disk where the relay
         did not answer in it. Raises nothing but TypeError for a wrong keyword.
@@ -218,7 +218,7 @@ class AsyncClient(_Base):
     """
 
     async def signup(self, request: object = None, **fields: Unpack[Signup]) -> Result:
-        """Tell the relay that the visitor behind ``request`` has registered.
+        """Report to the relay that the visitor behind ``request`` has registered.
 
         Takes half a second at most, and one write to the disk where the relay
         did not answer in it. Raises nothing but TypeError for a wrong keyword.

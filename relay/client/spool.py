@@ -80,7 +80,7 @@ class Spool:
             raise SpoolError(f"{self.path}: {error.strerror}") from None
 
     def entries(self) -> Iterator[Entry]:
-        """Give what waits, the oldest first, and what comes meanwhile.
+        """Return what waits, the oldest first, and what comes meanwhile.
 
         At the end the file is emptied. Raises SpoolError.
         """
@@ -268,8 +268,8 @@ class Sender:
                     _tell(entry.message.id, result.status, result.reason)
                 return self._spool.is_empty()
         except NotTakenError as error:
-            tell = log.error if error.mistake else log.warning
-            tell("dub-relay: the spool waits: %s", error.reason)
+            report = log.error if error.mistake else log.warning
+            report("dub-relay: the spool waits: %s", error.reason)
         except SpoolError as error:
             log.error("dub-relay: the spool does not work: %s", error)
         return False

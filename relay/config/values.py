@@ -298,7 +298,7 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _is_memory(url: str) -> bool:
-    """Tell a database that would be lost with the process, or has no name."""
+    """Refuse a database that would be lost with the process, or has no name."""
     return url in ("sqlite:///", "sqlite:///:memory:") or url.endswith("/")
 
 

@@ -20,19 +20,19 @@ _STOCK: Final = 1_000
 
 
 def now_ms() -> int:
-    """Give the wall clock in epoch milliseconds."""
+    """Return the wall clock in epoch milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 class SetBack:
-    """Tells when the wall clock was set back, beside one that never is."""
+    """Notices when the wall clock was set back, beside one that never is."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._look()
 
     def by(self) -> int:
-        """Give by how many milliseconds, since the last time this was asked."""
+        """Return by how many milliseconds, since the last time this was asked."""
         seen, ticks = self._seen, self._ticks
         self._look()
         return max(0, seen + self._ticks - ticks - self._seen)
@@ -68,7 +68,7 @@ class _Random:
         self._stock = b""
 
     def hex(self, size: int) -> str:
-        """Give so many bytes, in hexadecimal."""
+        """Return so many bytes, in hexadecimal."""
         stock = self._stock
         if len(stock) < size:
             stock = os.urandom(_STOCK)

@@ -62,7 +62,7 @@ MOVES: Final[Mapping[LeadStatus, frozenset[LeadStatus]]] = MappingProxyType(
         # The site answered (queued), refused (the row is removed), or the
         # relay died in between and a person decides.
         LeadStatus.HELD: frozenset({LeadStatus.QUEUED, LeadStatus.REJECTED}),
-        # Dub's webhook may tell of a lead whose call got no answer, at any
+        # Dub's webhook may report a lead whose call got no answer, at any
         # moment before the lead is settled: whatever is in doubt -> confirmed.
         LeadStatus.QUEUED: frozenset(
             {LeadStatus.SENDING, LeadStatus.PARKED, LeadStatus.CONFIRMED} | _FORGOTTEN
@@ -144,7 +144,7 @@ class Lead:
 
     ``click_id`` is "" for a lead that uses the customer's earlier click, as
     with Dub's deferred mode. ``notes`` are sentences for people (what was left
-    out and why); ``origin`` tells where the parts came from ("click": "cookie",
+    out and why); ``origin`` says where the parts came from ("click": "cookie",
     "rule": "POST /signup", ...). ``created_at`` is in epoch milliseconds.
 
     With ``sale`` it is a sale: it goes the same way, behind its customer's leads;
@@ -213,7 +213,7 @@ def why_not_again(entry: LeadRecord) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call to Dub and its answer, as the story of a lead tells it.
+    """One call to Dub and its answer, as the timeline of a lead shows it.
 
     ``at`` is epoch ms, ``duration_ms`` milliseconds. ``outcome`` is one plain
     sentence; ``http_status`` is None when no answer came.

@@ -53,13 +53,13 @@ class Budget:
 
 
 def rate_at(budget: Budget, plan: int, now: int) -> float:
-    """Give the calls a minute that may be made now, at most the plan's."""
+    """Return the calls a minute that may be made now, at most the plan's."""
     risen = budget.share + max(0, now - budget.lowered_at) / RECOVERY_MS
     return plan * min(1.0, max(SLOWEST, risen))
 
 
 def affordable(budget: Budget, plan: int, now: int) -> int:
-    """Give how many calls may be made at once, now.
+    """Return how many calls may be made at once, now.
 
     One second's worth may go as a burst, but at least two, a lead's: a lone
     sign-up must not wait between its calls. The steady flow is lower by the
@@ -73,14 +73,14 @@ def affordable(budget: Budget, plan: int, now: int) -> int:
 
 
 def spend(budget: Budget, plan: int, now: int, calls: int) -> Budget:
-    """Give the budget after so many calls more."""
+    """Return the budget after so many calls more."""
     interval = _interval(rate_at(budget, plan, now), plan)
     start = _spent_until(budget, now)
     return replace(budget, spent_until=start + calls * interval)
 
 
 def throttled(budget: Budget, plan: int, now: int, until: int) -> Budget:
-    """Give the budget after a 429 that asks to wait until then: half the rate.
+    """Return the budget after a 429 that asks to wait until then: half the rate.
 
     Calls that were under way together are throttled together: only the first of
     a second halves it.
@@ -93,7 +93,7 @@ def throttled(budget: Budget, plan: int, now: int, until: int) -> Budget:
 
 
 def ready_at(budget: Budget, plan: int, now: int, calls: int) -> int:
-    """Give when so many calls can be made at once (epoch ms); now, if they can."""
+    """Return when so many calls can be made at once (epoch ms); now, if they can."""
     interval = _interval(rate_at(budget, plan, now), plan)
     paid = _spent_until(budget, now) - (burst(plan) - calls) * interval
     resumed = _paused_until(budget, now)
@@ -101,7 +101,7 @@ def ready_at(budget: Budget, plan: int, now: int, calls: int) -> int:
 
 
 def burst(plan: int) -> int:
-    """Give how many calls may go at once after a quiet minute."""
+    """Return how many calls may go at once after a quiet minute."""
     return max(2, plan * 1000 // WINDOW_MS)
 
 
@@ -121,5 +121,5 @@ def _paused_until(budget: Budget, now: int) -> int:
 
 
 def _interval(rate: float, plan: int) -> float:
-    """Give the ms that one call costs, with the burst taken out of each window."""
+    """Return the ms that one call costs, with the burst taken out of each window."""
     return WINDOW_MS / max(rate - burst(plan), 1.0)

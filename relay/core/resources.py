@@ -13,12 +13,12 @@ class MissingResourceError(Exception):
 
 
 def static_dir() -> Path:
-    """Give the folder of scripts, styles and images that are served as they are."""
+    """Return the folder of scripts, styles and images that are served as they are."""
     return _folder("static")
 
 
 def templates_dir() -> Path:
-    """Give the folder of Jinja templates."""
+    """Return the folder of Jinja templates."""
     return _folder("templates")
 
 

@@ -76,7 +76,7 @@ def parse_secrets(text: str) -> tuple[str, ...]:
 
 
 MIN_DATA_KEY: Final = 16
-"""Characters of a key for data at rest: whoever has the file can try as many keys
+"""Characters of a key for data at rest: anyone who has the file can try as many keys
 as they like, so it must be long and random."""
 
 
@@ -152,7 +152,7 @@ def verify_webhook(
 
     ``headers`` has lower-case names, or does not care about case. Signatures of
     other versions (``v1a``) are passed over. Every key is compared with every
-    signature, so that the time taken tells nothing about which one fits.
+    signature, so that the time taken reveals nothing about which one fits.
     """
     message_id = _header(headers, "webhook-id", _MESSAGE_ID)
     timestamp = _header(headers, "webhook-timestamp", _TIMESTAMP)
@@ -273,7 +273,7 @@ def verify_json(
     max_age_s: int,
     skew_s: int = SKEW_S,
 ) -> Any:
-    """Give back what :func:`sign_json` signed with any of the secrets.
+    """Return what :func:`sign_json` signed with any of the secrets.
 
     Raises StaleTimestampError when it is older than ``max_age_s`` seconds or
     lies more than ``skew_s`` in the future, else SignatureMismatchError.

@@ -1,4 +1,4 @@
-"""The dashboard: pages over the outbox, for whoever runs the relay.
+"""The dashboard: pages over the outbox, for the operator.
 
 It reads what the CLI reads and does what the CLI does; it holds nothing of its
 own. Without a password there is none.

@@ -31,7 +31,7 @@ log = get_logger()
 
 COOKIE: Final = "dub_relay_session"
 SESSION_S: Final = 12 * 3600
-"""A working day: whoever is signed in longer has forgotten the tab."""
+"""A working day: an operator who is signed in longer has forgotten the tab."""
 
 TRIES_A_MINUTE: Final = 10
 """Passwords that one address may try: a person mistypes three times, and a list of
@@ -63,7 +63,7 @@ class Identity:
     networks: Sequence[Network]
 
     def actor(self, request: web.Request) -> str | None:
-        """Give the person's name, None if this is not the proxy or it gave none."""
+        """Return the person's name, None if this is not the proxy or it gave none."""
         try:
             peer = ip_address(request.remote or "")
         except ValueError:
@@ -94,7 +94,7 @@ class Access:
         self._clock = clock
         self._identity = identity
         self._rate = VisitorRate(TRIES_A_MINUTE)
-        # Names the password in a session, and tells nothing of it.
+        # Names the password in a session, and reveals nothing of it.
         self._mark = hmac.new(
             self._secrets[0].encode(), (password or "").encode(), sha256
         ).hexdigest()[:16]
@@ -105,13 +105,13 @@ class Access:
         return self._password is not None
 
     def session(self, request: web.Request) -> AdminSession | None:
-        """Give the session of a request, None if nobody is signed in."""
+        """Return the session of a request, None if nobody is signed in."""
         if self._identity is not None and (who := self._identity.actor(request)):
             return AdminSession(who, who)
         if self._password is None:
             return None
         try:
-            told = verify_json(
+            said = verify_json(
                 request.cookies.get(COOKIE, ""),
                 self._secrets,
                 _SESSION,
@@ -120,7 +120,7 @@ class Access:
             )
         except BadSignatureError:
             return None
-        match told:
+        match said:
             case {"m": self._mark, "k": str(key)}:
                 return AdminSession(ADMIN, key)
             case _:
@@ -143,10 +143,10 @@ class Access:
 
     def open(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the cookie of a new session."""
-        told = {"m": self._mark, "k": token_urlsafe(12)}
+        said = {"m": self._mark, "k": token_urlsafe(12)}
         response.set_cookie(
             COOKIE,
-            sign_json(told, self._secrets, _SESSION, self._clock()),
+            sign_json(said, self._secrets, _SESSION, self._clock()),
             path=self._path,
             max_age=SESSION_S,
             httponly=True,
@@ -159,7 +159,7 @@ class Access:
         response.del_cookie(COOKIE, path=self._path)
 
     def token(self, session: AdminSession) -> str:
-        """Give the token that a form of this session must carry."""
+        """Return the token that a form of this session must carry."""
         return sign_json(session.key, self._secrets, _FORM, self._clock())
 
     def require_token(self, session: AdminSession, given: str) -> None:

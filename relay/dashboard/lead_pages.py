@@ -80,11 +80,11 @@ class LeadPages:
         )
 
     async def story(self, request: web.Request, session: AdminSession) -> web.Response:
-        """Tell the story of one lead; names and addresses are masked."""
+        """Show the timeline of one lead; names and addresses are masked."""
         return await self._tell(request, session, masked=True)
 
     async def reveal(self, request: web.Request, session: AdminSession) -> web.Response:
-        """Tell it with the person's own data, and note who asked."""
+        """Show it with the person's own data, and note who asked."""
         lead_id = request.match_info["id"]
         act = Act(self._clock(), session.actor, "reveal", lead_id)
         await self._outbox.record(act)
@@ -121,7 +121,7 @@ def _query(asked: Mapping[str, str], before: str | None) -> Query:
         click=asked.get("click"),
         event=asked.get("event"),
         before=before or None,
-        # One more tells whether there are older ones.
+        # One more says whether there are older ones.
         limit=PAGE + 1,
     )
 
@@ -133,7 +133,7 @@ def moments(
     now: int,
     rules: Mapping[str, SignupRule],
 ) -> Iterator[Moment]:
-    """Tell what happened to a lead, and what happens next, in order."""
+    """Return what happened to a lead, and what happens next, in order."""
     lead = entry.lead
     click = lead.click_id or "no click id of its own"
     cookie = cookie_story(entry)
@@ -143,9 +143,9 @@ def moments(
         f"{click}, from {click_origin(entry)}.",
         details=(cookie,) if cookie else (),
     )
-    told = (*_sources(entry), *_read_by(rules.get(lead.origin.get("rule", ""))))
+    said = (*_sources(entry), *_read_by(rules.get(lead.origin.get("rule", ""))))
     title = "Sale" if lead.sale else "Sign-up"
-    yield Moment(lead.created_at, title, _captured(entry), details=told)
+    yield Moment(lead.created_at, title, _captured(entry), details=said)
     if lead.notes:
         yield Moment(None, "Noted on the way", tone="warn", details=lead.notes)
     for attempt in attempts:
@@ -167,8 +167,8 @@ def _sources(entry: LeadRecord) -> tuple[str, ...]:
     """Say which field came from where, as far as that was written down."""
     known = entry.lead.origin.items()
     return tuple(
-        f"{name}: {told}"
-        for name, told in known
+        f"{name}: {said}"
+        for name, said in known
         if name not in ("click", "rule", "landed")
     )
 

@@ -80,7 +80,7 @@ class LiveWatch:
         self._sampled_until = 0.0
 
     async def standing(self) -> LiveStatus:
-        """Give how things stand; raise OutboxUnavailableError if nobody knows."""
+        """Return how things stand; raise OutboxUnavailableError if nobody knows."""
         if time.monotonic() >= self._fresh_until and self._reading is None:
             self._reading = asyncio.create_task(self._read())
             self._reading.add_done_callback(self._done)
@@ -131,5 +131,5 @@ class LiveWatch:
     def _done(self, task: asyncio.Task[LiveStatus]) -> None:
         self._reading = None
         if not task.cancelled() and task.exception() is not None:
-            # Whoever waits is told; the others see that the page stands still.
+            # Those that wait get the error; the others see that the page stands still.
             self._standing = None

@@ -25,7 +25,7 @@ from relay.operations.presentation import span
 from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError
 
 PACE_S: Final = 2.0
-"""How often an open page is told what has changed."""
+"""How often an open page gets what has changed."""
 
 KEEPALIVE_S: Final = 20.0
 """A comment that often lets a dead connection be noticed."""
@@ -117,20 +117,20 @@ class OverviewPages:
             async for event in self._events():
                 await response.write(event)
         except ConnectionError:
-            # The page was closed: nothing to tell, nobody to tell it to.
+            # The page was closed: nobody is there to be sent anything.
             return response
         return response
 
     async def _events(self) -> AsyncIterator[bytes]:
-        told, told_at = "", time.monotonic()
+        said, told_at = "", time.monotonic()
         while not self._stopping():
             await asyncio.sleep(PACE_S)
             try:
                 text = self._draw(await self._watch.standing())
             except OutboxUnavailableError:
                 continue
-            if text != told:
-                told, told_at = text, time.monotonic()
+            if text != said:
+                said, told_at = text, time.monotonic()
                 yield "".join(f"data: {line}\n" for line in text.splitlines()).encode()
                 yield b"\n"
             elif time.monotonic() - told_at > KEEPALIVE_S:
@@ -151,7 +151,7 @@ class OverviewPages:
         return self._drawn[1]
 
     async def plots(self, request: web.Request, _: AdminSession) -> web.Response:
-        """Give the series of the last hours as JSON."""
+        """Return the series of the last hours as JSON."""
         hours = request.query.get("hours", "24")
         if not hours.isascii() or not hours.isdigit() or int(hours) not in HOURS:
             raise RefusedError(400, f"hours: must be one of {HOURS}.")
@@ -172,7 +172,7 @@ class OverviewPages:
 
 
 def _tiles(standing: LiveStatus) -> Iterator[tuple[LeadStatus, int, str]]:
-    """Give each state with its number and its tone, in the order of the way."""
+    """Return each state with its number and its tone, in the order of the way."""
     tones = {
         **dict.fromkeys((LeadStatus.DELIVERED, LeadStatus.CONFIRMED), "good"),
         **dict.fromkeys((LeadStatus.REJECTED, LeadStatus.PARKED), "bad"),

@@ -122,7 +122,7 @@ class Pages:
                     RefusedError(503, "The database does not answer. Try again soon."),
                     session,
                 )
-            except Exception as error:  # noqa: BLE001 - the border: told, logged, answered
+            except Exception as error:  # noqa: BLE001 - the border: logged and answered
                 log.error(
                     "dashboard.failed",
                     error=type(error).__name__,

@@ -38,7 +38,7 @@ BELOW: Final = "dashboard"
 
 
 class Dashboard:
-    """The pages over one outbox; ``stopping`` tells when the relay ends."""
+    """The pages over one outbox; ``stopping`` says when the relay ends."""
 
     def __init__(
         self,

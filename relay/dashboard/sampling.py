@@ -1,6 +1,6 @@
 """What each relay saw in each minute, kept for plots and for the funnel.
 
-Prometheus keeps it longer and better; this is for whoever has none.
+Prometheus keeps it longer and better; this is for a relay without it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _grown(
 
 
 def plots(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
-    """Give series over time, as uPlot wants them: x in epoch seconds.
+    """Return series over time, as uPlot wants them: x in epoch seconds.
 
     A minute without a sample is None in each series: the relay was not running.
     """

@@ -209,7 +209,7 @@ class Delivery:
     async def _reconciled(
         self, entry: LeadRecord, move: Move, calls: list[Call], *, answered: bool
     ) -> Move:
-        """Ask Dub once for the customer, where that can tell what became of a lead.
+        """Ask Dub once for the customer, where that can show what became of a lead.
 
         ``answered``: Dub holds its lock, so that the same call again is harmless.
         """

@@ -155,7 +155,7 @@ class Worker:
 
     async def _look_back(self) -> None:
         """See whether the clock was set back since the last lead came."""
-        with contextlib.suppress(OutboxUnavailableError):  # the first turn tells it
+        with contextlib.suppress(OutboxUnavailableError):  # the first turn logs it
             newest = await self._outbox.list(Query(limit=LOOK_BACK))
             latest = max((entry.lead.created_at for entry in newest), default=0)
             self._stepped |= latest > self._clock() + SET_BACK_MS
@@ -290,7 +290,7 @@ class Worker:
             pass
 
     async def _until_due(self) -> float:
-        """Give the seconds to sleep: until a lead is due and can be paid for."""
+        """Return the seconds to sleep: until a lead is due and can be paid for."""
         due = await self._outbox.next_due()
         if due is None or (await self._outbox.gate()).paused:
             return POLL_S

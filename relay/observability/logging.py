@@ -33,22 +33,22 @@ class Logger:
         self.level = logging.INFO
 
     def debug(self, event: str, **fields: object) -> None:
-        """Tell what helps to understand a case."""
+        """Log what helps to understand a case."""
         if self.level <= logging.DEBUG:
             self._write(event, "debug", fields)
 
     def info(self, event: str, **fields: object) -> None:
-        """Tell what happens in the ordinary course."""
+        """Log what happens in the ordinary course."""
         if self.level <= logging.INFO:
             self._write(event, "info", fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Tell what a person may want to look at."""
+        """Log what a person may want to look at."""
         if self.level <= logging.WARNING:
             self._write(event, "warning", fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Tell what a person should look at."""
+        """Log what a person should look at."""
         self._write(event, "error", fields)
 
     def _write(self, event: str, level: str, fields: dict[str, object]) -> None:

@@ -67,7 +67,7 @@ class Finding:
 
     @property
     def failed(self) -> bool:
-        """Tell whether the command must end with 1."""
+        """Return whether the command must end with 1."""
         return self.result is CheckResult.FAIL
 
 
@@ -141,11 +141,11 @@ async def check_upstream(settings: Settings) -> Finding:
     if len(found) == 1:
         return found[0]
     worst = max(found, key=lambda each: list(CheckResult).index(each.result))
-    told = "; ".join(
+    said = "; ".join(
         f"{url}: {each.detail}"
         for url, each in zip(settings.upstream, found, strict=True)
     )
-    return Finding("upstream", worst.result, told)
+    return Finding("upstream", worst.result, said)
 
 
 async def _check_site(upstream: str) -> Finding:
@@ -291,7 +291,7 @@ def _setting_lines(settings: Settings) -> Iterator[str]:
 
 
 def report_json(settings: Settings, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Give the report for programs; secrets are masked here as well."""
+    """Return the report for programs; secrets are masked here as well."""
     return {
         "ok": not any(finding.failed for finding in findings),
         "checks": [

@@ -22,7 +22,7 @@ Value = float | dict[str, float]
 
 
 class _Gauge(NamedTuple):
-    """A gauge's name and meaning, and how an overview tells its value."""
+    """A gauge's name and meaning, and how an overview gives its value."""
 
     name: str
     help: str
@@ -81,13 +81,13 @@ _GAUGES: Final = (
 
 
 class StatusCollector(Collector):
-    """Tells of the overview that it was given last; None: the database is down."""
+    """Collects from the overview that was set last; None: the database is down."""
 
     def __init__(self) -> None:
         self.seen: Overview | None = None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Give every gauge that is known."""
+        """Return every gauge that is known."""
         build = {VERSION: 1.0}
         yield _family("dub_relay_build_info", "1, with the version.", build, "version")
         up = float(self.seen is not None)
@@ -98,7 +98,7 @@ class StatusCollector(Collector):
                 yield _family(gauge.name, gauge.help, value, gauge.label)
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Give every gauge there is, without a value."""
+        """Return every gauge there is, without a value."""
         named = [("dub_relay_build_info", "version"), ("dub_relay_database_up", None)]
         for name, label in [*named, *((one.name, one.label) for one in _GAUGES)]:
             yield GaugeMetricFamily(name, "", labels=[label] if label else None)

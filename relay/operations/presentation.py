@@ -64,7 +64,7 @@ _ENDS: Final = {
     ),
     LeadStatus.UNCONFIRMED: (
         "A person or Dub's webhook decides: a call that got no answer may or may not"
-        " have counted, and Dub's list of customers cannot tell, as it shows no leads"
+        " have counted, and Dub's list of customers does not help, as it shows no leads"
         f" and an earlier call made the customer. If Dub does not show it, {_RETRY}"
         " again."
     ),
@@ -86,7 +86,7 @@ _SALE_ENDS: Final = {
 
 
 def entry_json(entry: LeadRecord) -> dict[str, Any]:
-    """Give an entry as ``leads list --json`` has it: nothing of a person's but ids."""
+    """Return an entry as ``leads list --json`` has it: of a person only ids."""
     lead = entry.lead
     return {
         "id": lead.id,
@@ -107,7 +107,7 @@ def entry_json(entry: LeadRecord) -> dict[str, Any]:
 
 
 def sale_json(sale: Sale | None) -> dict[str, Any] | None:
-    """Give what makes a lead a sale; None where it is none."""
+    """Return what makes a lead a sale; None where it is none."""
     if sale is None:
         return None
     return {**sale_fields(sale), "leadEventName": sale.lead_event_name}
@@ -131,13 +131,13 @@ EXPORT_COLUMNS: Final = (*EXPORT_FIELDS[:-1], *SALE_COLUMNS)
 
 
 def export_json(entry: LeadRecord) -> dict[str, Any]:
-    """Give an entry as ``leads export`` writes it, the person's own fields included."""
+    """Return an entry as ``leads export`` writes it, personal fields included."""
     document = {**entry_json(entry), **_person_json(entry)}
     return {name: document[name] for name in EXPORT_FIELDS}
 
 
 def export_row(entry: LeadRecord) -> list[Any]:
-    """Give an entry as a row of :data:`EXPORT_COLUMNS`."""
+    """Return an entry as a row of :data:`EXPORT_COLUMNS`."""
     document = export_json(entry)
     document |= document["sale"] or {}
     return [document.get(name) for name in EXPORT_COLUMNS]
@@ -157,7 +157,7 @@ def _person_json(entry: LeadRecord) -> dict[str, Any]:
 
 
 def attempt_json(attempt: Attempt) -> dict[str, Any]:
-    """Give one call to Dub and its answer."""
+    """Return one call to Dub and its answer."""
     return {
         "at": iso(attempt.at),
         "step": attempt.step.value,
@@ -171,7 +171,7 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
 def story_json(
     entry: LeadRecord, attempts: Sequence[Attempt], gate: Gate, now: int
 ) -> dict[str, Any]:
-    """Give the whole story of a lead, the person's own fields included."""
+    """Return the whole story of a lead, the person's own fields included."""
     return {
         **entry_json(entry),
         **_person_json(entry),
@@ -183,7 +183,7 @@ def story_json(
 
 
 def next_attempt_at(entry: LeadRecord) -> int | None:
-    """Tell when the next call is due (epoch ms); None if none is planned.
+    """Return when the next call is due (epoch ms); None if none is planned.
 
     A lead that is being sent has a lease's end there, which is no attempt.
     """
@@ -227,7 +227,7 @@ def click_origin(entry: LeadRecord) -> str:
 
 
 def sale_words(sale: Sale) -> str:
-    """Tell of a sale in a line. How many decimals a currency has, Dub knows."""
+    """Describe a sale in a line. How many decimals a currency has, Dub knows."""
     parts = [f"{sale.amount} {sale.currency} (in its smallest unit)"]
     parts += [f"invoice {sale.invoice_id}" if sale.invoice_id else "no invoice id"]
     parts += [f"paid by {sale.payment_processor}"]

@@ -18,7 +18,7 @@ SWEEP_S: Final = 600.0
 
 BATCH: Final = 50
 """Leads erased in one transaction: some ten milliseconds among a million, as their
-indexes' pages lie far apart, and whoever writes meanwhile waits for them."""
+indexes' pages lie far apart, and other writers wait meanwhile for them."""
 
 PAUSE_S: Final = 0.05
 """Between two batches, for everybody else: a million leads take half an hour."""

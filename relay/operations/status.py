@@ -1,4 +1,4 @@
-"""How the relay stands as a whole: what `stats`, the metrics and the alerts tell."""
+"""How the relay stands as a whole: what `stats`, the metrics and the alerts show."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Spilled:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk, in bytes; all 0 where it cannot be told."""
+    """A disk, in bytes; all 0 where it is unknown."""
 
     free: int = 0
     size: int = 0
@@ -108,7 +108,7 @@ def disk(folder: Path) -> Disk:
 
 
 def overview_json(seen: Overview) -> dict[str, Any]:
-    """Give the overview as `stats --json` prints it."""
+    """Return the overview as `stats --json` prints it."""
     gate = seen.gate
     return {
         "at": iso(seen.at),

@@ -71,7 +71,7 @@ class Seal:
         return _decrypted(cipher, sealed, bound)
 
     def is_current(self, text: str) -> bool:
-        """Tell whether a text is as close would write it now."""
+        """Return whether a text is as close would write it now."""
         if self._first is None:
             return not text.startswith(MARK)
         return text.startswith(f"{MARK}{self._first[0]}:")

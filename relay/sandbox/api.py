@@ -116,7 +116,7 @@ class Api:
     def _metered(
         self, meter: str, call: Incoming, conditions: Conditions, work: Work
     ) -> Reply:
-        """Hold a call to the rate, then do the work; errors tell the rate."""
+        """Hold a call to the rate, then do the work; errors carry the rate."""
         rate = conditions.rate
         if rate is None and meter == "publishable":
             rate = PUBLISHABLE_RATE
@@ -129,7 +129,7 @@ class Api:
             return refused(refusal, allowance.headers())
 
     def rate_headers(self) -> dict[str, str]:
-        """Give the rate headers as they stand, without counting a call."""
+        """Return the rate headers as they stand, without counting a call."""
         return self.gate.standing("server", self.dub.clock()).headers()
 
     def _require_signature(self, call: Incoming) -> None:

@@ -35,7 +35,7 @@ PUBLISHABLE_KEY: Final = "dub_pk_sandboxsandboxsandbox00"
 """The browser's key, likewise."""
 
 DESTINATION: Final = "http://localhost:8080/"
-"""Where short links lead unless told: a relay where `serve` listens."""
+"""Where short links lead by default: a relay where `serve` listens."""
 
 DOMAIN: Final = "acme.link"
 """The short domain that the links name; any host reaches them here."""

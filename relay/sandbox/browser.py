@@ -77,7 +77,7 @@ class BrowserApi:
         return answer
 
     def _is_ours(self, domain: str, call: Incoming) -> bool:
-        """Tell whether a domain, or an address on it, is this sandbox's."""
+        """Return whether a domain, or an address on it, is this sandbox's."""
         host = _parts(domain if "//" in domain else f"//{domain}").netloc
         return host in (self._dub.domain, call.headers.get("Host"))
 
@@ -93,7 +93,7 @@ class BrowserApi:
         return {"clickId": self.visit(self._site_link(url), self.visitor(call))}
 
     def _site_link(self, url: str) -> Link:
-        """Give the link that stands for a page of the site."""
+        """Return the link that stands for a page of the site."""
         key = f"visit:{_parts(url).path or '/'}"
         link = Link(id=f"link_{key}", key=key, path=key, url=url)
         return self._dub.links.setdefault(key, link)

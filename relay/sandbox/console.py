@@ -74,7 +74,7 @@ BUTTONS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
 
 
 class Feed:
-    """Tells every open page that something changed."""
+    """Reports to every open page that something changed."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Event] = set()
@@ -170,7 +170,7 @@ class Console:
                 await response.write(await self._next(event))
                 await asyncio.sleep(PACE_S)
         except ConnectionError:
-            # The page was closed: nothing to tell, nobody to tell it to.
+            # The page was closed: nobody is there to be sent anything.
             return response
         finally:
             self._feed.leave(event)

@@ -24,8 +24,8 @@ from relay.sandbox.state import click_json, shown_link_json, state_json
 PREFIX: Final = "/sandbox"
 
 FROM_PAGE: Final = "from-page"
-"""The query by which the page's forms are told from programs. The content type
-would not do: curl calls JSON a form unless it is told otherwise."""
+"""The query by which the page's forms are separated from programs. The content type
+would not do: curl calls JSON a form by default."""
 
 _LINK_FIELDS: Final = frozenset(field.name for field in fields(Link)) - {"id", "path"}
 
@@ -158,7 +158,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Keep other sites' pages from turning the knobs; tell what a knob takes.
+    """Keep other sites' pages from turning the knobs; say what a knob takes.
 
     A page anywhere can post to an address on this machine. Browsers say where
     a request comes from; programs say nothing and may pass.

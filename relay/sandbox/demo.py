@@ -335,7 +335,7 @@ Dashboard {town.relay}{PREFIX}/dashboard/   each lead's story; password: {PASSWO
 Three ways, one partner's link each:
   script  {town.sandbox}/partner-ada    the page's script keeps the click
   proxy   {town.sandbox}/partner-grace  the relay keeps the click and sees the sign-up
-  hook    {town.sandbox}/partner-alan   the relay keeps the click, the site's code tells
+  hook    {town.sandbox}/partner-alan   the relay keeps the click, the site's code calls
 """
     )
 

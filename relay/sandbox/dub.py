@@ -302,7 +302,7 @@ class Dub:
         return name or email or random_name(self.rng)
 
     def _hosted(self, customer_id: str, avatar: str | None) -> str | None:
-        """Give the address at which Dub says it will keep a copy."""
+        """Return the address at which Dub says it will keep a copy."""
         if not avatar:
             return None
         return f"https://dubassets.com/customers/{customer_id}/avatar_{self.new_id(7)}"

@@ -129,7 +129,7 @@ class Fault:
     path: str = PATH
 
     def hits(self, path: str, step: str | None) -> bool:
-        """Tell whether a call is one of those it was meant for."""
+        """Return whether a call is one of those it was meant for."""
         return path.startswith(self.path) and self.step in (None, step)
 
     def json(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class Faults:
         self.standing.clear()
 
     def take(self, path: str, step: str | None) -> Conditions:
-        """Give the conditions of one call, and use the counted faults up."""
+        """Return the conditions of one call, and use the counted faults up."""
         lasting: dict[str, Any] = {}
         counted: dict[str, Any] = {}
         for fault in self.standing:

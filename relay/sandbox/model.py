@@ -26,7 +26,7 @@ class RefusalError(Exception):
 
 
 def internal_error() -> RefusalError:
-    """Give Dub's answer to any error of its own; the sentence never varies."""
+    """Return Dub's answer to any error of its own; the sentence never varies."""
     return RefusalError(errors.INTERNAL, errors.INTERNAL_ERROR)
 
 

@@ -92,7 +92,7 @@ def _read(name: str, value: Any) -> Any:
 
 
 def is_web_address(text: str) -> bool:
-    """Tell whether a text is an absolute http or https address."""
+    """Return whether a text is an absolute http or https address."""
     try:
         parts = urlsplit(text)
     except ValueError:

@@ -24,7 +24,7 @@ class ShortLinks:
         self._browser = browser
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Redirect to the link's destination, or tell that there is no link."""
+        """Redirect to the link's destination, or say that there is no link."""
         link = self._dub.link_at(request.match_info["path"])
         if link is None or link.gone or link.disabled:
             return web.Response(status=404, text="There is no such short link here.\n")
@@ -43,7 +43,7 @@ class ShortLinks:
         return response
 
     def _click_id(self, link: Link, visitor: Visitor, known: str | None) -> str:
-        """Give the earlier click that the link's own cookie names, or a new one."""
+        """Return the earlier click that the link's own cookie names, or a new one."""
         click = self._dub.clicks.get(known or "")
         same = click is not None and click.link_key == link.key
         if click is not None and same and visitor.counted and not visitor.fresh:

@@ -111,8 +111,8 @@ class Server:
         cut: bool = False,
     ) -> None:
         signature = self._api.signature(call) if call.step else None
-        told = f"fault: {conditions.named}" if conditions.named else ""
-        note = "; ".join(part for part in (told, reply.note if reply else "") if part)
+        said = f"fault: {conditions.named}" if conditions.named else ""
+        note = "; ".join(part for part in (said, reply.note if reply else "") if part)
         self._api.dub.note(
             Call(
                 method=call.method,
@@ -161,7 +161,7 @@ class Server:
         self._stopping.set()
 
     async def close(self) -> None:
-        """Give up the webhooks under way and their connections."""
+        """Return up the webhooks under way and their connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

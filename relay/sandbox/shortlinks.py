@@ -64,7 +64,7 @@ def visit(dub: Dub, link: Link, visitor: Visitor) -> str:
 
 
 def final_url(link: Link, click_id: str, query: Iterable[tuple[str, str]]) -> str:
-    """Give the address that the short link redirects to.
+    """Return the address that the short link redirects to.
 
     The visitor's own parameters go along and win, ``dub_id`` included.
     """

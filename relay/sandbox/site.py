@@ -174,7 +174,7 @@ class Site:
         return response
 
     async def _register(self, request: web.Request) -> web.StreamResponse:
-        """Take the form, then tell the relay: the whole of a hook integration."""
+        """Take the form, then call the relay: the whole of a hook integration."""
         form = await _form(request)
         try:
             user = self.users.create(_field(form, "name"), _field(form, "email"))

@@ -89,7 +89,7 @@ def stored_customer_json(customer: Customer) -> dict[str, Any]:
 
 
 def api_customer_json(customer: Customer) -> dict[str, Any]:
-    """Write a customer as ``GET /customers`` does: its click is not told."""
+    """Write a customer as ``GET /customers`` does: its click is not shown."""
     first_sale = customer.first_sale_at
     return {
         "id": customer.id,
@@ -187,7 +187,7 @@ def lead_created(dub: Dub, lead: RecordedLead) -> dict[str, Any]:
 
 
 def sign(secret: str, body: bytes) -> str:
-    """Give ``Dub-Signature``: hex HMAC-SHA256 under the whole secret string."""
+    """Return ``Dub-Signature``: hex HMAC-SHA256 under the whole secret string."""
     return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 

@@ -64,7 +64,7 @@ class Visitor:
     say: Callable[[str], None]
 
     def step(self, name: str, line: str) -> None:
-        """Tell a step that went well."""
+        """Print a step that went well."""
         self.say(f"{self.way:<8}{name:<9}{line}")
 
     async def click(self, path: str) -> tuple[str, str]:
@@ -86,7 +86,7 @@ class Visitor:
             return await answer.text()
 
     def cookie(self, address: str) -> str | None:
-        """Give the click cookie that would be sent to an address."""
+        """Return the click cookie that would be sent to an address."""
         held = self.session.cookie_jar.filter_cookies(URL(address)).get(COOKIE)
         return held.value if held else None
 
@@ -169,7 +169,7 @@ async def by_proxy(visitor: Visitor) -> None:
 
 
 async def by_hook(visitor: Visitor) -> None:
-    """Land through the relay; the site's own code tells it of the sign-up."""
+    """Land through the relay; the site's own code reports the sign-up to it."""
     town, email = visitor.town, "alan.visitor@example.com"
     click_id, target = await visitor.click("/partner-alan")
     await visitor.land(target)

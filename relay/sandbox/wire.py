@@ -128,7 +128,7 @@ def _message(status: int) -> str:
         return errors.TOO_MANY_REQUESTS
     if status == 500:
         return errors.INTERNAL_ERROR
-    return f"The sandbox was told to answer {status}."
+    return f"The sandbox was set to answer {status}."
 
 
 def _envelope(code: str, message: str) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def with_cors(reply: Reply) -> Reply:
 # --- Who may call: keys, what they are worth, and the rate they may call at. ---
 
 DEFAULT_RATE: Final = 1200
-"""Calls a minute of Dub's Business plan: told in headers, held only by the knob."""
+"""Calls a minute of Dub's Business plan: shown in headers, held only by the knob."""
 
 PUBLISHABLE_RATE: Final = 600
 """Calls a minute of a publishable key, for all visitors together."""
@@ -183,7 +183,7 @@ class Allowance:
     reset: int
 
     def headers(self) -> dict[str, str]:
-        """Give the headers that every error after the rate check carries."""
+        """Return the headers that every error after the rate check carries."""
         return {
             "X-RateLimit-Limit": str(self.limit),
             "X-RateLimit-Remaining": str(self.remaining),
@@ -232,7 +232,7 @@ class Gate:
     def count(self, key: str, now: int, rate: int | None) -> tuple[bool, Allowance]:
         """Count a call; whether it may pass, and its rate headers.
 
-        Rate None holds nobody, and tells the plan's figure in the headers.
+        Rate None holds nobody, and shows the plan's figure in the headers.
         """
         used = self._used(key, now)
         passed = rate is None or used < rate
@@ -241,7 +241,7 @@ class Gate:
         return passed, self.standing(key, now, rate)
 
     def standing(self, key: str, now: int, rate: int | None = None) -> Allowance:
-        """Give the rate headers as they stand, without counting a call."""
+        """Return the rate headers as they stand, without counting a call."""
         limit = DEFAULT_RATE if rate is None else rate
         reset = (now // _MINUTE_MS + 1) * _MINUTE_MS
         return Allowance(limit, max(0, limit - self._used(key, now)), reset)

@@ -40,7 +40,7 @@ SECURITY: Final = {**hooks.SECURITY, **api.SECURITY, **pages.PUBLISHABLE_KEY}
 
 
 def document(prefix: str) -> dict[str, Any]:
-    """Give the document of a relay with this prefix."""
+    """Return the document of a relay with this prefix."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -62,8 +62,8 @@ class OpenApi:
         body = jsontext.encode(document(prefix))
         self._etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         kept = {"ETag": self._etag, "Cache-Control": "no-cache"}
-        told = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        self._whole = FixedAnswer(200, kept | told, body)
+        said = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        self._whole = FixedAnswer(200, kept | said, body)
         self._unchanged = FixedAnswer(304, kept)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:

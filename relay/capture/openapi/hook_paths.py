@@ -1,4 +1,4 @@
-"""``hooks/…``: what servers tell the relay, signed."""
+"""``hooks/…``: what servers report to the relay, signed."""
 
 from __future__ import annotations
 
@@ -113,13 +113,13 @@ def receipt(*words: str, lead: Any = "string") -> Json:
 def _provider(row: Provider) -> Json:
     """Describe a provider's hook; its signature is the provider's own."""
     words = ("queued", "duplicate", "unattributed", "spilled", "ignored")
-    told = receipt(*words, lead=["string", "null"])
+    said = receipt(*words, lead=["string", "null"])
     return operation(
         TAG,
         f"{row.title}'s own event of a new user",
         {
-            "200": response("Taken before, or nothing for the relay.", told),
-            "202": response("Committed, or no click led to it.", told),
+            "200": response("Taken before, or nothing for the relay.", said),
+            "202": response("Committed, or no click led to it.", said),
             "409": error(409, "This event came before with another body."),
         },
         errors=COMMITTING,
@@ -133,7 +133,7 @@ PATHS: Final[Paths] = {
     "/hooks/signup": {
         "post": operation(
             TAG,
-            "A registration, told by the site's server",
+            "A registration, reported by the site's server",
             {
                 "200": response("Taken before.", receipt("duplicate")),
                 "202": response(

@@ -1,7 +1,7 @@
 """Dub's errors: codes, statuses, envelope and the messages it answers with.
 
 The relay speaks them under its own prefix and the sandbox plays them, so that
-whoever handles Dub's errors handles ours; :mod:`relay.core.dub.replies` reads them.
+code that handles Dub's errors handles ours; :mod:`relay.core.dub.replies` reads them.
 """
 
 from __future__ import annotations
@@ -83,27 +83,27 @@ class ErrorBody(TypedDict):
 
 
 def click_not_found(click_id: str) -> str:
-    """Give the 404 of a click that Dub does not have, or not yet."""
+    """Return the 404 of a click that Dub does not have, or not yet."""
     return f"Click event not found for clickId: {click_id}"
 
 
 def link_not_found(click_id: str) -> str:
-    """Give the 404 of a click whose link was deleted."""
+    """Return the 404 of a click whose link was deleted."""
     return f"Link not found for clickId: {click_id}"
 
 
 def link_elsewhere(link_id: str, click_id: str) -> str:
-    """Give the 404 of a click on another workspace's link."""
+    """Return the 404 of a click on another workspace's link."""
     return f"Link {link_id} for clickId {click_id} does not belong to the workspace"
 
 
 def link_disabled(link_id: str, click_id: str) -> str:
-    """Give the 404 of a click on a link that was switched off."""
+    """Return the 404 of a click on a link that was switched off."""
     return f"Link {link_id} for clickId {click_id} is disabled, lead not tracked"
 
 
 def doc_url(code: str) -> str:
-    """Give the documentation address that Dub sends with a code.
+    """Return the documentation address that Dub sends with a code.
 
     Dub replaces the first underscore only ("#rate-limit_exceeded"), except for
     the internal error, whose address it writes out.

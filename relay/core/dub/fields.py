@@ -47,7 +47,7 @@ def js_trim(text: str) -> str:
 
 
 def as_double(number: float) -> float:
-    """Give the double that ``JSON.parse`` makes of a number, infinity included."""
+    """Return the double that ``JSON.parse`` makes of a number, infinity included."""
     try:
         return float(number)
     except OverflowError:
@@ -55,7 +55,7 @@ def as_double(number: float) -> float:
 
 
 def metadata_length(value: object) -> int:
-    """Give the length of ``JSON.stringify(value)`` in UTF-16 code units.
+    """Return the length of ``JSON.stringify(value)`` in UTF-16 code units.
 
     Value is what ``json.loads`` gives; nesting may be of any depth. Raises
     TypeError for anything that JSON does not have.
@@ -206,7 +206,7 @@ class InvalidFieldError(Exception):
 
 
 def is_email(text: str) -> bool:
-    """Tell whether Dub takes this address: zod 4's rule, which is ASCII only."""
+    """Return whether Dub takes this address: zod 4's rule, which is ASCII only."""
     local, at, domain = text.rpartition("@")
     return bool(at and _LOCAL_PART.fullmatch(local) and _DOMAIN.fullmatch(domain))
 

@@ -1,11 +1,11 @@
-"""Whether Dub's list of customers can tell if a lead was recorded. Pure.
+"""Whether Dub's list of customers shows if a lead was recorded. Pure.
 
 Dub creates the customer in the call that records the lead, after it has claimed its
 dedupe key and found click and link; what records the event comes right after, and
 is all that a good answer proves either (``POST /track/lead`` answers 200 with a link
 at the same point). So where the recording call is the first that can have made the
-customer, ``GET /customers?externalId=`` tells whether it went through. Where an
-earlier call has made it, a deferred one say, it tells nothing: Dub shows neither
+customer, ``GET /customers?externalId=`` shows whether it went through. Where an
+earlier call has made it, a deferred one say, it shows nothing: Dub shows neither
 clicks nor leads of a customer.
 """
 
@@ -37,7 +37,7 @@ LOCKED_MS: Final = 7 * DAY + HOUR
 
 
 class CustomerMatch(StrEnum):
-    """What a look-up tells about the recording call."""
+    """What a look-up shows about the recording call."""
 
     RECORDED = "recorded"
     NOT_RECORDED = "not recorded"
@@ -53,7 +53,7 @@ class LookupVerdict:
 
 
 def can_tell(entry: LeadRecord, attempts: Sequence[Attempt]) -> bool:
-    """Tell whether a look-up can say anything about a lead in doubt.
+    """Return whether a look-up can say anything about a lead in doubt.
 
     Not after a proving call, which makes the customer, nor for a lead that stands
     on the customer's earlier click.
@@ -93,28 +93,28 @@ def judge(
         )
     return LookupVerdict(
         CustomerMatch.UNTOLD,
-        "Dub knew the customer from another call, which tells nothing",
+        "Dub knew the customer from another call, which shows nothing",
     )
 
 
 def over_at(attempts: Sequence[Attempt]) -> int:
-    """Give from when on no call in doubt can be worked on any more."""
+    """Return from when on no call in doubt can be worked on any more."""
     return _span(attempts)[1]
 
 
 def unlocked_at(attempts: Sequence[Attempt]) -> int:
-    """Give when Dub lets go of the key that a call in doubt has claimed."""
+    """Return when Dub lets go of the key that a call in doubt has claimed."""
     return over_at(attempts) + LOCKED_MS
 
 
 def _in_doubt(attempt: Attempt) -> bool:
-    """Tell a recording call that may have counted without proof."""
+    """Recognise a recording call that may have counted without proof."""
     answered = attempt.http_status is not None and attempt.http_status < 500
     return attempt.step is Step.RECORD and not answered
 
 
 def _span(attempts: Sequence[Attempt]) -> tuple[int, int]:
-    """Give from when until when calls in doubt can have made a customer."""
+    """Return from when until when calls in doubt can have made a customer."""
     calls = [one for one in attempts if _in_doubt(one)]
     return calls[0].at, max(one.at + one.duration_ms for one in calls) + LATE_MS
 

@@ -39,7 +39,7 @@ MAX_DATE: Final = 40
 
 WAIT_STATUSES: Final = (429, 503)
 """Where Retry-After asks for a wait. Dub sends it on other errors as well, but
-there it only tells when the rate's window ends."""
+there it only says when the rate's window ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class _Rule:
     dub_shaped: bool | None = None
 
     def matches(self, error: _Error) -> bool:
-        """Tell whether this row speaks of the error."""
+        """Return whether this row speaks of the error."""
         return (
             error.status in self.statuses
             and self.dub_shaped in (None, error.code is not None)
@@ -265,7 +265,7 @@ def retry_after(value: str | None, now: int) -> int | None:
 
 
 def _from_number(number: float, now: int) -> int:
-    """Tell epoch ms, epoch seconds and seconds from now apart by their size."""
+    """Separate epoch ms, epoch seconds and seconds from now by their size."""
     if number > EPOCH_MS_ABOVE:
         return math.ceil(number)
     if number > EPOCH_S_ABOVE:
@@ -322,7 +322,7 @@ def _interpret_sale(fields: Mapping[str, Any]) -> Outcome:
 
 
 def _is_without_link(fields: Mapping[str, Any]) -> bool:
-    """Tell Dub's own "link: null" from any other JSON that has no link."""
+    """Separate Dub's own "link: null" from any other JSON that has no link."""
     return (
         fields.get("link", ...) is None
         and isinstance(fields.get("click"), dict)
@@ -348,7 +348,7 @@ def _interpret_error(answer: Answer, step: Step, now: int) -> Outcome:
 def _reason(rule: _Rule, error: _Error) -> str:
     """Fill in the sentence; name the field where Dub names one.
 
-    Only zod's message is quoted: it tells types and limits, never a value.
+    Only zod's message is quoted: it names types and limits, never a value.
     """
     if error.status == 422 and _FIELD_MESSAGE.fullmatch(error.message):
         return f"Dub refused a field: {error.message}"
@@ -356,7 +356,7 @@ def _reason(rule: _Rule, error: _Error) -> str:
 
 
 def _asked_wait(answer: Answer, now: int) -> int | None:
-    """Give the time that a 429 or 503 asks to wait for; None if it does not."""
+    """Return the time that a 429 or 503 asks to wait for; None if it does not."""
     if answer.status not in WAIT_STATUSES:
         return None
     asked = retry_after(answer.headers.get("retry-after"), now)

@@ -144,7 +144,7 @@ def unrepeatable(entry: LeadRecord, now: int) -> Move | None:
 
 
 def backoff(failures: int, roll: float, policy: Policy) -> int:
-    """Give the milliseconds to wait after so many earlier failures.
+    """Return the milliseconds to wait after so many earlier failures.
 
     The window doubles from ``base_ms`` up to ``max_ms``; the wait is jittered
     within its upper half, so that leads which failed together do not come back
@@ -156,7 +156,7 @@ def backoff(failures: int, roll: float, policy: Policy) -> int:
 
 
 def probe_delay(failures: int, policy: Policy) -> int:
-    """Give the milliseconds until the next probe through a closed gate.
+    """Return the milliseconds until the next probe through a closed gate.
 
     As :func:`backoff`, without jitter: one probe is alone on all relays.
     """
@@ -174,7 +174,7 @@ def _taken(case: _Case) -> Proceed | Move:
 
 
 def _no_link(case: _Case) -> Move:
-    """Tell a genuine duplicate from a lead that may be our own."""
+    """Separate a genuine duplicate from a lead that may be our own."""
     if case.step is Step.PROVE:
         # A deferred call does not look at Dub's dedupe key, so this answer is
         # not one of Dub's; recording after it would be a guess.
@@ -194,7 +194,7 @@ def _no_link(case: _Case) -> Move:
 
 
 def _nothing_sold(case: _Case) -> Move:
-    """Tell a sale of nothing, which Dub passes over, from one of nobody."""
+    """Separate a sale of nothing, which Dub passes over, from one of nobody."""
     sale = case.entry.lead.sale
     if sale is not None and sale.amount == 0:
         return Move(LeadStatus.DELIVERED, note="Dub counts no sale of an amount of 0.")
@@ -271,7 +271,7 @@ def _wait(case: _Case, due_at: int) -> Move:
 
 
 def _end(case: _Case, reason: str) -> Move:
-    """Give a lead up; one that may have counted is not called rejected."""
+    """Return a lead up; one that may have counted is not called rejected."""
     status = LeadStatus.UNCONFIRMED if case.in_doubt else LeadStatus.REJECTED
     return Move(status, reason=reason, in_doubt=case.in_doubt)
 

@@ -128,7 +128,7 @@ def dedupe_key(customer: str, event: str, *, deferred: bool) -> str:
 
 
 def lead_body(lead: Lead, step: Step) -> dict[str, object]:
-    """Give the JSON body of the call that takes this step.
+    """Return the JSON body of the call that takes this step.
 
     Encode it with ASCII escapes: metadata may hold lone surrogates.
     """
@@ -230,7 +230,7 @@ def sanitise(
     type of the click id) must be right: else InvalidFieldError, always a 422.
     What a person typed is left out when Dub would refuse it. With
     ``lenient_quantity`` that holds for the quantity too, for the proxy, where
-    nobody could be told.
+    nobody could be asked.
     """
     notes: list[str] = []
     fields = LeadFields(
@@ -311,7 +311,7 @@ def _plain_metadata(body: Body) -> Mapping[str, Any] | None:
 
 
 def _is_plainly_small(metadata: dict[str, Any]) -> bool:
-    """Tell without measuring, as is the rule, that metadata is within all limits.
+    """Decide without measuring, as is the rule, that metadata is within all limits.
 
     JSON is at most five times as long as Python's repr: 1e+20 is written out.
     """

@@ -56,7 +56,7 @@ def validate_sale(body: object) -> LeadFields:
     """
     if not isinstance(body, Mapping):
         raise wrong_type("", "object", body)
-    # In the schema's order: the first issue is the one that is told.
+    # In the schema's order: the first issue is the one that is reported.
     customer = read_text(body, CUSTOMER_ID_NAMES[0])
     amount = _amount(body)
     currency = _given(body, "currency", "usd").lower()
@@ -84,7 +84,7 @@ def validate_sale(body: object) -> LeadFields:
 def sanitise_sale(body: Mapping[str, object]) -> tuple[LeadFields, tuple[str, ...]]:
     """Keep what can be kept of a sale; give the fields and a note for each left out.
 
-    As :func:`relay.core.dub.track_lead.sanitise`: for ways in that cannot tell anybody
+    As :func:`relay.core.dub.track_lead.sanitise`: for sources that cannot ask anybody
     of a bad name, address or metadata. Raises InvalidFieldError for the rest.
     """
     notes: list[str] = []
@@ -100,7 +100,7 @@ def sale_key(sale: Sale) -> str:
 
 
 def sale_body(lead: Lead) -> dict[str, object]:
-    """Give the JSON body of the call that records a sale.
+    """Return the JSON body of the call that records a sale.
 
     Raises ValueError for a lead that is none.
     """
@@ -121,7 +121,7 @@ def sale_body(lead: Lead) -> dict[str, object]:
 
 
 def sale_fields(sale: Sale) -> dict[str, object | None]:
-    """Give what a sale has and a lead has not, by Dub's names, for people too."""
+    """Return what a sale has and a lead has not, by Dub's names, for people too."""
     return {
         "amount": sale.amount,
         "currency": sale.currency,

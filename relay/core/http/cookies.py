@@ -29,7 +29,7 @@ MAX_DAYS: Final = 400
 """Browsers cut a cookie's life to 400 days (RFC 6265bis, 5.5)."""
 
 MAX_LANDING: Final = 200
-"""Characters of a landing path that are kept; the rest tells nobody anything,
+"""Characters of a landing path that are kept; the rest is of no use to anybody,
 and four bytes each, in base64, stay far below a cookie's 4096 bytes."""
 
 Attribution = Literal["last-click", "first-click"]

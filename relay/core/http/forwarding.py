@@ -58,7 +58,7 @@ _TYPE: Final = 4
 _LAST_KEPT: Final = 4
 _DROP: Final = 5
 _CONNECTION: Final = 6
-_TOLD: Final = 7  # written anew, from a trusted proxy's and the connection
+_GIVEN: Final = 7  # written anew, from a trusted proxy's and the connection
 _CODING: Final = 8
 _UNUSUAL: Final = 9  # needs thought: the message is not ordinary
 
@@ -70,10 +70,10 @@ _ASKED: Final = {
     b"host": _HOST_LINE,
     b"connection": _CONNECTION,
     b"cookie": _COOKIE,
-    b"forwarded": _TOLD,
-    b"x-forwarded-for": _TOLD,
-    b"x-forwarded-host": _TOLD,
-    b"x-forwarded-proto": _TOLD,
+    b"forwarded": _GIVEN,
+    b"x-forwarded-for": _GIVEN,
+    b"x-forwarded-host": _GIVEN,
+    b"x-forwarded-proto": _GIVEN,
     b"http2-settings": _DROP,
     # Chunks, a change of protocol, or a wait for leave to send a body.
     b"content-length": _BODY_LENGTH,
@@ -119,8 +119,8 @@ def _answered(name: bytes) -> int:
     return _DROP if lower in HOP_BY_HOP else _PASS
 
 
-class Told(NamedTuple):
-    """What the site is told of the visitor, and how the visitor sees the site."""
+class Shown(NamedTuple):
+    """What the site learns of the visitor, and how the visitor sees the site."""
 
     lines: bytes
     scheme: str
@@ -135,18 +135,18 @@ class Forwarding:
     ) -> None:
         self._trusted = tuple(trusted)
         self._unix_trusted = unix_trusted
-        self.tell = lru_cache(_VISITORS)(self._tell)
+        self.show = lru_cache(_VISITORS)(self._show)
         self.believes = lru_cache(_VISITORS)(self._believes)
 
     def _believes(self, peer: str | None) -> bool:
         return is_believed(peer, self._trusted, unix_trusted=self._unix_trusted)
 
-    def _tell(
-        self, told: tuple[Line, ...], peer: str | None, scheme: str, host: str
-    ) -> Told:
-        """Give the lines for a request; ``told`` is what came with it of them."""
+    def _show(
+        self, given: tuple[Line, ...], peer: str | None, scheme: str, host: str
+    ) -> Shown:
+        """Return the lines for a request; ``given`` is what came with it of them."""
         lines = forwarded(
-            told,
+            given,
             peer=peer,
             scheme=scheme,
             host=host,
@@ -154,14 +154,14 @@ class Forwarding:
             unix_trusted=self._unix_trusted,
         )
         seen = visitor_scheme_host(
-            told,
+            given,
             peer=peer,
             scheme=scheme,
             host=host,
             trusted=self._trusted,
             unix_trusted=self._unix_trusted,
         )
-        return Told(b"".join(b"%s: %s\r\n" % line for line in lines), *seen)
+        return Shown(b"".join(b"%s: %s\r\n" % line for line in lines), *seen)
 
 
 @dataclass(slots=True)
@@ -191,7 +191,7 @@ def ordinary_request(
 ) -> Onward | None:
     """Write the head of an ordinary request over HTTP/1.1, or None if it is none.
 
-    A body is ordinary if one plain Content-Length tells its size.
+    A body is ordinary if one plain Content-Length says its size.
     """
     if _TARGET.fullmatch(target) is None or "%00" in target:
         return None
@@ -204,10 +204,10 @@ def ordinary_request(
     hosts = [line[1] for kind, line in noted if kind == _HOST_LINE]
     if len(hosts) != 1 or not _is_host(hosts[0]):
         return None
-    told: tuple[Line, ...] = ()
+    given: tuple[Line, ...] = ()
     if believed:
-        told = tuple(line for kind, line in noted if kind == _TOLD)
-    way = forwarding.tell(told, peer, scheme, hosts[0].decode("ascii"))
+        given = tuple(line for kind, line in noted if kind == _GIVEN)
+    way = forwarding.show(given, peer, scheme, hosts[0].decode("ascii"))
     out.append(way.lines)
     lengths = [line[1] for kind, line in noted if kind == _BODY_LENGTH]
     if lengths:

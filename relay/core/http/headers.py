@@ -149,7 +149,7 @@ def _walk(
     for text in reversed(_members(headers, "x-forwarded-for")):
         address = _address(text)
         if address is None:
-            break  # nobody can tell who is behind this one
+            break  # nobody can say who is behind this one
         nearest = str(address)
         if not _is_trusted(address, trusted):
             break
@@ -273,9 +273,9 @@ def forwarded(
     """
     address = _address(peer or "")
     believed = is_believed(peer, trusted, unix_trusted=unix_trusted)
-    told = _members(headers, "x-forwarded-for") if believed else []
+    said = _members(headers, "x-forwarded-for") if believed else []
     earlier = _members(headers, "forwarded") if believed else []
-    chain = told + ([] if address is None else [str(address)])
+    chain = said + ([] if address is None else [str(address)])
     seen_scheme, seen_host = visitor_scheme_host(
         headers,
         peer=peer,

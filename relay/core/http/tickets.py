@@ -1,6 +1,6 @@
 """Tickets: a click id that the relay signed for a browser of the site's own.
 
-Whoever may write a user's metadata may write any click id there. A ticket shows
+Anyone who may write a user's metadata may write any click id there. A ticket shows
 that a page of the site carried this click within the last hour; it says nothing
 of who clicked.
 """
@@ -35,7 +35,7 @@ def issue(click_id: str, secrets: Sequence[str], now: int) -> str:
 
 
 def is_ticket(value: str) -> bool:
-    """Tell a ticket from a click id: only what was signed has full stops."""
+    """Separate a ticket from a click id: only what was signed has full stops."""
     return "." in value
 
 
@@ -56,7 +56,7 @@ class Opener:
     required: bool = False
 
     def open(self, ticket: str, now: int, at: int | None = None) -> str:
-        """Give the click of a ticket; raise signing.BadSignatureError.
+        """Return the click of a ticket; raise signing.BadSignatureError.
 
         ``at`` is when the person signed up (epoch milliseconds, as ``now``), which
         counts for its age: a provider may repeat a hook for days.

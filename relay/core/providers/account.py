@@ -39,7 +39,7 @@ class ProviderSale:
 
 @dataclass(frozen=True, slots=True)
 class NewAccount:
-    """A person who signed up, as the provider tells it.
+    """A person who signed up, as the provider sends it.
 
     ``event_id`` is the same for every repeat of this event. ``person`` has the
     fields of ``track/lead`` that are known, in Dub's names. ``trusted`` are
@@ -111,19 +111,19 @@ def clicks(*places: object) -> tuple[str, ...]:
 
 
 def part(document: Document, key: str) -> Document:
-    """Give an object inside an object; an empty one if there is none."""
+    """Return an object inside an object; an empty one if there is none."""
     value = document.get(key)
     return value if isinstance(value, Mapping) else {}
 
 
 def text(document: Document, key: str) -> str | None:
-    """Give a text that is not empty."""
+    """Return a text that is not empty."""
     value = document.get(key)
     return value if isinstance(value, str) and value else None
 
 
 def required(document: Document, key: str, where: str) -> str:
-    """Give a text that must be there; else PayloadError."""
+    """Return a text that must be there; else PayloadError."""
     value = text(document, key)
     if value is None:
         raise PayloadError(f"{where}{key}: is missing, or no text.")
@@ -131,7 +131,7 @@ def required(document: Document, key: str, where: str) -> str:
 
 
 def event_id(document: Document, key: str, where: str) -> str:
-    """Give the id of an event: one word of ASCII; else PayloadError."""
+    """Return the id of an event: one word of ASCII; else PayloadError."""
     value = required(document, key, where)
     if not _EVENT_ID.fullmatch(value):
         raise PayloadError(f"{where}{key}: must be 1 to 255 visible ASCII characters.")
@@ -167,5 +167,5 @@ def iso_ms(value: object) -> int | None:
 
 
 def whole(value: object) -> int | None:
-    """Give a whole number; None for anything else, true and false included."""
+    """Return a whole number; None for anything else, true and false included."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

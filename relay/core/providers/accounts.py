@@ -204,7 +204,7 @@ def firebase(document: Document, message_id: str) -> Event:
     """What the functions of docs/hooks.md send.
 
     firebase.google.com/docs/auth/extend-with-blocking-functions: a blocking
-    function is told nothing that the page chose, so the ticket comes beside
+    function gets nothing that the page chose, so the ticket comes beside
     the user.
     """
     if document.get("type") != "user.created":

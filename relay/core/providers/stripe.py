@@ -59,7 +59,7 @@ def _session(document: Document, session: Document, kind: str) -> Event:
     # As Dub: who has no id at the site is known by Stripe's; a guest has none.
     known_as = customer or text(session, "customer") or email
     if known_as is None:
-        return Ignored("This checkout tells neither a customer nor an e-mail address.")
+        return Ignored("This checkout names neither a customer nor an e-mail address.")
     return NewAccount(
         event_id=event_id(document, "id", ""),
         kind=kind,
@@ -92,19 +92,19 @@ def _customer(document: Document, customer: Document, kind: str) -> Event:
 
 
 def _referred(session: Document) -> tuple[str, ...]:
-    """Give the click of a reference; whoever opens a payment link can change it."""
+    """Return the click of a reference; who opens a payment link can change it."""
     reference = text(session, "client_reference_id") or ""
     click = reference.removeprefix(REFERENCE)
     return (click,) if reference.startswith(REFERENCE) and click else ()
 
 
 def _known_as(metadata: Document) -> str | None:
-    """Give the site's own id of the customer; the second name is Dub's older one."""
+    """Return the site's own id of the customer; the second name is Dub's older one."""
     return text(metadata, "dubCustomerExternalId") or text(metadata, "dubCustomerId")
 
 
 def _newly_clicked(document: Document) -> bool:
-    """Tell by the attributes that changed; else each update were a sign-up."""
+    """Decide by the attributes that changed; else each update were a sign-up."""
     before = part(part(document, "data"), "previous_attributes")
     return bool({"dubClickId", "dubTicket", "dub_id"} & set(part(before, "metadata")))
 

@@ -64,8 +64,8 @@ class Copy:
     def of(cls, headers: Headers, body: bytes | None) -> Copy:
         """A copy that is described by the headers it came with."""
         kind, coding = b"content-type", b"content-encoding"
-        told = _fields([line for line in headers if line[0].lower() in (kind, coding)])
-        return cls(told.get("content-type"), body, told.get("content-encoding"))
+        said = _fields([line for line in headers if line[0].lower() in (kind, coding)])
+        return cls(said.get("content-type"), body, said.get("content-encoding"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,8 @@ def answered(
 ) -> Document:
     """Put the site's answer into the document of its request."""
     notes: list[str] = []
-    told = _read("the answer's body", lambda: _parse_body(body), notes)
-    values = {**asked.values, "response": _answer(status, headers, told.get("json"))}
+    said = _read("the answer's body", lambda: _parse_body(body), notes)
+    values = {**asked.values, "response": _answer(status, headers, said.get("json"))}
     return Document(values, (*asked.notes, *notes))
 
 

@@ -80,12 +80,12 @@ def read_exchange(path: str) -> Exchange:
 def parse_exchange(content: str | bytes, name: str = "the sign-up") -> Exchange:
     """Read a saved sign-up; raise :class:`TryoutError` if it is not as documented."""
     try:
-        told = json.loads(content)
+        said = json.loads(content)
     except ValueError as error:
         raise TryoutError(f"{name}: is not JSON: {error}") from error
-    if not isinstance(told, dict):
+    if not isinstance(said, dict):
         raise TryoutError(f"{name}: must be an object")
-    request, response = (_part(told, name) for name in _KEYS)
+    request, response = (_part(said, name) for name in _KEYS)
     return Exchange(
         method=_typed(request, "request.method", str, "POST").upper(),
         target=_typed(request, "request.target", str, None),
@@ -97,8 +97,8 @@ def parse_exchange(content: str | bytes, name: str = "the sign-up") -> Exchange:
     )
 
 
-def _part(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = told.get(name)
+def _part(said: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = said.get(name)
     if not isinstance(part, dict):
         raise TryoutError(f"{name}: must be an object")
     for key in part:
@@ -117,12 +117,12 @@ def _typed(part: Mapping[str, Any], where: str, kind: type, default: Any) -> Any
 
 
 def _headers(part: Mapping[str, Any], name: str) -> Headers:
-    """Give header lines; a list of texts stands for a field that is repeated."""
-    told = part.get("headers", {})
-    if not isinstance(told, dict):
+    """Return header lines; a list of texts stands for a field that is repeated."""
+    said = part.get("headers", {})
+    if not isinstance(said, dict):
         raise TryoutError(f"{name}.headers: must be an object")
     lines = []
-    for field, values in told.items():
+    for field, values in said.items():
         for value in values if isinstance(values, list) else [values]:
             if not isinstance(value, str):
                 raise TryoutError(f"{name}.headers.{field}: must be text")
@@ -192,8 +192,8 @@ def _click(rule: SignupRule, exchange: Exchange) -> str | None:
 
 
 def _lead(fields: LeadFields, click_id: str) -> dict[str, Any]:
-    """Give the lead under Dub's names, without what is absent."""
-    told = {
+    """Return the lead under Dub's names, without what is absent."""
+    said = {
         "clickId": click_id,
         "eventName": fields.event_name,
         "customerExternalId": fields.customer_external_id,
@@ -204,7 +204,7 @@ def _lead(fields: LeadFields, click_id: str) -> dict[str, Any]:
         "eventQuantity": fields.event_quantity,
         "metadata": fields.metadata,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def lines(verdict: RuleVerdict) -> Iterator[str]:
@@ -220,7 +220,7 @@ def lines(verdict: RuleVerdict) -> Iterator[str]:
 
 
 def as_json(verdict: RuleVerdict) -> dict[str, Any]:
-    """Give a verdict for programs."""
+    """Return a verdict for programs."""
     return {
         "rule": verdict.rule,
         "lead": verdict.lead,

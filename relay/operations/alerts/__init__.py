@@ -1,1 +1,1 @@
-"""Tells an operator's webhook of what needs a person, and when it is over."""
+"""Reports to an operator's webhook what needs a person, and when it is over."""

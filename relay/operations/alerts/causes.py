@@ -21,10 +21,10 @@ BACKLOG: Final = "backlog.old"
 DISK: Final = "disk.nearly_full"
 
 CALM: Final = 0.5
-"""A backlog that has begun to be told of is over once it is half as old."""
+"""A backlog that was reported is over once it is half as old."""
 
 ROOM: Final = 1.2
-"""A disk is told to be well again with a fifth more room than the limit."""
+"""A disk is well again with a fifth more room than the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class AlertLimits:
 class Cause:
     """One thing that is wrong.
 
-    ``key`` tells it from others and holds across restarts and relays; ``type`` is
+    ``key`` identifies it and holds across restarts and relays; ``type`` is
     the message's. ``action`` says what a person should do.
     """
 
@@ -57,11 +57,11 @@ def find(
     limits: AlertLimits,
     host: str,
 ) -> list[Cause]:
-    """Give everything that is wrong now.
+    """Return everything that is wrong now.
 
     ``rejected`` counts the rejected leads by reason; ``standing`` are the keys that
-    were told of before: those end later than they would begin, so that nothing that
-    hovers about its limit is told again and again.
+    were reported before: those end later than they would begin, so that nothing that
+    hovers about its limit is reported again and again.
     """
     return [
         *_parked(seen),
@@ -72,7 +72,7 @@ def find(
 
 
 def is_mine(key: str, host: str) -> bool:
-    """Tell whether this relay can see that a cause is over: a disk is one host's."""
+    """Return whether this relay can see that a cause is over: a disk is one host's."""
     return not key.startswith(f"{DISK}:") or key == f"{DISK}:{host}"
 
 
@@ -112,7 +112,7 @@ def _backlog(
             BACKLOG,
             f"The oldest of {waiting} open leads has waited for"
             f" {span(round(seen.oldest_open_s * 1000))}",
-            "`dub-relay stats` tells whether Dub is down, or more leads come than the"
+            "`dub-relay stats` shows whether Dub is down, or more leads come than the"
             " plan's rate lets out.",
             {
                 "oldestOpenSeconds": round(seen.oldest_open_s),
@@ -161,7 +161,7 @@ LONGEST_MS: Final = 3_600_000
 
 
 def begun(cause: Cause, now: int) -> Alert:
-    """Give the message that something is wrong, due now."""
+    """Return the message that something is wrong, due now."""
     data = {
         "cause": cause.key,
         "state": "begun",
@@ -180,19 +180,19 @@ def begun(cause: Cause, now: int) -> Alert:
 
 
 def over(alert: Alert, now: int) -> Alert:
-    """Give the message that it is over, due now."""
-    told = json.loads(alert.body)
+    """Return the message that it is over, due now."""
+    said = json.loads(alert.body)
     data = {
         "cause": alert.cause,
         "state": "over",
         "since": iso(alert.since),
         "until": iso(now),
-        "summary": f"Over: {told['data']['summary']}",
+        "summary": f"Over: {said['data']['summary']}",
     }
     return replace(
         alert,
         message_id=_new_id(),
-        body=_body(f"{told['type']}.over", now, data),
+        body=_body(f"{said['type']}.over", now, data),
         over=True,
         due_at=now,
         attempts=0,
@@ -200,23 +200,23 @@ def over(alert: Alert, now: int) -> Alert:
 
 
 def leased(alert: Alert, now: int) -> Alert:
-    """Give a message that is being sent."""
+    """Return a message that is being sent."""
     return replace(alert, due_at=now + LEASE_MS, attempts=alert.attempts + 1)
 
 
 def taken(alert: Alert) -> Alert | None:
-    """Give what is left of a message that was taken: it stands, or nothing."""
+    """Return what is left of a message that was taken: it stands, or nothing."""
     return None if alert.over else replace(alert, due_at=None)
 
 
 def again(alert: Alert, now: int, base_ms: int, roll: float) -> Alert:
-    """Give a message that was not taken, due after a wait that doubles."""
+    """Return a message that was not taken, due after a wait that doubles."""
     wait = min(base_ms * 2 ** min(alert.attempts - 1, 20), LONGEST_MS)
     return replace(alert, due_at=now + round(wait * (0.5 + roll / 2)))
 
 
 def trial(now: int) -> Alert:
-    """Give a message that only shows whether it arrives."""
+    """Return a message that only shows whether it arrives."""
     data = {"state": "begun", "summary": "A test: alerts of dub-relay arrive here."}
     return Alert("test", _new_id(), _body("test", now, data), now)
 

@@ -1,7 +1,7 @@
-"""The loop that looks for causes, writes down what is to be told, and tells it.
+"""The loop that looks for causes, writes down what is to be reported, and reports it.
 
-What was told stands in the database, so that it is told once, whichever relay saw it
-and however often they start. A message is written down before it is sent, and sent
+What was reported is in the database, so that it is reported once, whichever relay saw
+it and however often they start. A message is written down before it is sent, and sent
 again until it is taken.
 """
 
@@ -69,13 +69,13 @@ class AlertWatcher:
                 await self.once()
             except OutboxError as error:
                 log.error("alerts.database_unavailable", reason=str(error))
-            except Exception as error:  # noqa: BLE001 - told; alerts must go on
+            except Exception as error:  # noqa: BLE001 - logged; alerts must go on
                 log.error("alerts.failed", error=type(error).__name__)
             # Never all relays at the same moment.
             await asyncio.sleep(self._terms.every_s * (0.75 + self._roll() / 2))
 
     async def once(self) -> None:
-        """Compare what is with what was told, and send what is due."""
+        """Compare what is with what was reported, and send what is due."""
         await self._write_down()
         now = self._clock()
         alerts = await self._outbox.alerts()
@@ -110,7 +110,7 @@ class AlertWatcher:
         )
         if good:
             log.info("alert.sent", cause=alert.cause, over=alert.over)
-            # False: something newer is to be told of it already.
+            # False: something newer is to be reported already.
             await self._outbox.swap_alert(sending, messages.taken(sending))
             return
         log.error("alert.not_taken", cause=alert.cause, answer=answer)

@@ -21,7 +21,7 @@ async def post(
     """Send a message once: whether it was taken, and what was answered.
 
     Only a 2xx is a yes (Standard Webhooks); redirects are not followed. The id
-    stays the same when it is sent again, so that the receiver can tell.
+    stays the same when it is sent again, so that the receiver knows.
     """
     body = alert.body.encode()
     headers = {

@@ -128,6 +128,8 @@ class _Workers:
         raise SystemExit(self._run())
 
     def _ended(self, code: int) -> None:
+        if self._stopping and code == -signal.SIGTERM:
+            return  # it was still starting, and had nothing under way
         if code < 0 and not self._stopping:
             log.error("worker.killed", signal=-code)
             time.sleep(RESTART_S)

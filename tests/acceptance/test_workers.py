@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -76,3 +77,21 @@ async def test_workers_without_a_port_to_share_are_refused(tmp_path: Path) -> No
     assert code == 2
     assert err.count("\n") == 1
     assert "RELAY_LISTEN" in err
+
+
+async def test_a_stop_while_workers_still_start_is_no_failure(tmp_path: Path) -> None:
+    # A worker has no handler for signals before its event loop runs.
+    starting = (
+        "import sys, time; from relay.server.supervision import supervise\n"
+        "def run():\n    print('up', flush=True); time.sleep(60); return 0\n"
+        "sys.exit(supervise(run, 2))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", starting, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        assert await process.stdout.readline() == b"up\n"
+    process.terminate()
+
+    assert await process.wait() == 0

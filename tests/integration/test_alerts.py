@@ -94,6 +94,8 @@ def watching(folder: Path, receiver: Receiver, dub: str, **more: str) -> RelayPr
             "RELAY_ALERTS_EVERY": "100ms",
             "RELAY_ALERTS_DISK": "0",
             "RELAY_RETRY_MAX": "0.2",
+            # What a killed relay has leased is free after twice this and five seconds.
+            "RELAY_DUB_TIMEOUT": "2s",
             "RELAY_LOG_LEVEL": "debug",
             **more,
         },

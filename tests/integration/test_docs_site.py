@@ -104,8 +104,12 @@ async def test_the_search_finds_a_page_and_nobody_else_is_asked(
     url = f"http://127.0.0.1:{server.port}"
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    await page.goto(f"{url}/index.html")
-    await page.get_by_role("textbox", name="Search").fill("key is revoked")
+    # What is typed before the index has come is not searched.
+    async with page.expect_response(lambda answer: "search_index" in answer.url):
+        await page.goto(f"{url}/index.html")
+    box = page.get_by_role("textbox", name="Search")
+    await box.click()
+    await box.press_sequentially("key is revoked", delay=20)
     # Not the first: results are listed anew while more of the index is read.
     await page.locator('.md-search-result__link[href*="runbook.html"]').first.click()
     await page.wait_for_url("**/runbook.html**")

@@ -14,14 +14,11 @@ from aiohttp import web
 from relay.core.clock import now_ms
 from relay.core.signing import parse_secrets
 from relay.sandbox.api import Api
-from relay.sandbox.browser import BrowserApi
-from relay.sandbox.console import Console, Feed
-from relay.sandbox.control import Control, guard
+from relay.sandbox.browser import BrowserApi, ShortLinks
+from relay.sandbox.console import Console, Control, Feed, guard
 from relay.sandbox.dub import Dub
-from relay.sandbox.faults import Faults
+from relay.sandbox.faults import Faults, Options
 from relay.sandbox.model import Link
-from relay.sandbox.options import Options
-from relay.sandbox.redirects import ShortLinks
 from relay.sandbox.serving import MAX_BODY, Endpoint, Server
 from relay.sandbox.site import make_site
 from relay.sandbox.wire import CORS, Gate

@@ -82,16 +82,15 @@ async def test_workers_without_a_port_to_share_are_refused(tmp_path: Path) -> No
 async def test_a_stop_while_workers_still_start_is_no_failure(tmp_path: Path) -> None:
     # A worker has no handler for signals before its event loop runs.
     starting = (
-        "import sys, time; from relay.server.supervision import supervise\n"
-        "def run():\n    print('up', flush=True); time.sleep(60); return 0\n"
+        "import os, sys, time; from relay.server.supervision import supervise\n"
+        "def run():\n    os.write(1, b'up'); time.sleep(60); return 0\n"
         "sys.exit(supervise(run, 2))"
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", starting, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    for _ in range(2):
-        assert await process.stdout.readline() == b"up\n"
+    assert await process.stdout.readexactly(4) == b"upup"
     process.terminate()
 
     assert await process.wait() == 0

@@ -139,7 +139,7 @@ async def test_a_customer_from_another_call_tells_nothing(
 
     assert (found.status, found.in_doubt) == (LeadStatus.UNCONFIRMED, True)
     story = await rig.outbox.attempts(lead_id)
-    assert "tells nothing" in story[-1].outcome
+    assert "shows nothing" in story[-1].outcome
     assert await lookups(dub) == 1
 
 

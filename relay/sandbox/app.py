@@ -79,7 +79,7 @@ def make_dub(
     """Make a local Dub.
 
     ``secrets`` are the relay's (RELAY_SECRET), to verify its signature with.
-    ``clock`` gives epoch ms. ``destination`` is where the sample links lead;
+    ``clock`` returns epoch ms. ``destination`` is where the sample links lead;
     ``links`` replaces them.
     """
     feed = Feed()
@@ -145,7 +145,7 @@ def serve(
     *,
     destination: str = DESTINATION,
 ) -> int:
-    """Run a sandbox until SIGINT or SIGTERM; give the exit code.
+    """Run a sandbox until SIGINT or SIGTERM; return the exit code.
 
     ``secret`` is the relay's (RELAY_SECRET): a list, or text with commas.
     """

@@ -65,7 +65,7 @@ class Visitor:
 
 
 def visit(dub: Dub, link: Link, visitor: Visitor) -> str:
-    """Count a visit to a link and give the click id to hand on."""
+    """Count a visit to a link; return the click id of the redirect."""
     if not visitor.counted:
         return dub.phantom()
     return dub.click(link, visitor.identity, referrer=visitor.referrer).id

@@ -15,15 +15,13 @@ from aiohttp import web
 
 from relay.capture import openapi
 from relay.capture.click_cookie import Landing
-from relay.capture.cookie_endpoint import CookieEndpoint
-from relay.capture.dub_webhook import DubHook
 from relay.capture.intake import Intake
+from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
 from relay.capture.pass_through import PATHS, Passthrough
-from relay.capture.provider_hooks import Parts, ProviderHook
+from relay.capture.provider_hooks import DubHook, Parts, ProviderHook
 from relay.capture.signup_hook import SignupHook
 from relay.capture.snippet import Snippet
 from relay.capture.spill import Spill, spill_path
-from relay.capture.ticket_endpoint import TicketEndpoint
 from relay.capture.track_api import TrackApi, Waiting
 from relay.config.settings import Settings
 from relay.core.clock import now_ms, roll

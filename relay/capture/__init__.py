@@ -1,1 +1,1 @@
-"""The ways in: every one makes a lead and puts it in the outbox."""
+"""The sources of leads: each makes a lead and stores it in the outbox."""

@@ -1,4 +1,4 @@
-"""Where every way in ends: fields become a lead, and the lead is committed."""
+"""The end of every source: fields become a lead, and the lead is committed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Stamp = Callable[[str, Mapping[str, str]], Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A sign-up as a way in saw it, its fields already sanitised.
+    """A sign-up as its source saw it, its fields already sanitised.
 
     ``click_id`` is "" for a customer whose earlier click is meant. A sale has
     ``fields.sale``, and a click id only where no lead came before it.
@@ -114,7 +114,7 @@ class Intake:
         return receipt
 
     async def hold(self, offer: Offer) -> str:
-        """Write a sign-up down before it is passed on; give its id."""
+        """Store a sign-up before it is forwarded; return its id."""
         held = replace(offer, dedupe_since=None, status=LeadStatus.HELD, reason=None)
         return (await self._outbox.put(held)).lead_id
 

@@ -74,7 +74,7 @@ _PUBLISHABLE: Final = re.compile(r"Bearer dub_pk_[A-Za-z0-9_-]{1,128}")
 """The only kind of key that a page may hold; the workspace's own stays here."""
 
 Monotonic = Callable[[], float]
-"""Gives seconds that never go back."""
+"""Returns seconds of a monotonic clock."""
 
 
 class Passthrough:

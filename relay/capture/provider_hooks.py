@@ -1,4 +1,4 @@
-"""``POST hooks/<provider>``: a provider's own event becomes a lead.
+"""``POST hooks/<provider>``: a provider's own event becomes a lead; ``hooks/dub``.
 
 The same for every row of :data:`relay.core.providers.PROVIDERS`: the signature
 first, then the payload, then the commit. Only then is the provider answered.
@@ -19,6 +19,7 @@ from relay.core import signing
 from relay.core.clock import Clock
 from relay.core.dub.track_lead import (
     InvalidFieldError,
+    fold_event,
     sanitise,
 )
 from relay.core.dub.track_sale import sanitise_sale
@@ -26,6 +27,7 @@ from relay.core.http.tickets import (
     FoundClick,
     Opener,
 )
+from relay.core.leads import Lead, Mode
 from relay.core.providers.account import (
     Ignored,
     NewAccount,
@@ -33,14 +35,9 @@ from relay.core.providers.account import (
     Provider,
     ProviderSale,
 )
-from relay.http.responses import (
-    RETRY_AFTER_S,
-    RefusedError,
-    answer,
-    read_json,
-)
+from relay.http.responses import RefusedError, answer, read_json, read_object, try_again
 from relay.observability.logging import get_logger
-from relay.outbox.contract import Offer, OutboxUnavailableError, Taken
+from relay.outbox.contract import Offer, Outbox, OutboxUnavailableError, Query, Taken
 
 log = get_logger()
 
@@ -111,9 +108,7 @@ class ProviderHook:
         return said
 
     def _read(self, body: bytes, message_id: str) -> NewAccount | Ignored:
-        document = read_json(body)
-        if not isinstance(document, dict):
-            raise RefusedError(422, "The body must be a JSON object.")
+        document = read_object(body)
         try:
             return self._provider.read(document, message_id)
         except PayloadError as error:
@@ -159,10 +154,8 @@ class ProviderHook:
     async def _uncommitted(self, offer: Offer) -> dict[str, Any]:
         """Spill what nobody will send again; have the rest sent again."""
         if not self._provider.blocking:
-            raise RefusedError(
-                503,
-                "The lead could not be stored; nothing was taken. Send it again.",
-                {"Retry-After": RETRY_AFTER_S},
+            raise try_again(
+                "The lead could not be stored; nothing was taken. Send it again."
             ) from None
         if await self._parts.spill.keep(offer, None):
             return {"id": offer.lead.id, "status": "queued"}
@@ -191,3 +184,84 @@ class ProviderHook:
 
     def _count(self, result: str) -> None:
         self._parts.intake.count(self._provider.name, result)
+
+
+# --- ``POST hooks/dub``: Dub's own word that a lead was recorded. ---
+
+LEAD_CREATED: Final = "lead.created"
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What a webhook says was recorded."""
+
+    customer: str
+    event: str
+    click_id: str | None
+
+    def is_of(self, lead: Lead) -> bool:
+        """Whether this may be that lead. A deferred one is recorded as nothing."""
+        return (
+            lead.mode is not Mode.DEFERRED
+            and lead.sale is None
+            and fold_event(lead.event_name) == fold_event(self.event)
+            and lead.click_id in ("", self.click_id or lead.click_id)
+        )
+
+
+class DubHook:
+    """Accepts Dub's webhooks, verified by the secrets that Dub showed once.
+
+    Dub answers before it has recorded a lead. Only ``lead.created`` proves that
+    recording ended well, and it settles leads whose answer was lost.
+
+    Dub signs no time, so a webhook can be replayed; it only ever confirms what
+    it confirmed before.
+    """
+
+    def __init__(self, outbox: Outbox, secrets: Sequence[str], clock: Clock) -> None:
+        self._outbox = outbox
+        self._secrets = secrets
+        self._clock = clock
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Confirm the lead that a ``lead.created`` names; take note of the rest."""
+        if not self._secrets:
+            raise RefusedError(404, "hooks/dub is off: set DUB_WEBHOOK_SECRET.")
+        body = await request.read()
+        signature = request.headers.get("Dub-Signature", "")
+        if not signing.verify_dub_webhook(self._secrets, signature, body):
+            raise RefusedError(401, "Dub-Signature does not fit DUB_WEBHOOK_SECRET.")
+        recorded = _read(read_json(body))
+        if recorded is None:
+            return answer({"status": "ignored"})
+        try:
+            confirmed = await self._confirm(recorded)
+        except OutboxUnavailableError:
+            raise try_again(
+                "The database takes nothing at the moment. Send it again."
+            ) from None
+        return answer({"status": "confirmed" if confirmed else "unknown"})
+
+    async def _confirm(self, recorded: _Recorded) -> int:
+        entries = await self._outbox.list(Query(customer=recorded.customer))
+        ids = [e.lead.id for e in entries if recorded.is_of(e.lead)]
+        confirmed = await self._outbox.confirm(ids, self._clock())
+        for lead_id in ids if confirmed else ():
+            log.info("lead.confirmed", lead=lead_id)
+        return confirmed
+
+
+def _read(document: Any) -> _Recorded | None:
+    """Take what matters out of an envelope; None for another kind of event."""
+    if not isinstance(document, Mapping):
+        raise RefusedError(422, "A webhook of Dub's is a JSON object.")
+    if document.get("event") != LEAD_CREATED:
+        return None
+    match document.get("data"):
+        case {"eventName": str(event), "customer": {"externalId": str(id_)}, **rest}:
+            click = rest.get("click")
+            said = click.get("id") if isinstance(click, Mapping) else None
+            return _Recorded(id_, event, said if isinstance(said, str) else None)
+        case _:
+            raise RefusedError(422, "data needs eventName and customer.externalId.")

@@ -18,12 +18,7 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
-from relay.http.responses import (
-    RETRY_AFTER_S,
-    RefusedError,
-    answer,
-    read_json,
-)
+from relay.http.responses import RefusedError, answer, read_object, try_again
 from relay.outbox.contract import OutboxUnavailableError, Taken
 
 SOURCE: Final = "hook"
@@ -105,10 +100,8 @@ class SignupHook:
         try:
             receipt = await self._intake.take(capture)
         except OutboxUnavailableError:
-            raise RefusedError(
-                503,
-                "The lead could not be stored; nothing was taken. Send it again.",
-                {"Retry-After": RETRY_AFTER_S},
+            raise try_again(
+                "The lead could not be stored; nothing was taken. Send it again."
             ) from None
         if receipt.taken is Taken.CONFLICT:
             raise RefusedError(
@@ -121,9 +114,7 @@ class SignupHook:
 
 def _read(body: bytes) -> tuple[LeadFields, tuple[str, ...], Mapping[str, Any]]:
     """Turn a hook's body into sanitised fields, or refuse it with what to do."""
-    document = read_json(body)
-    if not isinstance(document, dict):
-        raise RefusedError(422, "The body must be a JSON object.")
+    document = read_object(body)
     cookie = document.get("cookie")
     if cookie is not None and not isinstance(cookie, str):
         raise RefusedError(422, "cookie: must be the raw Cookie header, a string.")

@@ -239,7 +239,7 @@ def _rewrite(file: Path, lines: Sequence[bytes]) -> None:
 
 
 def _files(path: Path) -> list[Path]:
-    """Set the present file aside, so that new lines go to another; give all."""
+    """Set the present file aside, so that new lines go to another; return all."""
     if path.exists():
         aside = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         path.rename(aside)

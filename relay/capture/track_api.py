@@ -38,11 +38,7 @@ from relay.core.http.headers import Headers
 from relay.core.leads import LeadRecord, LeadStatus, Mode
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.callers import Trusted, VisitorRate
-from relay.http.responses import (
-    RETRY_AFTER_S,
-    RefusedError,
-    answer,
-)
+from relay.http.responses import RefusedError, answer, try_again
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Receipt, Taken
 
 WITHIN_S: Final = 10.0
@@ -261,10 +257,8 @@ class TrackApi:
         try:
             receipt = await self._intake.take(capture)
         except OutboxUnavailableError:
-            raise RefusedError(
-                503,
-                "The relay could not store this; nothing was taken. Send it again.",
-                {"Retry-After": RETRY_AFTER_S},
+            raise try_again(
+                "The relay could not store this; nothing was taken. Send it again."
             ) from None
         if receipt.taken is Taken.CONFLICT:
             raise RefusedError(

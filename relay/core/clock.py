@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 Clock = Callable[[], int]
-"""Gives the time in epoch milliseconds."""
+"""Returns the time in epoch milliseconds."""
 
 Roll = Callable[[], float]
-"""Gives a number in [0, 1) for jitter."""
+"""Returns a number in [0, 1) for jitter."""
 
 
 _STOCK: Final = 1_000

@@ -99,6 +99,19 @@ def error_response(error: Exception, path: str) -> web.Response:
     return refusal(RefusedError(500, "The relay failed to handle this request."))
 
 
+def try_again(message: str) -> RefusedError:
+    """Return the refusal of what could not be stored: 503 with Retry-After."""
+    return RefusedError(503, message, {"Retry-After": RETRY_AFTER_S})
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Parse a JSON object; refuse other JSON with 422, anything else with 400."""
+    document = read_json(body)
+    if not isinstance(document, dict):
+        raise RefusedError(422, "The body must be a JSON object.")
+    return document
+
+
 def read_json(body: bytes) -> Any:
     """Parse strict UTF-8 JSON; refuse anything else with 400."""
     try:

@@ -18,12 +18,20 @@ from relay.core.dub.track_lead import (
     LeadFields,
     validate,
 )
+from relay.core.dub.track_sale import (
+    sale_fields,
+    validate_sale,
+)
 from relay.core.signing import BadSignatureError, verify_call
-from relay.sandbox.dub import Around, Dub, LeadAnswer
-from relay.sandbox.faults import Conditions
-from relay.sandbox.model import Customer, RefusalError
-from relay.sandbox.options import Options
-from relay.sandbox.sales import track_sale
+from relay.sandbox.dub import NOTHING, Around, Dub, LeadAnswer, customer_json
+from relay.sandbox.faults import Conditions, Options
+from relay.sandbox.model import (
+    Click,
+    Customer,
+    RecordedLead,
+    RecordedSale,
+    RefusalError,
+)
 from relay.sandbox.state import api_customer_json
 from relay.sandbox.wire import (
     PUBLISHABLE_RATE,
@@ -35,6 +43,136 @@ from relay.sandbox.wire import (
     require_plan,
     with_cors,
 )
+
+_DIRECT_LEAD: Final = "Direct sale tracking lead event"
+"""The event that Dub gives to the lead that a direct sale makes."""
+
+
+def track_sale(dub: Dub, body: object, around: Around = NOTHING) -> Mapping[str, Any]:
+    """Record a sale from a parsed body; raise RefusalError.
+
+    A sale of nobody known answers 200 with nulls and counts nothing. Only
+    ``invoiceId`` makes a repeat harmless. No currency is converted here (Dub
+    answers in USD).
+    """
+    sale = _checked_sale(body)
+    invoice = sale["invoiceId"]
+    if invoice is not None and invoice in dub.invoices:
+        return dub.invoices[invoice]
+    customer = _customer(dub, sale, around)
+    if customer is None or sale["amount"] == 0:
+        return {"eventName": sale["eventName"], "customer": None, "sale": None}
+    answer = _record(dub, customer, sale)
+    if invoice is not None:
+        dub.invoices[invoice] = answer
+    return answer
+
+
+def _record(dub: Dub, customer: Customer, sale: dict[str, Any]) -> dict[str, Any]:
+    now = dub.clock()
+    dub.sales.append(
+        RecordedSale(
+            id=dub.new_id(),
+            customer=customer,
+            event_name=sale["eventName"],
+            click=customer.click,
+            amount=sale["amount"],
+            currency=sale["currency"],
+            processor=sale["paymentProcessor"],
+            invoice_id=sale["invoiceId"],
+            metadata=sale["metadata"],
+            at=now,
+        )
+    )
+    customer.sales += 1
+    customer.sale_amount += sale["amount"]
+    customer.first_sale_at = customer.first_sale_at or now
+    dub.changed()
+    return {
+        "eventName": sale["eventName"],
+        "customer": {"id": customer.id, **customer_json(customer)},
+        "sale": {
+            key: sale[key]
+            for key in (
+                "amount",
+                "currency",
+                "paymentProcessor",
+                "invoiceId",
+                "metadata",
+            )
+        },
+    }
+
+
+def _customer(dub: Dub, sale: dict[str, Any], around: Around) -> Customer | None:
+    """Find the customer by its lead, or make one from a direct sale's click."""
+    customer = dub.customers.get(sale["customerExternalId"])
+    if customer is not None:
+        _require_lead(dub, sale)
+        return customer
+    if not sale["clickId"]:
+        return None
+    click = dub.find_click(sale["clickId"], around.click_delay)
+    return _direct(dub, click, sale, around)
+
+
+def _direct(dub: Dub, click: Click, sale: dict[str, Any], around: Around) -> Customer:
+    customer = dub.add_customer(
+        click,
+        sale["customerExternalId"],
+        name=sale["customerName"],
+        email=sale["customerEmail"],
+        avatar=sale["customerAvatar"],
+    )
+    dub.add_lead(
+        RecordedLead(
+            id=dub.new_id(),
+            customer=customer,
+            event_name=sale["leadEventName"] or _DIRECT_LEAD,
+            click=click,
+            quantity=1,
+            metadata=None,
+            at=dub.clock(),
+            signed=around.signed,
+            visible_at=dub.clock(),
+        )
+    )
+    return customer
+
+
+def _require_lead(dub: Dub, sale: dict[str, Any]) -> None:
+    external_id, event = sale["customerExternalId"], sale["leadEventName"]
+    now = dub.clock()
+    for lead in dub.leads:
+        mine = lead.customer.external_id == external_id
+        if mine and event in (None, lead.event_name) and lead.visible_at <= now:
+            return
+    raise RefusalError(
+        "not_found",
+        f"Lead event not found for externalId: {external_id} "
+        f"and leadEventName: {event or 'null'}",
+    )
+
+
+def _checked_sale(body: object) -> dict[str, Any]:
+    """Check a sale's fields; defaults filled in."""
+    try:
+        fields = validate_sale(body)
+    except InvalidFieldError as error:
+        raise RefusalError(error.issue.error_code, error.issue.text) from None
+    assert fields.sale is not None  # noqa: S101 - what validate_sale promises
+    return {
+        **sale_fields(fields.sale),
+        "leadEventName": fields.sale.lead_event_name,
+        "customerExternalId": fields.customer_external_id,
+        "eventName": fields.event_name,
+        "metadata": fields.metadata,
+        "clickId": fields.click_id,
+        "customerName": fields.customer_name,
+        "customerEmail": fields.customer_email,
+        "customerAvatar": fields.customer_avatar,
+    }
+
 
 PAGE_SIZE: Final = 100
 """Dub's largest page of a listing."""

@@ -14,14 +14,11 @@ from aiohttp import web
 from relay.core.clock import now_ms
 from relay.core.signing import parse_secrets
 from relay.sandbox.api import Api
-from relay.sandbox.browser import BrowserApi
-from relay.sandbox.console import Console, Feed
-from relay.sandbox.control import Control, guard
+from relay.sandbox.browser import BrowserApi, ShortLinks
+from relay.sandbox.console import Console, Control, Feed, guard
 from relay.sandbox.dub import Dub
-from relay.sandbox.faults import Faults
+from relay.sandbox.faults import Faults, Options
 from relay.sandbox.model import Link
-from relay.sandbox.options import Options
-from relay.sandbox.redirects import ShortLinks
 from relay.sandbox.serving import MAX_BODY, Endpoint, Server
 from relay.sandbox.site import make_site
 from relay.sandbox.wire import CORS, Gate
@@ -82,7 +79,7 @@ def make_dub(
     """Make a local Dub.
 
     ``secrets`` are the relay's (RELAY_SECRET), to verify its signature with.
-    ``clock`` gives epoch ms. ``destination`` is where the sample links lead;
+    ``clock`` returns epoch ms. ``destination`` is where the sample links lead;
     ``links`` replaces them.
     """
     feed = Feed()
@@ -148,7 +145,7 @@ def serve(
     *,
     destination: str = DESTINATION,
 ) -> int:
-    """Run a sandbox until SIGINT or SIGTERM; give the exit code.
+    """Run a sandbox until SIGINT or SIGTERM; return the exit code.
 
     ``secret`` is the relay's (RELAY_SECRET): a list, or text with commas.
     """

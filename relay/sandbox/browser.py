@@ -1,21 +1,99 @@
-"""The API's endpoints that any page may call: click, visit and open.
+"""What browsers call: short links, and the API's keyless click, visit and open.
 
-They take no key, but hold to the workspace's allowed hostnames. A bot gets a
-click id from them as from a short link: one that was never recorded.
+Who counts as a visitor is Dub's rule, the surprising parts too: a bot, a HEAD
+request and a visitor who asked not to be tracked get a click id that was never
+recorded. The API's keyless endpoints hold to the workspace's allowed hostnames.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+
+from aiohttp import web
 
 from relay.core.dub import errors
 from relay.sandbox.api import Api
+from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Conditions
 from relay.sandbox.model import Click, Link, RefusalError
-from relay.sandbox.shortlinks import Visitor, visit
+from relay.sandbox.serving import incoming
 from relay.sandbox.wire import Incoming, Reply, refused, with_cors
+
+_BOT: Final = re.compile(
+    r"bot|http|curl|python|node|fetch|headlesschrome|google|wget|spider|crawl",
+    re.IGNORECASE,
+)
+"""A part of Dub's list; a headless browser and an HTTP library are bots to it."""
+
+_NOT_FORWARDED: Final = frozenset({"redir_url", "qr"})
+"""The short link's own parameters; every other one goes to the destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """A request for a short link, as far as the click depends on it."""
+
+    address: str
+    agent: str
+    method: str
+    query: tuple[tuple[str, str], ...] = ()
+    no_track: bool = False
+    fresh: bool = False
+    count_bots: bool = False
+    referrer: str = ""
+
+    @property
+    def counted(self) -> bool:
+        """Whether the click is recorded; if not, its id is a phantom."""
+        names = {name for name, _ in self.query}
+        if self.method == "HEAD" or self.no_track or "dub-no-track" in names:
+            return False
+        bot = "bot" in names or bool(_BOT.search(self.agent))
+        return self.count_bots or not bot
+
+    @property
+    def identity(self) -> str | None:
+        """Address and browser; None where every click shall be a new one."""
+        if self.fresh:
+            return None
+        return hashlib.sha256(f"{self.address}-{self.agent}".encode()).hexdigest()
+
+
+def visit(dub: Dub, link: Link, visitor: Visitor) -> str:
+    """Count a visit to a link; return the click id of the redirect."""
+    if not visitor.counted:
+        return dub.phantom()
+    return dub.click(link, visitor.identity, referrer=visitor.referrer).id
+
+
+def final_url(link: Link, click_id: str, query: Iterable[tuple[str, str]]) -> str:
+    """Return the address that the short link redirects to.
+
+    The visitor's own parameters go along and win, ``dub_id`` included.
+    """
+    parts = urlsplit(link.url)
+    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if link.hands_on:
+        parameters.update(_handed_on(link, click_id, parameters))
+    own = {name: value for name, value in query if name not in _NOT_FORWARDED}
+    parameters.update(own)
+    return urlunsplit(parts._replace(query=urlencode(parameters)))
+
+
+def _handed_on(
+    link: Link, click_id: str, parameters: Mapping[str, str]
+) -> dict[str, str]:
+    if parameters.get("dub_client_reference_id") == "1":
+        # Stripe's payment links take no other parameter through.
+        return {"client_reference_id": f"dub_id_{click_id}"}
+    via = {"via": link.key} if link.partner else {}
+    return {"dub_id": click_id, **via}
+
 
 OPEN_MS: Final = 3600 * 1000
 """How long an app that was just installed finds the click by its address."""
@@ -160,3 +238,42 @@ def _partner(link: Link) -> dict[str, Any]:
         "groupId": None,
         "tenantId": None,
     }
+
+
+COOKIE_S: Final = 3600
+"""The short domain remembers a visitor's click on a link for an hour."""
+
+
+class ShortLinks:
+    """Answers every path that is nothing else's."""
+
+    def __init__(self, dub: Dub, browser: BrowserApi) -> None:
+        self._dub = dub
+        self._browser = browser
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Redirect to the link's destination, or say that there is no link."""
+        link = self._dub.link_at(request.match_info["path"])
+        if link is None or link.gone or link.disabled:
+            return web.Response(status=404, text="There is no such short link here.\n")
+        visitor = self._browser.visitor(await incoming(request, self._dub.clock()))
+        cookie = f"dub_id_{self._dub.domain}_{link.key}"
+        click_id = self._click_id(link, visitor, request.cookies.get(cookie))
+        response = web.Response(
+            status=302,
+            headers={
+                "Location": final_url(link, click_id, visitor.query),
+                "Cache-Control": "no-store",
+                "X-Robots-Tag": "noindex",
+            },
+        )
+        response.set_cookie(cookie, click_id, max_age=COOKIE_S, path=request.path)
+        return response
+
+    def _click_id(self, link: Link, visitor: Visitor, known: str | None) -> str:
+        """Return the earlier click that the link's own cookie names, or a new one."""
+        click = self._dub.clicks.get(known or "")
+        same = click is not None and click.link_key == link.key
+        if click is not None and same and visitor.counted and not visitor.fresh:
+            return click.id
+        return self._browser.visit(link, visitor)

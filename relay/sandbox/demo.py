@@ -75,7 +75,7 @@ class Secrets:
 
 
 def run(once: bool) -> int:  # noqa: FBT001 - the command's only flag
-    """Run the demo until Ctrl-C, or once by itself; give the exit code."""
+    """Run the demo until Ctrl-C, or once by itself; return the exit code."""
     return asyncio.run(_run(once=once))
 
 

@@ -1,4 +1,4 @@
-"""The knobs: faults that hit the calls to the API, each for as long as asked.
+"""Faults and options. A fault hits calls to the API for as long as asked; options last.
 
 A fault is a JSON object such as ``{"status": 503, "count": 3}``. Without
 ``count`` it lasts until it is cleared; with it, it is used up by that many
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 KEY_STATES: Final = ("valid", "revoked", "expired", "no-membership", "wrong-role")
 PLANS: Final = ("business", "free")
@@ -223,3 +224,96 @@ def _check(name: str, value: Any) -> None:
 
 def _shown(value: Any) -> str:
     return "" if value is True else str(value)
+
+
+# --- Options: ``/sandbox/options``. ---
+
+
+@dataclass(slots=True)
+class Options:
+    """The lasting options, changed while the sandbox runs.
+
+    ``fresh`` makes every click a new one (the real Dub gives one visitor the
+    same id for an hour). ``count_bots`` records the clicks of bots, headless
+    browsers among them. ``require_signature`` refuses calls without a good
+    ``Relay-Signature``. ``allowed_hostnames`` is the workspace's list; empty
+    allows all. With ``webhook_url``, ``lead.created`` is posted there, signed
+    with ``webhook_secret``.
+    """
+
+    fresh: bool = False
+    count_bots: bool = False
+    require_signature: bool = False
+    allowed_hostnames: tuple[str, ...] = ()
+    webhook_url: str | None = None
+    webhook_secret: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """Write the options; whether there is a secret, but not which."""
+        shown = asdict(self)
+        shown["webhook_secret"] = bool(self.webhook_secret)
+        return shown
+
+    def change(self, posted: object) -> None:
+        """Take changes from parsed JSON, all or none; raise KnobError."""
+        if not isinstance(posted, dict):
+            raise KnobError('options are a JSON object, as in {"fresh": true}')
+        values = {name: _read(name, value) for name, value in posted.items()}
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+def _as_flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise KnobError("true or false")
+    return value
+
+
+def _as_hosts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(it, str) for it in value):
+        raise KnobError("a list of host names")
+    return tuple(value)
+
+
+def _as_url(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not is_web_address(value):
+        raise KnobError("an http address, or null")
+    return value
+
+
+def _as_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise KnobError("a text")
+    return value
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "fresh": _as_flag,
+    "count_bots": _as_flag,
+    "require_signature": _as_flag,
+    "allowed_hostnames": _as_hosts,
+    "webhook_url": _as_url,
+    "webhook_secret": _as_text,
+}
+
+
+def _read(name: str, value: Any) -> Any:
+    reader = _READERS.get(name)
+    if reader is None:
+        names = ", ".join(_READERS)
+        raise KnobError(f"there is no option {name!r}; there are: {names}")
+    try:
+        return reader(value)
+    except KnobError as error:
+        raise KnobError(f"{name} takes {error}") from None
+
+
+def is_web_address(text: str) -> bool:
+    """Return whether a text is an absolute http or https address."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)

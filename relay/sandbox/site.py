@@ -74,7 +74,7 @@ class Users:
         return user
 
     def log_in(self, user: User) -> str:
-        """Start a session; give its cookie's value."""
+        """Start a session; return its cookie's value."""
         session = secrets.token_urlsafe(16)
         self.by_session[session] = user
         return session

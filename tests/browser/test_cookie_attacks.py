@@ -7,7 +7,7 @@ from aiohttp import web
 from playwright.async_api import BrowserContext, Page
 from pytest_aiohttp import AiohttpServer
 
-from relay.capture.cookie_endpoint import CookieEndpoint
+from relay.capture.page_endpoints import CookieEndpoint
 from relay.core.clock import now_ms
 from relay.http.callers import Trusted
 from relay.http.responses import speaking_json

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.capture.click_cookie import Landing
-from relay.capture.cookie_endpoint import CookieEndpoint
+from relay.capture.page_endpoints import CookieEndpoint
 from relay.core.http import cookies
 from relay.http.callers import Trusted
 from tests.support.pages_rig import Endpoint, Pages, application, on_socket

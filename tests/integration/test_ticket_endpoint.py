@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from relay.capture.ticket_endpoint import TicketEndpoint
+from relay.capture.page_endpoints import TicketEndpoint
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
 from relay.http.callers import OwnPages, Trusted

@@ -21,7 +21,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 from playwright.async_api import BrowserContext, Page
 
-from relay.capture.cookie_endpoint import CookieEndpoint
+from relay.capture.page_endpoints import CookieEndpoint
 from relay.capture.snippet import Snippet
 from relay.core.http.cookies import Attribution
 from relay.http.callers import Trusted

@@ -9,13 +9,12 @@ import pytest
 
 from relay.core.dub.track_lead import LeadFields
 from relay.core.leads import Mode
+from relay.sandbox.api import track_sale
 from relay.sandbox.app import sample_links
+from relay.sandbox.browser import Visitor, final_url, visit
 from relay.sandbox.dub import Around, Dub
-from relay.sandbox.faults import Faults, KnobError
+from relay.sandbox.faults import Faults, KnobError, Options
 from relay.sandbox.model import Link, RefusalError
-from relay.sandbox.options import Options
-from relay.sandbox.sales import track_sale
-from relay.sandbox.shortlinks import Visitor, final_url, visit
 from relay.sandbox.wire import Gate, require_hostname
 
 START = 1_700_000_000_000

@@ -1,8 +1,8 @@
 """The OpenAPI 3.1 document of the relay's own endpoints, and its endpoint.
 
-Each module here describes a group of endpoints in its ``PATHS``; a new one is
-listed in ``GROUPS`` and ``SECURITY``. A test compares the document with the
-routes of the application, and another calls them all as the document says.
+``server_paths`` and ``page_paths`` describe the endpoints in groups; a new group is
+listed in ``GROUPS``, a new scheme in ``SECURITY``. A test compares the document with
+the routes of the application, and another calls them all as the document says.
 """
 
 from __future__ import annotations
@@ -12,19 +12,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from relay.capture.openapi import (
-    health_paths as watching,
-)
-from relay.capture.openapi import (
-    hook_paths as hooks,
-)
-from relay.capture.openapi import (
-    page_paths as pages,
-)
-from relay.capture.openapi import (
-    track_paths as api,
-)
 from relay.capture.openapi.components import SCHEMAS
+from relay.capture.openapi.page_paths import HEALTH, PAGES, PUBLISHABLE_KEY
+from relay.capture.openapi.server_paths import BEARER, HOOK_SECURITY, HOOKS, TRACK
 from relay.core import jsontext
 from relay.core.http.forwarding import matches
 from relay.core.version import VERSION
@@ -32,10 +22,10 @@ from relay.http.raw_responses import FixedAnswer
 
 PATH: Final = "openapi.json"
 
-GROUPS: Final = (hooks.PATHS, api.PATHS, pages.PATHS, watching.PATHS)
+GROUPS: Final = (HOOKS, TRACK, PAGES, HEALTH)
 """All that is described, in the order in which it is shown."""
 
-SECURITY: Final = {**hooks.SECURITY, **api.SECURITY, **pages.PUBLISHABLE_KEY}
+SECURITY: Final = {**HOOK_SECURITY, **BEARER, **PUBLISHABLE_KEY}
 """The schemes that operations name."""
 
 

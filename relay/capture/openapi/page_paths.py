@@ -1,4 +1,4 @@
-"""What the site's pages and their script call."""
+"""What the site's pages and their script call, and what watches a relay."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Final
 from relay.capture.openapi.components import (
     Json,
     Paths,
+    error,
     header,
     operation,
     response,
+    status_of,
     text,
 )
 from relay.capture.pass_through import (
@@ -22,7 +24,7 @@ from relay.capture.snippet import (
     NAMES,
 )
 
-TAG: Final = "pages"
+_PAGES: Final = "pages"
 
 JAVASCRIPT: Final = "text/javascript"
 
@@ -105,7 +107,7 @@ _TICKET: Final[Json] = {
 }
 
 _ISSUED: Final = operation(
-    TAG,
+    _PAGES,
     "The visitor's click, signed for a page of the site",
     {"200": response("The ticket; null where no click is known.", _TICKET)},
     errors=(403,),
@@ -115,9 +117,9 @@ _ISSUED: Final = operation(
 
 def _scripts() -> Iterator[tuple[str, Json]]:
     for name in (*NAMES, EXTRAS):
-        yield f"/{name}", {"get": operation(TAG, "The snippet", _SCRIPT)}
+        yield f"/{name}", {"get": operation(_PAGES, "The snippet", _SCRIPT)}
     by_hash = operation(
-        TAG,
+        _PAGES,
         "The snippet under an address that never changes",
         _SCRIPT,
         errors=(404,),
@@ -145,7 +147,7 @@ def _passed_on() -> Iterator[tuple[str, Json]]:
             f"/{path}",
             {
                 "post": operation(
-                    TAG,
+                    _PAGES,
                     f"A browser's call of Dub's `{path}`, passed on",
                     {"2XX": DUBS_OWN, "4XX": DUBS_OWN},
                     errors=(400, 408, 413, 429, 502, 504),
@@ -153,19 +155,19 @@ def _passed_on() -> Iterator[tuple[str, Json]]:
                     security="publishableKey" if path in KEYED_PATHS else None,
                 ),
                 "options": operation(
-                    TAG, "Its preflight", {"204": {"description": "As Dub answers."}}
+                    _PAGES, "Its preflight", {"204": {"description": "As Dub answers."}}
                 ),
             },
         )
 
 
-PATHS: Final[Paths] = {
+PAGES: Final[Paths] = {
     **dict(_scripts()),
     **dict(_passed_on()),
     "/ticket": {"get": _ISSUED, "post": _ISSUED},
     "/cookie": {
         "post": operation(
-            TAG,
+            _PAGES,
             "The click cookie, written by the site's own server",
             _WRITTEN,
             errors=(400, 403, 408, 413, 415, 422),
@@ -173,11 +175,56 @@ PATHS: Final[Paths] = {
             parameters=(ORIGIN,),
         ),
         "delete": operation(
-            TAG,
+            _PAGES,
             "The click cookie and its companion, removed",
             _WRITTEN,
             errors=(403,),
             parameters=(ORIGIN,),
         ),
+    },
+}
+
+
+# --- Health, figures, and the document itself. ---
+
+_WATCHING: Final = "watching"
+
+HEALTH: Final[Paths] = {
+    "/livez": {
+        "get": operation(
+            _WATCHING,
+            "Whether the process lives",
+            {"200": response("It does.", status_of("alive"))},
+        )
+    },
+    "/readyz": {
+        "get": operation(
+            _WATCHING,
+            "Whether leads are taken",
+            {
+                "200": response("They are.", status_of("ready")),
+                "503": {
+                    **error(503, "It is stopping, or the database cannot be written."),
+                    "headers": {},
+                },
+            },
+        )
+    },
+    "/metrics": {
+        "get": operation(
+            _WATCHING,
+            "Figures for Prometheus",
+            {"200": text("Its format.", "text/plain")},
+        )
+    },
+    "/openapi.json": {
+        "get": operation(
+            _WATCHING,
+            "This document",
+            {
+                "200": response("OpenAPI 3.1.", {"type": "object"}),
+                "304": {"description": "Unchanged (If-None-Match)."},
+            },
+        )
     },
 }

@@ -227,7 +227,7 @@ def _throttled(case: _Case) -> Move:
 
 
 def _click_missing(case: _Case) -> Move:
-    """Wait for the click to arrive, or for Dub to let go of its dedupe key."""
+    """Wait for the click to arrive, or for Dub to release its dedupe key."""
     if case.step is not Step.RECORD:
         reason = (
             f"{case.outcome.reason}. An id that stays unknown comes from a visit "

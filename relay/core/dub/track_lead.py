@@ -224,7 +224,7 @@ def person_of(body: Body, notes: list[str]) -> dict[str, Any]:
 def sanitise(
     body: Mapping[str, object], *, lenient_quantity: bool = False
 ) -> tuple[LeadFields, tuple[str, ...]]:
-    """Keep what can be kept; give the fields and a note for each one left out.
+    """Keep what can be kept; return the fields and a note for each one left out.
 
     What the integrator writes (event name, customer id, mode, quantity, the
     type of the click id) must be right: else InvalidFieldError, always a 422.

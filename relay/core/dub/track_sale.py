@@ -82,7 +82,7 @@ def validate_sale(body: object) -> LeadFields:
 
 
 def sanitise_sale(body: Mapping[str, object]) -> tuple[LeadFields, tuple[str, ...]]:
-    """Keep what can be kept of a sale; give the fields and a note for each left out.
+    """Keep what can be kept of a sale; return fields and a note for each left out.
 
     As :func:`relay.core.dub.track_lead.sanitise`: for sources that cannot ask anybody
     of a bad name, address or metadata. Raises InvalidFieldError for the rest.

@@ -223,7 +223,7 @@ def ordinary_request(
 def _sorted(
     headers: Headers, kind_of: Callable[[bytes], int], out: list[bytes]
 ) -> list[tuple[int, Line]] | None:
-    """Write the lines that go on to ``out``; give those to look at, with kinds.
+    """Write the forwarded lines to ``out``; return those to look at, with kinds.
 
     None as soon as a line is unusual.
     """

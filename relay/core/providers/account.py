@@ -67,7 +67,7 @@ event. Raises PayloadError."""
 
 Verify: TypeAlias = Callable[[Iterable[bytes], Mapping[str, str], bytes, int], str]
 """Checks a signature: keys, headers (asked for by lower-case names), body, now in
-epoch milliseconds. Gives the message's id, "" where the scheme has none. Raises
+epoch milliseconds. Returns the message's id, "" where the scheme has none. Raises
 signing.BadSignatureError."""
 
 

@@ -21,7 +21,7 @@ _TIMESTAMP: Final = re.compile(r"[0-9]{1,17}")
 def standard(
     keys: Iterable[bytes], headers: Mapping[str, str], body: bytes, now: int
 ) -> str:
-    """Check ``webhook-*`` headers (standardwebhooks.com); give the message's id.
+    """Check ``webhook-*`` headers (standardwebhooks.com); return the message's id.
 
     Supabase separates the signatures of two secrets by a comma and a blank, not
     by a blank alone (supabase/auth, internal/hooks/hookshttp).

@@ -27,7 +27,7 @@ from jmespath.exceptions import (
 from jmespath.parser import ParsedResult
 
 Search = Callable[[Any], Any]
-"""Gives what an expression finds in a document."""
+"""Returns what an expression finds in a document."""
 
 _ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "lt": operator.lt,

@@ -1,4 +1,4 @@
-"""``hooks/…``: what servers report to the relay, signed."""
+"""The endpoints that servers call: signed hooks, and Dub's own API made durable."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from relay.capture.openapi.components import (
     operation,
     response,
 )
+from relay.core.dub.fields import MAX_SAFE_INTEGER
 from relay.core.dub.track_lead import (
     MAX_CUSTOMER_ID,
     MAX_EVENT_NAME,
     MAX_QUANTITY,
 )
-from relay.core.leads import Mode
+from relay.core.leads import LeadStatus, Mode
 from relay.core.providers import PROVIDERS
 from relay.core.providers.account import Provider
 
-TAG: Final = "hooks"
+_HOOKS: Final = "hooks"
 
-SECURITY: Final[Json] = {
+HOOK_SECURITY: Final[Json] = {
     "standardWebhooks": {
         "type": "apiKey",
         "in": "header",
@@ -55,7 +56,7 @@ STANDARD_WEBHOOKS: Final = (
 )
 
 COMMITTING: Final = (400, 401, 404, 413, 422, 429, 503)
-"""The errors of every hook that commits a lead."""
+"""The errors of every endpoint that commits a lead."""
 
 
 def some_text(most: int) -> Json:
@@ -115,7 +116,7 @@ def _provider(row: Provider) -> Json:
     words = ("queued", "duplicate", "unattributed", "spilled", "ignored")
     said = receipt(*words, lead=["string", "null"])
     return operation(
-        TAG,
+        _HOOKS,
         f"{row.title}'s own event of a new user",
         {
             "200": response("Taken before, or nothing for the relay.", said),
@@ -128,11 +129,11 @@ def _provider(row: Provider) -> Json:
     )
 
 
-PATHS: Final[Paths] = {
+HOOKS: Final[Paths] = {
     **{f"/hooks/{row.name}": {"post": _provider(row)} for row in PROVIDERS},
     "/hooks/signup": {
         "post": operation(
-            TAG,
+            _HOOKS,
             "A registration, reported by the site's server",
             {
                 "200": response("Taken before.", receipt("duplicate")),
@@ -150,7 +151,7 @@ PATHS: Final[Paths] = {
     },
     "/hooks/dub": {
         "post": operation(
-            TAG,
+            _HOOKS,
             "Dub's own webhooks: `lead.created` confirms a lead",
             {
                 "200": response(
@@ -168,5 +169,85 @@ PATHS: Final[Paths] = {
             body={"type": "object"},
             security="dubSignature",
         )
+    },
+}
+
+
+# --- ``track/lead`` and ``track/sale``. ---
+
+_API: Final = "Dub's API"
+
+BEARER: Final[Json] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "`DUB_API_KEY`, or one of `RELAY_API_TOKEN`.",
+    }
+}
+
+KEY: Final[Json] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key again is taken once; with another body it is 409.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+
+RECEIPT: Final[Json] = {
+    "type": "object",
+    "required": ["id", "status"],
+    "properties": {
+        "id": {"type": "string", "pattern": "^lead_"},
+        "status": {"type": "string", "enum": [status.value for status in LeadStatus]},
+    },
+    "description": "What the relay has to say; all else is Dub's.",
+}
+
+LEAD: Final[Json] = {
+    "type": "object",
+    "required": ["eventName", "customerExternalId"],
+    "properties": {
+        "eventName": some_text(MAX_EVENT_NAME),
+        "customerExternalId": some_text(MAX_CUSTOMER_ID),
+    },
+    "description": "What must be there; the rest is as Dub documents it.",
+}
+
+SALE: Final[Json] = {
+    "type": "object",
+    "required": ["customerExternalId", "amount"],
+    "properties": {
+        "customerExternalId": some_text(MAX_CUSTOMER_ID),
+        "amount": {"type": "integer", "minimum": 0, "maximum": MAX_SAFE_INTEGER},
+    },
+    "description": "What must be there; the rest is as Dub documents it.",
+}
+
+
+def _taken(what: str, body: Json) -> Json:
+    schema = {
+        "type": "object",
+        "required": ["relay"],
+        "properties": {"relay": RECEIPT},
+    }
+    return operation(
+        _API,
+        what,
+        {
+            "200": response("Committed, in the shape of Dub's answer.", schema),
+            "409": error(409, "This Idempotency-Key came before with another body."),
+        },
+        errors=COMMITTING,
+        body=body,
+        parameters=(KEY,),
+        security="bearer",
+        more='With `mode: "wait"`, a final error of Dub\'s passes as it is.',
+    )
+
+
+TRACK: Final[Paths] = {
+    "/track/lead": {"post": _taken("A lead, in Dub's schema", LEAD)},
+    "/track/sale": {
+        "post": _taken("A sale, in its customer's line behind the lead", SALE)
     },
 }

@@ -1,8 +1,8 @@
-"""``POST cookie`` and ``DELETE cookie``: the snippet's same-origin calls.
+"""``cookie`` and ``ticket``: calls that pages of the very same origin make.
 
 Safari keeps a cookie that a script wrote for seven days at most, one that the
 site's server wrote for its full time. So the script reports its click here, and
-gets the cookie again from the server, with the companion beside it.
+gets the cookie again from the server, with the signed click cookie beside it.
 
 Anyone who can make a visitor's browser call this could plant a click, so only
 pages of the very same origin may. There are no CORS headers, and what an HTML
@@ -18,15 +18,13 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from relay.capture.click_cookie import Landing
+from relay.core.clock import Clock
+from relay.core.http import tickets
 from relay.core.http.cookies import is_click_id
-from relay.http.callers import OwnPages, Trusted
+from relay.core.http.tickets import Opener
+from relay.http.callers import OwnPages, Trusted, Visit
 from relay.http.request_body import read_small
-from relay.http.responses import (
-    RefusedError,
-    read_json,
-)
-
-PATH: Final = "cookie"
+from relay.http.responses import RefusedError, answer, read_object
 
 MAX_BODY: Final = 1024
 """Bytes of a body; it holds one id of 64 characters at most."""
@@ -50,9 +48,7 @@ class CookieEndpoint:
         visit = self._pages.visit(request)
         if request.content_type != "application/json":
             raise RefusedError(415, "The Content-Type must be application/json.")
-        document = read_json(await read_small(request, MAX_BODY))
-        if not isinstance(document, dict):
-            raise RefusedError(422, "The body must be a JSON object.")
+        document = read_object(await read_small(request, MAX_BODY))
         if FIELD not in document:
             return _silent(self._landing.restored(visit))
         click_id = document[FIELD]
@@ -81,3 +77,37 @@ def _silent(lines: Sequence[bytes]) -> web.StreamResponse:
     for line in lines:
         response.headers.add("Set-Cookie", line.decode("ascii"))
     return response
+
+
+# --- ``GET|POST ticket``: the click of this browser, signed for its page. ---
+
+
+class TicketEndpoint:
+    """Issues tickets to pages of the very same origin."""
+
+    def __init__(
+        self, landing: Landing, pages: OwnPages, opener: Opener, clock: Clock
+    ) -> None:
+        self._landing = landing
+        self._pages = pages
+        self._opener = opener
+        self._clock = clock
+
+    async def issue(self, request: web.Request) -> web.StreamResponse:
+        """Answer the ticket and its life in seconds; null where no click is known.
+
+        Raises RefusedError for anybody else's page.
+        """
+        click_id = self._click(self._pages.visit(request))
+        if click_id is None:
+            return answer({"ticket": None})
+        ticket = tickets.issue(click_id, self._opener.secrets, self._clock())
+        return answer({"ticket": ticket, "expiresIn": self._opener.life_s})
+
+    def _click(self, visit: Visit) -> str | None:
+        """Return the click of the cookie, or of the companion if that was lost."""
+        click_id = visit.click_id()
+        if click_id is not None:
+            return click_id
+        companion = self._landing.companion(visit)
+        return None if companion is None or companion.used else companion.click_id

@@ -18,10 +18,11 @@ from relay.outbox.database import Database, Row, each, fetch_one
 from relay.outbox.leases import ending, require_end
 from relay.outbox.records import attempt_row, readable, sql
 
-_UNDER_WAY: Final = """
+# (|| '': SQLite's planner would walk every lead in these states, not look up the ids.)
+UNDER_WAY: Final = """
     SELECT id, token, seq, attempts, notes, customer, status FROM leads
     WHERE id = ANY($1::text[]) AND token IS NOT NULL
-        AND status IN ('sending', 'confirmed')
+        AND (status || '') IN ('sending', 'confirmed')
     ORDER BY seq FOR UPDATE
 """
 
@@ -55,11 +56,12 @@ _NEXT_IN_QUEUE: Final = """
     )
 """
 
-_CONFIRM: Final = sql(
+# (|| '': as in UNDER_WAY.)
+CONFIRM: Final = sql(
     """
     UPDATE leads SET status = 'confirmed', in_doubt = FALSE, due_at = NULL,
         last_error = NULL, delivered_at = coalesce(delivered_at, $1)
-    WHERE id = ANY($2::text[]) AND status IN {confirmable}
+    WHERE id = ANY($2::text[]) AND (status || '') IN {confirmable}
         AND (in_doubt OR status NOT IN {open})
     RETURNING customer
     """
@@ -140,7 +142,7 @@ async def _leased(
     db: Database, leases: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], _Leased]:
     """Find and lock the leads that these tokens hold still."""
-    rows = await db.fetch(_UNDER_WAY, [lead_id for lead_id, _ in leases])
+    rows = await db.fetch(UNDER_WAY, [lead_id for lead_id, _ in leases])
     return {(row[0], row[1]): _Leased(*row) for row in rows}
 
 
@@ -209,7 +211,7 @@ async def next_in_queue(db: Database, free: Iterable[tuple[str, int]]) -> None:
 @each
 async def confirm(db: Database, lead_ids: Sequence[str], now: int) -> int:
     """Mark leads that Dub says it has; the next in their queues may go."""
-    rows = await db.fetch(_CONFIRM, now, list(lead_ids))
+    rows = await db.fetch(CONFIRM, now, list(lead_ids))
     await next_in_queue(db, [(row[0], now) for row in rows])
     return len(rows)
 

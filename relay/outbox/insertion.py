@@ -44,8 +44,9 @@ _REPLACE: Final = sql(
     "UPDATE leads SET ({offer}) = ({offer_values}) WHERE id = {after_offer}"
 )
 
-_HELD: Final = """
-    SELECT id FROM leads WHERE id = ANY($1::text[]) AND status = 'held'
+# (|| '': SQLite's planner would walk every held lead, not look up the ids.)
+HELD: Final = """
+    SELECT id FROM leads WHERE id = ANY($1::text[]) AND (status || '') = 'held'
     ORDER BY seq FOR UPDATE
 """
 
@@ -81,7 +82,7 @@ async def hold(db: Database, rows: Sequence[Row]) -> list[Receipt]:
 @each
 async def release(db: Database, lead_id: str, final: Pending | None) -> Receipt | None:
     """Resolve a held lead; the final offer bears its id."""
-    if not await db.fetch(_HELD, [lead_id]):
+    if not await db.fetch(HELD, [lead_id]):
         return None
     if final is None:
         await db.execute(_REMOVE, [lead_id])
@@ -105,7 +106,7 @@ async def release_as_held(
     The usual end of a proxied sign-up: many share a statement, and no row is
     written anew.
     """
-    rows = await db.fetch(_HELD, [offer.lead.id for offer in offers])
+    rows = await db.fetch(HELD, [offer.lead.id for offer in offers])
     held = {row[0] for row in rows}
     # Held leads, these too, make no other one a repeat.
     ledger = Ledger(await _earlier_leads(db, offers))

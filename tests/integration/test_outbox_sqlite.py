@@ -9,6 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -327,6 +328,26 @@ async def test_delivery_walks_an_index_and_sorts_nothing(
     for step in steps:
         assert "SCAN" not in step
         assert "TEMP B-TREE" not in step
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        pytest.param(deliveries.UNDER_WAY, ["[]"], id="settle"),
+        pytest.param(deliveries.CONFIRM, [1, "[]"], id="confirm"),
+        pytest.param(insertion.HELD, ["[]"], id="release"),
+    ],
+)
+async def test_leads_are_found_by_their_ids_and_not_by_their_state(
+    path: Path, statement: str, values: list[Any]
+) -> None:
+    async with opened(path):
+        with raw(path) as connection:
+            explain = f"EXPLAIN QUERY PLAN {for_sqlite(statement)}"
+            steps = [str(step[3]) for step in connection.execute(explain, values)]
+
+    # SQLite's index of the column id, which is UNIQUE.
+    assert steps[0].startswith("SEARCH leads USING INDEX sqlite_autoindex_leads_1")
 
 
 def test_the_states_in_statements_are_those_of_the_one_table() -> None:

@@ -50,7 +50,7 @@ from relay.proxy.forward import Proxy, no_site
 from relay.proxy.signup_leads import ProxiedSignups
 
 if TYPE_CHECKING:
-    from relay.dashboard.sampling import Sampler
+    from relay.dashboard.live import Sampler
     from relay.observability.tracing import Tracing
 
 Endpoint = tuple[str, str, Handler]
@@ -135,7 +135,7 @@ class Relay:
     def _sampler(self) -> Sampler:
         """Put together what keeps this process's samples for the dashboard."""
         # Here, so that a relay without a dashboard does not carry it.
-        from relay.dashboard.sampling import Sampler  # noqa: PLC0415
+        from relay.dashboard.live import Sampler  # noqa: PLC0415
 
         name = f"{gethostname()}:{getpid()}"
         return Sampler(
@@ -161,7 +161,7 @@ class Relay:
         if self.tracing is None:
             return Delivery
         # Here, for it needs packages that only tracing needs.
-        from relay.delivery.traced_delivery import TracedDelivery  # noqa: PLC0415
+        from relay.delivery.worker import TracedDelivery  # noqa: PLC0415
 
         return partial(TracedDelivery, tracing=self.tracing)
 

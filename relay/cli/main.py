@@ -20,10 +20,6 @@ from typing import Final, Protocol, TextIO
 
 import click
 
-from relay.cli.backup import (
-    backup,
-    restore,
-)
 from relay.cli.base import (
     FailedError,
     config_option,
@@ -32,8 +28,12 @@ from relay.cli.base import (
     read_settings,
     say,
 )
+from relay.cli.database_commands import (
+    backup,
+    migrate,
+    restore,
+)
 from relay.cli.lead_commands import leads
-from relay.cli.migrate import migrate
 from relay.cli.operate import alerts, completion, delivery, health, stats
 from relay.cli.privacy import (
     export,

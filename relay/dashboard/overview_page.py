@@ -15,11 +15,12 @@ from relay.core.clock import Clock
 from relay.core.leads import LeadStatus
 from relay.dashboard.access import AdminSession
 from relay.dashboard.live import (
+    EVERY_S,
     LiveStatus,
     LiveWatch,
+    plots,
 )
 from relay.dashboard.pages import Pages
-from relay.dashboard.sampling import EVERY_S, plots
 from relay.http.responses import RefusedError
 from relay.operations.presentation import span
 from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError

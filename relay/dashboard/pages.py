@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from relay.config.settings import Settings
 from relay.core.clock import (
     Clock,
     iso,
 )
 from relay.core.leads import LeadStatus
 from relay.core.resources import templates_dir
+from relay.core.rules.preview import (
+    TryoutError,
+    parse_exchange,
+    try_out,
+)
+from relay.core.rules.rule import SignupRule
 from relay.core.version import VERSION
 from relay.dashboard.access import Access, AdminSession
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
+from relay.operations.diagnostics import run_checks
 from relay.operations.presentation import span
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import OutboxUnavailableError
 
 log = get_logger()
@@ -162,3 +172,67 @@ class Pages:
 def _clock_time(at: int) -> str:
     """Write a time as people read it in a list: 2026-01-31 12:34:56."""
     return iso(at)[:19].replace("T", " ")
+
+
+# --- Two pages that help: whether everything works, and what a rule would make. ---
+
+SAMPLE: Final = json.dumps(
+    {
+        "request": {
+            "method": "POST",
+            "target": "/signup",
+            "headers": {
+                "Content-Type": "application/x-www-form-urlencoded",
+                "Cookie": "dub_id=hQWlM0a9Zk3xY7bT",
+            },
+            "body": "email=ada@example.com&name=Ada",
+        },
+        "response": {"status": 303, "headers": {"Location": "/welcome"}},
+    },
+    indent=2,
+)
+"""A sign-up to begin with."""
+
+
+class ToolPages:
+    """Runs the checks of ``check``, and its ``--try``."""
+
+    def __init__(self, settings: Settings, pages: Pages) -> None:
+        self._settings = settings
+        self._pages = pages
+
+    async def health(self, _: web.Request, session: AdminSession) -> web.Response:
+        """Run all checks now."""
+        # An outbox of its own: the check opens and closes it.
+        findings = await run_checks(
+            self._settings, open_outbox(self._settings.database)
+        )
+        shown = [row for row in self._settings.describe() if row.origin != "default"]
+        return self._pages.answer(
+            "health.html", session, findings=findings, settings=shown
+        )
+
+    async def rules(self, request: web.Request, session: AdminSession) -> web.Response:
+        """Show what the rules make of a sign-up that is pasted."""
+        given, verdict, problem = SAMPLE, None, None
+        if request.method == "POST":
+            given = str((await request.post()).get("exchange", ""))
+            try:
+                verdict = try_out(self._rules, parse_exchange(given))
+            except TryoutError as error:
+                problem = str(error)
+        return self._pages.answer(
+            "rules.html",
+            session,
+            rules=self._rules,
+            given=given,
+            verdict=verdict,
+            lead=json.dumps(verdict.lead, indent=2, ensure_ascii=False)
+            if verdict and verdict.lead
+            else None,
+            problem=problem,
+        )
+
+    @property
+    def _rules(self) -> Sequence[SignupRule]:
+        return self._settings.signup

@@ -15,8 +15,7 @@ from relay.dashboard.actions import Acting
 from relay.dashboard.lead_pages import LeadPages
 from relay.dashboard.live import LiveWatch
 from relay.dashboard.overview_page import OverviewPages
-from relay.dashboard.pages import HEADERS, Pages
-from relay.dashboard.tool_pages import ToolPages
+from relay.dashboard.pages import HEADERS, Pages, ToolPages
 from relay.http.callers import Trusted
 from relay.http.responses import RefusedError
 from relay.outbox.contract import Outbox

@@ -21,7 +21,8 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 
 from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
-from relay.outbox import deliveries, insertion, journal, personal_data, reading
+from relay.outbox import deliveries, insertion, personal_data, reading
+from relay.outbox import reading as journal
 from relay.outbox.contract import (
     Act,
     Alert,
@@ -39,9 +40,8 @@ from relay.outbox.contract import (
     Settlement,
     Wanted,
 )
-from relay.outbox.database import Database, Operation, Row
+from relay.outbox.database import AnyOperation, Database, Operation, Row
 from relay.outbox.encryption import Seal
-from relay.outbox.group_commit import AnyOperation
 from relay.outbox.leases import Leased, final_offer, lease_of
 from relay.outbox.records import entry_of, row_of, sealed_end
 
@@ -240,16 +240,16 @@ class StoredOutbox(Outbox, ABC):
         await self.channel.submit(deliveries.pause, (paused,))
 
     async def record(self, act: Act) -> None:
-        await self.channel.submit(journal.record, (act,))
+        await self.channel.submit(reading.record, (act,))
 
     async def acts(self, limit: int) -> builtins.list[Act]:
-        return await self.channel.read(journal.acts, limit)
+        return await self.channel.read(reading.acts, limit)
 
     async def sample(self, taken: Sample, keep_since: int) -> None:
-        await self.channel.submit(journal.sample, (taken, keep_since))
+        await self.channel.submit(reading.sample, (taken, keep_since))
 
     async def samples(self, since: int) -> builtins.list[Sample]:
-        return await self.channel.read(journal.samples, since)
+        return await self.channel.read(reading.samples, since)
 
     async def get(self, lead_id: str) -> LeadRecord | None:
         return await self.channel.read(reading.get, lead_id, self._seal)
@@ -273,10 +273,10 @@ class StoredOutbox(Outbox, ABC):
         return await self.channel.read(reading.reasons, status)
 
     async def alerts(self) -> builtins.list[Alert]:
-        return await self.channel.read(journal.alerts)
+        return await self.channel.read(reading.alerts)
 
     async def swap_alert(self, old: Alert | None, new: Alert | None) -> bool:
-        return await self.channel.submit(journal.swap_alert, (old, new))
+        return await self.channel.submit(reading.swap_alert, (old, new))
 
     async def check_writable(self) -> None:
         await self.channel.submit(deliveries.beat, ())

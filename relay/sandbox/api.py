@@ -25,14 +25,14 @@ from relay.core.dub.track_sale import (
 from relay.core.signing import BadSignatureError, verify_call
 from relay.sandbox.dub import NOTHING, Around, Dub, LeadAnswer, customer_json
 from relay.sandbox.faults import Conditions, Options
-from relay.sandbox.model import (
+from relay.sandbox.state import (
     Click,
     Customer,
     RecordedLead,
     RecordedSale,
     RefusalError,
+    api_customer_json,
 )
-from relay.sandbox.state import api_customer_json
 from relay.sandbox.wire import (
     PUBLISHABLE_RATE,
     Gate,

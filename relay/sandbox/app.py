@@ -18,9 +18,9 @@ from relay.sandbox.browser import BrowserApi, ShortLinks
 from relay.sandbox.console import Console, Control, Feed, guard
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Faults, Options
-from relay.sandbox.model import Link
 from relay.sandbox.serving import MAX_BODY, Endpoint, Server
 from relay.sandbox.site import make_site
+from relay.sandbox.state import Link
 from relay.sandbox.wire import CORS, Gate
 
 __all__ = ["API_KEY", "DUB", "PUBLISHABLE_KEY", "make_dub", "make_site", "serve"]

@@ -24,8 +24,7 @@ from relay.core.resources import (
 from relay.sandbox.api import Api
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import KNOBS, Faults, KnobError, is_web_address
-from relay.sandbox.model import Click, Link
-from relay.sandbox.state import click_json, shown_link_json, state_json
+from relay.sandbox.state import Click, Link, click_json, shown_link_json, state_json
 
 SHOWN: Final = 12
 """Rows of each kind on the page; the state endpoint has all."""

@@ -20,7 +20,7 @@ from relay.core.dub.track_lead import (
     fold_event,
 )
 from relay.core.leads import Mode
-from relay.sandbox.model import (
+from relay.sandbox.state import (
     ALPHABET,
     Call,
     Click,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from relay.core.dub import errors
 from relay.sandbox.faults import Conditions
-from relay.sandbox.model import RecordedLead, RefusalError
+from relay.sandbox.state import RecordedLead, RefusalError
 
 LEAD_PATHS: Final = ("/track/lead", "/track/lead/client")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.leads import LeadStatus
-from relay.dashboard.sampling import MINUTE_MS, Sampler, funnel, plots
+from relay.dashboard.live import MINUTE_MS, Sampler, funnel, plots
 from relay.observability.metrics import Metrics
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox, Sample, Settlement

@@ -14,7 +14,7 @@ from relay.sandbox.app import sample_links
 from relay.sandbox.browser import Visitor, final_url, visit
 from relay.sandbox.dub import Around, Dub
 from relay.sandbox.faults import Faults, KnobError, Options
-from relay.sandbox.model import Link, RefusalError
+from relay.sandbox.state import Link, RefusalError
 from relay.sandbox.wire import Gate, require_hostname
 
 START = 1_700_000_000_000

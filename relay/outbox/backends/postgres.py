@@ -22,16 +22,17 @@ from relay.outbox.backends.postgres_session import (
     require_schema,
 )
 from relay.outbox.contract import Forgotten, Offer, OutboxUnavailableError, Scrubbed
-from relay.outbox.database import Database, Operation
-from relay.outbox.encryption import PLAIN, Seal
-from relay.outbox.group_commit import (
+from relay.outbox.database import (
     MOST_JOBS,
     AnyOperation,
+    Database,
     Job,
+    Operation,
     answer,
     failures,
     run_jobs,
 )
+from relay.outbox.encryption import PLAIN, Seal
 from relay.outbox.leases import Leased
 from relay.outbox.store import StoredOutbox
 

@@ -28,16 +28,18 @@ from relay.outbox.backends.sqlite_file import (
     make_file,
 )
 from relay.outbox.contract import Forgotten, OutboxUnavailableError, Scrubbed
-from relay.outbox.database import Database, Operation, driven
-from relay.outbox.encryption import PLAIN, Seal
-from relay.outbox.group_commit import (
+from relay.outbox.database import (
     MOST_JOBS,
     AnyOperation,
+    Database,
     Job,
+    Operation,
     answer,
+    driven,
     failures,
     run_jobs,
 )
+from relay.outbox.encryption import PLAIN, Seal
 from relay.outbox.leases import Leased
 from relay.outbox.store import StoredOutbox
 

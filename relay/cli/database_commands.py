@@ -7,9 +7,9 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -24,7 +24,7 @@ from relay.cli.base import (
     table,
     write_audit,
 )
-from relay.config.settings import Settings
+from relay.config.settings import ConfigError, Settings
 from relay.config.values import masked_url, sqlite_file
 from relay.core.clock import (
     iso,
@@ -32,11 +32,13 @@ from relay.core.clock import (
 )
 from relay.core.leads import LeadStatus
 from relay.observability import logging as logs
-from relay.outbox.backends import open_outbox
+from relay.outbox.backends import is_postgres, open_outbox
 from relay.outbox.contract import OutboxError
 
 if TYPE_CHECKING:
     from relay.outbox.backends.snapshot import Copied
+if TYPE_CHECKING:
+    from relay.outbox.backends.transfer import Moved
 
 DUB_WINDOW_MS: Final = 7 * 86_400_000
 """How long Dub keeps the key that stops a lead from counting twice."""
@@ -94,7 +96,7 @@ def restore(*, file: Path, force: bool, as_json: bool) -> None:
     # What is sent again may take so long, and must end before Dub forgets.
     window = max(0, DUB_WINDOW_MS - round(settings.delivery_retry_for * 1000))
     with _progress("restoring") as progress:
-        made = _run(
+        made = _run_backup(
             lambda: copying.restore(
                 file, target, now_ms(), force=force, window_ms=window, progress=progress
             )
@@ -123,9 +125,9 @@ def _copied(
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
     with _progress("copying") as progress:
-        made = _run(lambda: copying.backup(source, part, now_ms(), progress))
+        made = _run_backup(lambda: copying.backup(source, part, now_ms(), progress))
     if spilled:
-        made = _run(lambda: asyncio.run(_take_in(part, spilled, settings, made)))
+        made = _run_backup(lambda: asyncio.run(_take_in(part, spilled, settings, made)))
     part.rename(file)
     copying.sync(file)
     return made
@@ -162,7 +164,7 @@ async def _take_in(
         await outbox.close()
 
 
-def _run(work: Callable[[], Copied]) -> Copied:
+def _run_backup(work: Callable[[], Copied]) -> Copied:
     try:
         return work()
     except OutboxError as error:
@@ -208,3 +210,113 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, all_: bar.update(task, completed=done, total=all_)
+
+
+# --- ``dub-relay migrate``: the schema of the database, and the way to another one. ---
+
+T = TypeVar("T")
+
+SAY_EVERY: Final = 50_000
+"""Leads between two lines of progress: a few seconds."""
+
+
+@click.command()
+@click.option(
+    "--from",
+    "source",
+    metavar="SQLITE_URL",
+    help="Move all leads of this file into the configured PostgreSQL database.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def migrate(*, source: str | None, as_json: bool) -> None:
+    """Bring the configured database to the schema of this version.
+
+    serve does so too when it starts. With --from, all leads, their timelines, the
+    circuit breaker and the budget are moved from an SQLite file into an empty
+    PostgreSQL database. Stop the relays before; no relay will start on the file
+    again. What was
+    interrupted goes on when the same command is run again.
+    """
+    settings = read_settings(complete=False)
+    existing_outbox(settings)
+    before, after = _run(_schema(settings.database))
+    if not as_json and before == after:
+        click.echo(f"The schema has version {after} already.")
+    elif not as_json:
+        click.echo(f"The schema went from version {before} to version {after}.")
+    file = None if source is None else _file(source)
+    moved = None if file is None else _move(file, settings.database)
+    if moved is not None and not moved.before:
+        leads = f"{sum(moved.leads.values())} leads from an SQLite file"
+        write_audit(settings, "migrate", "the database", leads)
+    if as_json:
+        schema = {"schemaBefore": before, "schema": after}
+        click.echo(json.dumps(schema | (_moved_json(moved) if moved else {})))
+    elif moved is not None:
+        _report(moved, file)
+
+
+def _file(source: str) -> Path:
+    path = sqlite_file(source)
+    if path is None or not path.is_file():
+        raise click.BadParameter(
+            "must be sqlite:///file, and the file be there", param_hint="--from"
+        )
+    return path
+
+
+def _move(source: Path, url: str) -> Moved:
+    if not is_postgres(url):
+        raise ConfigError("RELAY_DATABASE: must be postgresql://… to move leads there")
+    # Here, so that --help and version do not wait for a database driver.
+    from relay.outbox.backends.transfer import move  # noqa: PLC0415
+
+    said = 0
+
+    def progress(seq: int) -> None:
+        nonlocal said
+        if seq >= said + SAY_EVERY:
+            said = seq
+            say(f"moved up to lead {seq} ...")
+
+    return _run(move(source, url, progress))
+
+
+def _counted(moved: Moved) -> dict[str, int]:
+    return {one.value: moved.leads[one] for one in LeadStatus if one in moved.leads}
+
+
+def _moved_json(moved: Moved) -> dict[str, Any]:
+    counts = {"leads": _counted(moved), "total": sum(moved.leads.values())}
+    return counts | {"attempts": moved.attempts, "movedBefore": moved.before}
+
+
+def _report(moved: Moved, source: Path | None) -> None:
+    table(("STATUS", "LEADS"), list(_counted(moved).items()))
+    total = sum(moved.leads.values())
+    if moved.before:
+        click.echo(f"All had been moved before; there are {total} leads there now.")
+        return
+    click.echo(
+        f"Moved {total} leads and {moved.attempts} calls; the counts agree. "
+        f"No relay will start on {source} again: keep it as a backup, or delete it."
+    )
+
+
+async def _schema(url: str) -> tuple[int, int]:
+    path = sqlite_file(url)
+    if path is None:
+        from relay.outbox.backends.postgres_session import migrate as run  # noqa: PLC0415
+
+        return await run(url)
+    from relay.outbox.backends.sqlite_file import migrate_file  # noqa: PLC0415
+
+    return await asyncio.to_thread(migrate_file, path)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except OutboxError as error:
+        raise FailedError(f"database: {error}") from error

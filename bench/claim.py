@@ -23,7 +23,7 @@ from pathlib import Path
 from relay.core.leads import Lead, LeadStatus
 from relay.outbox.backends.sqlite import SqliteOutbox
 from relay.outbox.backends.sqlite_file import connect_writer, make_file
-from relay.outbox.contract import Claim, Offer, Settlement
+from relay.outbox.contract import Claim, NewLead, Settlement
 from relay.outbox.database import Row
 from relay.outbox.records import row_of, sql
 
@@ -34,7 +34,7 @@ LIMIT = 50
 FRESH = 400
 """Leads of new customers in the outage, enough for some claims."""
 
-INSERT = sql("INSERT INTO leads ({offer}) VALUES ({offer_marks})")
+INSERT = sql("INSERT INTO leads ({new_lead}) VALUES ({new_lead_marks})")
 
 
 def row(number: int, customer: int, at: int) -> Row:
@@ -49,7 +49,7 @@ def row(number: int, customer: int, at: int) -> Row:
         customer_email=f"ada{number}@example.com",
         metadata={"plan": "team", "source": "bench"},
     )
-    return row_of(Offer(lead, f"lead:{number}", None))
+    return row_of(NewLead(lead, f"lead:{number}", None))
 
 
 def customers(count: int) -> Iterator[Row]:

@@ -1,5 +1,5 @@
 """dub-relay: a self-hosted attribution relay for Dub."""
 
-from relay.core.version import VERSION
+from relay.core import VERSION
 
 __version__ = VERSION

@@ -40,7 +40,7 @@ from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
 from relay.operations.monitoring import HealthEndpoints
-from relay.operations.retention import Sweeper
+from relay.operations.retention import RetentionJob
 from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
@@ -182,9 +182,11 @@ class Relay:
         )
         return AlertWatcher(self.outbox, self.overview, terms, clock=now_ms, roll=roll)
 
-    def sweeper(self) -> Sweeper:
+    def sweeper(self) -> RetentionJob:
         """Put together what erases personal data whose time is over."""
-        return Sweeper(self.outbox, days=self.settings.retention_days, clock=now_ms)
+        return RetentionJob(
+            self.outbox, days=self.settings.retention_days, clock=now_ms
+        )
 
     def dub(self) -> DubClient:
         """Return a client for Dub; the caller closes it."""

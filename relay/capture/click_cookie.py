@@ -2,7 +2,7 @@
 
 Dub's script sets ``dub_id`` in the browser. Set by the site's own server the
 cookie also works without JavaScript, and Safari keeps it for its full time.
-Beside it goes the companion, out of scripts' reach, from which a lost
+Beside it goes the signed click cookie, out of scripts' reach, from which a lost
 ``dub_id`` is restored.
 """
 
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from relay.core.clock import Clock
 from relay.core.http import cookies
-from relay.core.http.cookies import Companion
+from relay.core.http.cookies import SignedCookie
 from relay.core.http.headers import Headers
 from relay.http.callers import Visit
 from relay.http.request_guard import every
@@ -88,7 +88,7 @@ class Landing:
         if not is_navigation(visit):
             return []
         self._metrics.landings.inc()
-        previous = self.companion(visit)
+        previous = self.signed_cookie(visit)
         if self._attribution == "first-click" and _has_earlier(visit, previous):
             return self._restored(visit)
         return self._write(
@@ -110,7 +110,11 @@ class Landing:
         return self._write(
             visit,
             cookies.landed(
-                self.companion(visit), click_id, self._clock(), page, self._attribution
+                self.signed_cookie(visit),
+                click_id,
+                self._clock(),
+                page,
+                self._attribution,
             ),
         )
 
@@ -118,55 +122,55 @@ class Landing:
         """Return the cookies that bring a lost click back; none if none is lost."""
         if visit.click_id() is not None:
             return []
-        companion = self.companion(visit)
-        if companion is None or companion.used:
+        signed_cookie = self.signed_cookie(visit)
+        if signed_cookie is None or signed_cookie.used:
             return []
-        return self._write(visit, replace(companion, last_seen=self._clock()))
+        return self._write(visit, replace(signed_cookie, last_seen=self._clock()))
 
     def forgotten(self, visit: Visit) -> list[bytes]:
         """Return the Set-Cookie values that leave nothing of a click behind."""
         domain = self._domain_of(visit)
-        lines = cookies.clear_click(domain) + cookies.clear_companion(domain)
+        lines = cookies.clear_click(domain) + cookies.clear_signed_cookie(domain)
         return [line.encode("ascii") for line in lines]
 
-    def companion(self, visit: Visit) -> Companion | None:
-        """Return the visitor's companion, None without a genuine one."""
+    def signed_cookie(self, visit: Visit) -> SignedCookie | None:
+        """Return the visitor's signed click cookie, None without a genuine one."""
         values = visit.given(cookies.COMPANION_COOKIE)
         now, max_age = self._clock(), self._days * DAY_S
         for value in values:
-            companion = cookies.unseal(value, self._secrets, now, max_age)
-            if companion is not None:
-                return companion
+            signed_cookie = cookies.unseal(value, self._secrets, now, max_age)
+            if signed_cookie is not None:
+                return signed_cookie
         return None
 
     def used(self, visit: Visit) -> list[bytes]:
         """Clear the click cookie in both its forms; nothing may restore it."""
         lines = list(cookies.clear_click(self._domain_of(visit)))
-        companion = self.companion(visit)
-        if companion is not None:
-            used = cookies.use(companion, self._clock())
+        signed_cookie = self.signed_cookie(visit)
+        if signed_cookie is not None:
+            used = cookies.use(signed_cookie, self._clock())
             lines.append(self._seal(visit, used))
         return [line.encode("ascii") for line in lines]
 
     def _restored(self, visit: Visit) -> list[bytes]:
-        # Most visitors have no companion; nothing more is done for them.
+        # Most visitors have no signed click cookie; nothing more is done for them.
         if not visit.given(cookies.COMPANION_COOKIE):
             return []
         return self.restored(visit) if is_page_view(visit) else []
 
-    def _write(self, visit: Visit, companion: Companion) -> list[bytes]:
+    def _write(self, visit: Visit, signed_cookie: SignedCookie) -> list[bytes]:
         click = cookies.write_click(
-            companion.click_id,
+            signed_cookie.click_id,
             domain=self._domain_of(visit),
             days=self._days,
             now=self._clock(),
         )
-        return [click.encode("ascii"), self._seal(visit, companion).encode("ascii")]
+        return [click.encode("ascii"), self._seal(visit, signed_cookie).encode("ascii")]
 
-    def _seal(self, visit: Visit, companion: Companion) -> str:
+    def _seal(self, visit: Visit, signed_cookie: SignedCookie) -> str:
         now = self._clock()
-        return cookies.write_companion(
-            cookies.seal(companion, self._secrets, now),
+        return cookies.write_signed_cookie(
+            cookies.seal(signed_cookie, self._secrets, now),
             domain=self._domain_of(visit),
             days=self._days,
             now=now,
@@ -177,10 +181,10 @@ class Landing:
         return cookies.cookie_domain(visit.host, self._domain)
 
 
-def _has_earlier(visit: Visit, companion: Companion | None) -> bool:
+def _has_earlier(visit: Visit, signed_cookie: SignedCookie | None) -> bool:
     if visit.click_id() is not None:
         return True
-    return companion is not None and not companion.used
+    return signed_cookie is not None and not signed_cookie.used
 
 
 def clicked(target: str) -> str | None:

@@ -21,11 +21,11 @@ from relay.core.leads import Lead, LeadStatus, Mode
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import (
-    Offer,
+    Inserted,
+    InsertResult,
+    NewLead,
     Outbox,
     OutboxUnavailableError,
-    Receipt,
-    Taken,
 )
 
 log = get_logger()
@@ -74,48 +74,48 @@ class Intake:
         # Looking a child up by its labels costs more than counting.
         self._captured = cache(metrics.captured.labels)
 
-    async def take(self, capture: Capture) -> Receipt:
+    async def take(self, capture: Capture) -> InsertResult:
         """Commit a lead; raise OutboxUnavailableError if that was not possible."""
-        return await self.commit(self.offer(capture))
+        return await self.commit(self.new_lead(capture))
 
-    async def commit(self, offer: Offer, held: str | None = None) -> Receipt:
-        """Commit an offer, count it and say so; ``held`` is its earlier id."""
-        source = offer.lead.source
+    async def commit(self, new_lead: NewLead, held: str | None = None) -> InsertResult:
+        """Commit a new lead, count it and say so; ``held`` is its earlier id."""
+        source = new_lead.lead.source
         started = time.perf_counter()
         try:
-            receipt = await self.store(offer, held)
+            result = await self.store(new_lead, held)
         except OutboxUnavailableError as error:
             self.count(source, "unavailable")
             log.error("lead.not_stored", source=source, reason=str(error))
             raise
         self._metrics.commit.observe(time.perf_counter() - started)
-        if receipt.taken is not Taken.NEW:
-            self.count(source, receipt.taken.value)
+        if result.outcome is not Inserted.NEW:
+            self.count(source, result.outcome.value)
             log.info(
-                f"lead.repeated_{receipt.taken}", lead=receipt.lead_id, source=source
+                f"lead.repeated_{result.outcome}", lead=result.lead_id, source=source
             )
-        elif offer.status is LeadStatus.REJECTED:
+        elif new_lead.status is LeadStatus.REJECTED:
             self.count(source, "rejected")
-            log.warning("lead.rejected", lead=receipt.lead_id, reason=offer.reason)
+            log.warning("lead.rejected", lead=result.lead_id, reason=new_lead.reason)
         else:
             self.count(source, "new")
-            log.info("lead.queued", lead=receipt.lead_id, source=source)
-        return receipt
+            log.info("lead.queued", lead=result.lead_id, source=source)
+        return result
 
-    async def store(self, offer: Offer, held: str | None) -> Receipt:
-        """Put an offer into the outbox, in the place of the one that was held."""
+    async def store(self, new_lead: NewLead, held: str | None) -> InsertResult:
+        """Put a new lead into the outbox, in the place of the one that was held."""
         if held is None:
-            return await self._outbox.put(offer)
-        receipt = await self._outbox.release(held, offer)
-        if receipt is None:
+            return await self._outbox.put(new_lead)
+        result = await self._outbox.release(held, new_lead)
+        if result is None:
             # Released already, by a person say: the lead goes in on its own.
-            fresh = replace(offer.lead, id=new_lead_id(offer.lead.created_at))
-            receipt = await self._outbox.put(replace(offer, lead=fresh))
-        return receipt
+            fresh = replace(new_lead.lead, id=new_lead_id(new_lead.lead.created_at))
+            result = await self._outbox.put(replace(new_lead, lead=fresh))
+        return result
 
-    async def hold(self, offer: Offer) -> str:
+    async def hold(self, new_lead: NewLead) -> str:
         """Store a sign-up before it is forwarded; return its id."""
-        held = replace(offer, dedupe_since=None, status=LeadStatus.HELD, reason=None)
+        held = replace(new_lead, dedupe_since=None, status=LeadStatus.HELD, reason=None)
         return (await self._outbox.put(held)).lead_id
 
     async def drop(self, held: str) -> None:
@@ -157,11 +157,11 @@ class Intake:
             origin=origin,
         )
 
-    def offer(self, capture: Capture, lead_id: str | None = None) -> Offer:
-        """Make the offer of a capture, as of now."""
+    def new_lead(self, capture: Capture, lead_id: str | None = None) -> NewLead:
+        """Make the new lead of a capture, as of now."""
         lead = self.lead(capture, lead_id)
         key, since = self._counted_once(lead)
-        return Offer(
+        return NewLead(
             lead,
             dedupe_key=key,
             dedupe_since=since,

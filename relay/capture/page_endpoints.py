@@ -59,7 +59,7 @@ class CookieEndpoint:
         return _silent(self._landing.reported(visit, click_id, _page(request)))
 
     async def forget(self, request: web.Request) -> web.StreamResponse:
-        """Remove the click cookie and its companion: consent was withdrawn."""
+        """Remove the click cookie and its signed copy: consent was withdrawn."""
         return _silent(self._landing.forgotten(self._pages.visit(request)))
 
 
@@ -105,9 +105,13 @@ class TicketEndpoint:
         return answer({"ticket": ticket, "expiresIn": self._opener.life_s})
 
     def _click(self, visit: Visit) -> str | None:
-        """Return the click of the cookie, or of the companion if that was lost."""
+        """Return the click of the cookie, or of the signed one if that was lost."""
         click_id = visit.click_id()
         if click_id is not None:
             return click_id
-        companion = self._landing.companion(visit)
-        return None if companion is None or companion.used else companion.click_id
+        signed_cookie = self._landing.signed_cookie(visit)
+        return (
+            None
+            if signed_cookie is None or signed_cookie.used
+            else signed_cookie.click_id
+        )

@@ -37,7 +37,13 @@ from relay.core.providers.account import (
 )
 from relay.http.responses import RefusedError, answer, read_json, read_object, try_again
 from relay.observability.logging import get_logger
-from relay.outbox.contract import Offer, Outbox, OutboxUnavailableError, Query, Taken
+from relay.outbox.contract import (
+    Inserted,
+    NewLead,
+    Outbox,
+    OutboxUnavailableError,
+    Query,
+)
 
 log = get_logger()
 
@@ -122,9 +128,11 @@ class ProviderHook:
         if found.click_id is None:
             self._parts.intake.unattributed(self._provider.name)
             return {"id": None, "status": "unattributed", "reason": found.told_by}
-        return await self._commit(self._offer(signup, found, found.click_id))
+        return await self._commit(self._new_lead(signup, found, found.click_id))
 
-    def _offer(self, signup: NewAccount, found: FoundClick, click_id: str) -> Offer:
+    def _new_lead(
+        self, signup: NewAccount, found: FoundClick, click_id: str
+    ) -> NewLead:
         try:
             fields, notes = sanitise({**signup.person, "eventName": self._parts.event})
         except InvalidFieldError as error:
@@ -139,26 +147,26 @@ class ProviderHook:
             # many deliveries are pending).
             idempotency_key=signup.event_id,
         )
-        return self._parts.intake.offer(capture)
+        return self._parts.intake.new_lead(capture)
 
-    async def _commit(self, offer: Offer) -> dict[str, Any]:
+    async def _commit(self, new_lead: NewLead) -> dict[str, Any]:
         patience = PATIENCE_S if self._provider.blocking else None
         try:
             async with asyncio.timeout(patience):
-                receipt = await self._parts.intake.commit(offer)
+                result = await self._parts.intake.commit(new_lead)
         except (OutboxUnavailableError, TimeoutError):
-            return await self._uncommitted(offer)
-        new = receipt.taken is Taken.NEW
-        return {"id": receipt.lead_id, "status": "queued" if new else "duplicate"}
+            return await self._uncommitted(new_lead)
+        new = result.outcome is Inserted.NEW
+        return {"id": result.lead_id, "status": "queued" if new else "duplicate"}
 
-    async def _uncommitted(self, offer: Offer) -> dict[str, Any]:
+    async def _uncommitted(self, new_lead: NewLead) -> dict[str, Any]:
         """Spill what nobody will send again; have the rest sent again."""
         if not self._provider.blocking:
             raise try_again(
                 "The lead could not be stored; nothing was taken. Send it again."
             ) from None
-        if await self._parts.spill.keep(offer, None):
-            return {"id": offer.lead.id, "status": "queued"}
+        if await self._parts.spill.keep(new_lead, None):
+            return {"id": new_lead.lead.id, "status": "queued"}
         self._count("missed")
         return {"id": None, "status": "missed", "reason": "neither database nor disk"}
 
@@ -176,7 +184,7 @@ class ProviderHook:
             origin={"click": "customer", "event": signup.kind},
             idempotency_key=f"sale:{signup.event_id}",
         )
-        return await self._commit(self._parts.intake.offer(capture))
+        return await self._commit(self._parts.intake.new_lead(capture))
 
     def _ignored(self, reason: str) -> dict[str, Any]:
         self._count("ignored")

@@ -19,7 +19,7 @@ from relay.core.dub.track_lead import (
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
 from relay.http.responses import RefusedError, answer, read_object, try_again
-from relay.outbox.contract import OutboxUnavailableError, Taken
+from relay.outbox.contract import Inserted, OutboxUnavailableError
 
 SOURCE: Final = "hook"
 
@@ -98,18 +98,18 @@ class SignupHook:
 
     async def _take(self, capture: Capture) -> web.Response:
         try:
-            receipt = await self._intake.take(capture)
+            result = await self._intake.take(capture)
         except OutboxUnavailableError:
             raise try_again(
                 "The lead could not be stored; nothing was taken. Send it again."
             ) from None
-        if receipt.taken is Taken.CONFLICT:
+        if result.outcome is Inserted.CONFLICT:
             raise RefusedError(
                 409, "This webhook-id was taken before with another body."
             )
-        if receipt.taken is Taken.DUPLICATE:
-            return answer({"id": receipt.lead_id, "status": "duplicate"}, 200)
-        return answer({"id": receipt.lead_id, "status": "queued"}, 202)
+        if result.outcome is Inserted.DUPLICATE:
+            return answer({"id": result.lead_id, "status": "duplicate"}, 200)
+        return answer({"id": result.lead_id, "status": "queued"}, 202)
 
 
 def _read(body: bytes) -> tuple[LeadFields, tuple[str, ...], Mapping[str, Any]]:

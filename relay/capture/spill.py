@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from relay.core import jsontext
 from relay.core.leads import Lead, LeadStatus, Mode
 from relay.observability.logging import get_logger
-from relay.outbox.contract import Offer, OutboxError, UnstorableError
+from relay.outbox.contract import NewLead, OutboxError, UnstorableError
 from relay.outbox.encryption import PLAIN, Seal, SealedError
 
 log = get_logger()
@@ -34,8 +34,8 @@ MOST_IN_MEMORY: Final = 1000
 SEALED_FOR: Final = "spill"
 """What an encrypted line is bound to, in the place of a lead's id."""
 
-Store = Callable[[Offer, str | None], Awaitable[object]]
-"""Commits an offer, with the id under which it was held; raises OutboxError."""
+Store = Callable[[NewLead, str | None], Awaitable[object]]
+"""Commits a new lead, with the id under which it was held; raises OutboxError."""
 
 
 class Spill:
@@ -47,21 +47,21 @@ class Spill:
         self._seal = seal
         self._memory: deque[bytes] = deque(maxlen=MOST_IN_MEMORY)
 
-    async def keep(self, offer: Offer, held: str | None) -> bool:
-        """Write an offer down; True when it is on the disk."""
+    async def keep(self, new_lead: NewLead, held: str | None) -> bool:
+        """Write a new lead down; True when it is on the disk."""
         # The key makes a second taking harmless, should the first break off.
-        key = f"spill:{offer.lead.id}"
-        spilled = replace(offer, idempotency_key=key, as_held=False)
+        key = f"spill:{new_lead.lead.id}"
+        spilled = replace(new_lead, idempotency_key=key, as_held=False)
         line = _line(spilled, held, self._seal)
         try:
             await asyncio.to_thread(_append, self._path, line)
         except OSError as error:
             self._memory.append(line)
             log.error(
-                "spill.not_written", lead=offer.lead.id, reason=error.strerror or ""
+                "spill.not_written", lead=new_lead.lead.id, reason=error.strerror or ""
             )
             return False
-        log.warning("lead.spilled", lead=offer.lead.id)
+        log.warning("lead.spilled", lead=new_lead.lead.id)
         return True
 
     async def run(self) -> None:
@@ -74,7 +74,7 @@ class Spill:
             await asyncio.sleep(RETRY_S)
 
     async def take_in(self) -> None:
-        """Offer everything spilled to the database; what fails stays spilled."""
+        """NewLead everything spilled to the database; what fails stays spilled."""
         while self._memory:
             if not await self._take(self._memory[0]):
                 return
@@ -103,7 +103,7 @@ class Spill:
 
     async def _take(self, line: bytes) -> bool:
         try:
-            offer, held = _read(line, self._seal)
+            new_lead, held = _read(line, self._seal)
         except SealedError as error:
             # It stays until the key is there.
             log.error("spill.sealed", reason=str(error))
@@ -113,12 +113,12 @@ class Spill:
             log.error("spill.unreadable", bytes=len(line))
             return True
         try:
-            await self._store(offer, held)
+            await self._store(new_lead, held)
         except UnstorableError as error:
-            log.error("spill.unstorable", lead=offer.lead.id, reason=str(error))
+            log.error("spill.unstorable", lead=new_lead.lead.id, reason=str(error))
         except OutboxError:
             return False
-        log.info("lead.unspilled", lead=offer.lead.id)
+        log.info("lead.unspilled", lead=new_lead.lead.id)
         return True
 
 
@@ -212,12 +212,12 @@ def _purge(
     unreadable = 0
     for line in lines:
         try:
-            offer, _ = _read(line, seal)
+            new_lead, _ = _read(line, seal)
         except (SealedError, ValueError, TypeError, KeyError):
             unreadable += 1
             staying.append(line)
         else:
-            if not wanted(offer.lead):
+            if not wanted(new_lead.lead):
                 staying.append(line)
     if len(staying) < len(lines):
         _rewrite(file, staying)
@@ -246,9 +246,9 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f"{path.name}.*"))
 
 
-def _line(offer: Offer, held: str | None, seal: Seal) -> bytes:
-    document = asdict(offer) | {"body_hash": None, "held": held}
-    document["lead"]["metadata"] = _plain(offer.lead.metadata)
+def _line(new_lead: NewLead, held: str | None, seal: Seal) -> bytes:
+    document = asdict(new_lead) | {"body_hash": None, "held": held}
+    document["lead"]["metadata"] = _plain(new_lead.lead.metadata)
     line = jsontext.encode(document)
     return seal.close(line.decode(), SEALED_FOR).encode() if seal.on else line
 
@@ -257,10 +257,10 @@ def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if metadata is None else dict(metadata)
 
 
-def _read(line: bytes, seal: Seal) -> tuple[Offer, str | None]:
+def _read(line: bytes, seal: Seal) -> tuple[NewLead, str | None]:
     document = jsontext.decode(seal.open(line.decode().rstrip("\n"), SEALED_FOR))
     held = document.pop("held")
     lead = document.pop("lead")
     lead |= {"mode": Mode(lead["mode"]), "notes": tuple(lead["notes"])}
     document["status"] = LeadStatus(document["status"])
-    return Offer(lead=Lead(**lead), **document), held
+    return NewLead(lead=Lead(**lead), **document), held

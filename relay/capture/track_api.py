@@ -39,7 +39,12 @@ from relay.core.leads import LeadRecord, LeadStatus, Mode
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.callers import Trusted, VisitorRate
 from relay.http.responses import RefusedError, answer, try_again
-from relay.outbox.contract import Outbox, OutboxUnavailableError, Receipt, Taken
+from relay.outbox.contract import (
+    Inserted,
+    InsertResult,
+    Outbox,
+    OutboxUnavailableError,
+)
 
 WITHIN_S: Final = 10.0
 """How long a caller waits at most."""
@@ -67,29 +72,29 @@ class Waiting:
         self.within = within
 
     async def answer(
-        self, receipt: Receipt, instead: Mapping[str, Any], within: float
+        self, result: InsertResult, instead: Mapping[str, Any], within: float
     ) -> web.Response:
         """Return Dub's answer to a lead, or say that it is kept and will be sent.
 
         ``instead`` is what a repeat gets whose lead has no answer to return.
         """
         try:
-            entry = await self._ended(receipt.lead_id, within)
+            entry = await self._ended(result.lead_id, within)
         except OutboxUnavailableError:
             entry = None  # the lead is committed all the same
         said = _told(entry)
         if said is not None:
             return said
-        repeated = receipt.taken is Taken.DUPLICATE
+        repeated = result.outcome is Inserted.DUPLICATE
         status = "duplicate" if repeated else entry.status if entry else None
         if status in _TAKEN:
-            relay = {"id": receipt.lead_id, "status": status}
+            relay = {"id": result.lead_id, "status": status}
             return answer({**instead, "relay": relay})
         reason = entry.last_error if entry else None
         raise RefusedError(
             503,
             f"Dub has not taken this lead yet ({reason or 'no answer in time'}). It"
-            f" is kept as {receipt.lead_id} and goes on from here; sending it again"
+            f" is kept as {result.lead_id} and goes on from here; sending it again"
             " does no harm.",
         )
 
@@ -109,7 +114,7 @@ class Waiting:
         if left <= 0:
             return False
         if entry.status is LeadStatus.QUEUED:
-            return not (await self._outbox.gate()).closed
+            return not (await self._outbox.circuit()).open
         if entry.status is LeadStatus.WAITING and entry.due_at is not None:
             return entry.due_at < self._clock() + left * 1000
         return entry.status is LeadStatus.SENDING
@@ -187,23 +192,23 @@ class TrackApi:
 
     async def _lead(self, headers: Mapping[str, str], body: bytes) -> web.Response:
         started = self._clock()
-        fields, receipt = await self._take(headers, body, "lead", validate)
+        fields, result = await self._take(headers, body, "lead", validate)
         if fields.mode is Mode.WAIT:
             within = started + self._waiting.within - self._clock()
-            return await self._waiting.answer(receipt, lead_body(fields), within)
-        return answer(with_receipt(lead_body(fields), receipt))
+            return await self._waiting.answer(result, lead_body(fields), within)
+        return answer(with_result(lead_body(fields), result))
 
     async def sale(self, request: web.Request) -> web.StreamResponse:
         """``POST track/sale``."""
         self._admit(request.headers, request.raw_headers, request.remote)
         body = await request.read()
         taken = await self._take(request.headers, body, "sale", validate_sale)
-        fields, receipt = taken
-        return answer(with_receipt(_sale_body(fields), receipt))
+        fields, result = taken
+        return answer(with_result(_sale_body(fields), result))
 
     async def _take(
         self, headers: Mapping[str, str], body: bytes, kind: str, check: Check
-    ) -> tuple[LeadFields, Receipt]:
+    ) -> tuple[LeadFields, InsertResult]:
         """Go through Dub's checks in Dub's order, then commit."""
         key = _idempotency_key(headers)
         fields = _checked(body, check)
@@ -253,24 +258,26 @@ class TrackApi:
         # Added up: any() would stop at the first that fits.
         return sum(hmac.compare_digest(digest, key) for key in self._keys) > 0
 
-    async def _commit(self, capture: Capture) -> Receipt:
+    async def _commit(self, capture: Capture) -> InsertResult:
         try:
-            receipt = await self._intake.take(capture)
+            result = await self._intake.take(capture)
         except OutboxUnavailableError:
             raise try_again(
                 "The relay could not store this; nothing was taken. Send it again."
             ) from None
-        if receipt.taken is Taken.CONFLICT:
+        if result.outcome is Inserted.CONFLICT:
             raise RefusedError(
                 409, "This Idempotency-Key was used before with another body."
             )
-        return receipt
+        return result
 
 
-def with_receipt(body: Mapping[str, Any], receipt: Receipt) -> dict[str, Any]:
+def with_result(body: Mapping[str, Any], result: InsertResult) -> dict[str, Any]:
     """Add what the relay has to say to an answer in Dub's shape."""
-    status = "duplicate" if receipt.taken is Taken.DUPLICATE else receipt.status.value
-    return {**body, "relay": {"id": receipt.lead_id, "status": status}}
+    status = (
+        "duplicate" if result.outcome is Inserted.DUPLICATE else result.status.value
+    )
+    return {**body, "relay": {"id": result.lead_id, "status": status}}
 
 
 def lead_body(fields: LeadFields) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from relay.operations.presentation import (
     span,
     story_json,
 )
-from relay.outbox.contract import Gate, Outbox, Query
+from relay.outbox.contract import Circuit, Outbox, Query
 
 PLAIN_LIMIT: Final = 50
 """Rows of a listing for people; a program that asks for --json gets all."""
@@ -174,22 +174,22 @@ def _to_seconds(at: int) -> str:
 def show(*, lead_id: str, as_json: bool) -> None:
     """Show the whole timeline of one lead, the customer's own data included."""
 
-    async def look(outbox: Outbox) -> tuple[LeadRecord, list[Attempt], Gate]:
+    async def look(outbox: Outbox) -> tuple[LeadRecord, list[Attempt], Circuit]:
         entry = await outbox.get(lead_id)
         if entry is None:
             raise FailedError(f"no lead {printable(lead_id)} in this database")
-        return entry, await outbox.attempts(lead_id), await outbox.gate()
+        return entry, await outbox.attempts(lead_id), await outbox.circuit()
 
-    entry, attempts, gate = run_with_outbox(read_settings(complete=False), look)
+    entry, attempts, circuit = run_with_outbox(read_settings(complete=False), look)
     if as_json:
-        click.echo(json.dumps(story_json(entry, attempts, gate, now_ms())))
+        click.echo(json.dumps(story_json(entry, attempts, circuit, now_ms())))
         return
-    for line in story(entry, attempts, gate, now_ms()):
+    for line in story(entry, attempts, circuit, now_ms()):
         click.echo(line)
 
 
 def story(
-    entry: LeadRecord, attempts: Sequence[Attempt], gate: Gate, now: int
+    entry: LeadRecord, attempts: Sequence[Attempt], circuit: Circuit, now: int
 ) -> Iterator[str]:
     """Write a lead's timeline in plain lines: captured, noted, called, and next."""
     yield f"{entry.lead.id} is {entry.status}."
@@ -204,7 +204,7 @@ def story(
     yield from map(_attempt_line, attempts)
     if entry.last_error and not (attempts and attempts[-1].outcome == entry.last_error):
         yield from ("", f"Reason: {printable(entry.last_error)}")
-    yield from ("", f"Next: {printable(next_step(entry, gate, now))}")
+    yield from ("", f"Next: {printable(next_step(entry, circuit, now))}")
 
 
 def _facts(entry: LeadRecord, now: int) -> Iterator[tuple[str, object]]:
@@ -288,9 +288,9 @@ def retry(
             lead_id = entry.lead.id
             line = f"{lead_id}  {before[lead_id]} -> {LeadStatus.QUEUED}"
             click.echo(json.dumps(entry_json(entry)) if as_json else line)
-        if chosen and (gate := await outbox.gate()).closed:
-            waits_for = "a person" if gate.parks else "Dub"
-            say(f"Delivery waits for {waits_for}: {printable(gate.reason)}")
+        if chosen and (circuit := await outbox.circuit()).open:
+            waits_for = "a person" if circuit.parks else "Dub"
+            say(f"Delivery waits for {waits_for}: {printable(circuit.reason)}")
 
     run_with_outbox(read_settings(complete=False), send)
     if refused:

@@ -47,9 +47,9 @@ from relay.config.settings import (
     Settings,
 )
 from relay.config.values import listen
+from relay.core import VERSION
 from relay.core.clock import now_ms
 from relay.core.signing import sign_webhook
-from relay.core.version import VERSION
 
 NAME: Final = "dub-relay"
 

@@ -81,12 +81,12 @@ def _oldest(seen: Overview) -> str:
 
 
 def _delivery(seen: Overview) -> str:
-    gate = seen.gate
-    words = _DELIVERY[delivery_state(gate)]
-    if not gate.closed:
+    circuit = seen.circuit
+    words = _DELIVERY[delivery_state(circuit)]
+    if not circuit.open:
         return words
-    probe = f"; next probe at {iso(gate.probe_at)}" if gate.probe_at else ""
-    return f"{words}: {gate.reason or 'no reason kept'}{probe}"
+    probe = f"; next probe at {iso(circuit.probe_at)}" if circuit.probe_at else ""
+    return f"{words}: {circuit.reason or 'no reason kept'}{probe}"
 
 
 def _rate(seen: Overview) -> str:
@@ -258,11 +258,11 @@ def test_alert(*, as_json: bool) -> None:
     if settings.alerts_url is None:
         raise ConfigError("RELAY_ALERTS_URL: is required to send an alert")
     # Here, because it loads an HTTP client.
-    from relay.operations.alerts import causes, webhook  # noqa: PLC0415
+    from relay.operations.alerts import causes, watcher  # noqa: PLC0415
 
     message = causes.trial(now_ms())
     taken, answer = asyncio.run(
-        webhook.post(settings.alerts_url, settings.alerts_secret, message, now_ms())
+        watcher.post(settings.alerts_url, settings.alerts_secret, message, now_ms())
     )
     if as_json:
         click.echo(json.dumps({"taken": taken, "answer": answer}))

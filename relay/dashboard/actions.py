@@ -87,7 +87,7 @@ class Acting:
 
     async def audit(self, _: web.Request, session: AdminSession) -> web.Response:
         """List what people did, newest first."""
-        acts = await self._outbox.acts(SHOWN)
+        acts = await self._outbox.audit_log(SHOWN)
         return self._pages.answer("audit.html", session, acts=acts, most=SHOWN)
 
     async def _retry_one(self, lead_id: str) -> Plan:

@@ -23,7 +23,7 @@ from relay.operations.presentation import (
     next_step,
     sale_words,
 )
-from relay.outbox.contract import Act, Gate, Outbox, Query
+from relay.outbox.contract import AuditEntry, Circuit, Outbox, Query
 
 PAGE: Final = 50
 """Leads on a page of the list."""
@@ -86,7 +86,7 @@ class LeadPages:
     async def reveal(self, request: web.Request, session: AdminSession) -> web.Response:
         """Show it with the person's own data, and note who asked."""
         lead_id = request.match_info["id"]
-        act = Act(self._clock(), session.actor, "reveal", lead_id)
+        act = AuditEntry(self._clock(), session.actor, "reveal", lead_id)
         await self._outbox.record(act)
         return await self._tell(request, session, masked=False)
 
@@ -98,14 +98,14 @@ class LeadPages:
         if entry is None:
             raise RefusedError(404, "There is no such lead in this database.")
         attempts = await self._outbox.attempts(lead_id)
-        gate = await self._outbox.gate()
+        circuit = await self._outbox.circuit()
         return self._pages.answer(
             "lead.html",
             session,
             entry=entry,
             person=dict(_person(entry, masked=masked)),
             masked=masked,
-            moments=list(moments(entry, attempts, gate, self._clock(), self._rules)),
+            moments=list(moments(entry, attempts, circuit, self._clock(), self._rules)),
             retryable=why_not_again(entry) is None,
             erasable=entry.erased_at is None,
         )
@@ -129,7 +129,7 @@ def _query(asked: Mapping[str, str], before: str | None) -> Query:
 def moments(
     entry: LeadRecord,
     attempts: Sequence[Attempt],
-    gate: Gate,
+    circuit: Circuit,
     now: int,
     rules: Mapping[str, SignupRule],
 ) -> Iterator[Moment]:
@@ -152,7 +152,7 @@ def moments(
         yield _call(attempt)
     if entry.last_error and not (attempts and attempts[-1].outcome == entry.last_error):
         yield Moment(None, "Why it stands where it stands", entry.last_error, "bad")
-    yield Moment(None, "What happens next", next_step(entry, gate, now), "next")
+    yield Moment(None, "What happens next", next_step(entry, circuit, now), "next")
 
 
 def _captured(entry: LeadRecord) -> str:

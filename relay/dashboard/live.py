@@ -18,7 +18,7 @@ from relay.core.pacing import Budget
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import (
-    Gate,
+    Circuit,
     Outbox,
     OutboxUnavailableError,
     Query,
@@ -239,7 +239,7 @@ class LiveStatus:
 
     at: int
     counts: Mapping[LeadStatus, int]
-    gate: Gate
+    circuit: Circuit
     budget: Budget
     oldest: int | None
     seen: Seen
@@ -292,7 +292,7 @@ class LiveWatch:
         standing = LiveStatus(
             at=now,
             counts=counts,
-            gate=await outbox.gate(),
+            circuit=await outbox.circuit(),
             budget=await outbox.budget(),
             oldest=await outbox.oldest_open(),
             seen=funnel(await self._window(now), counts),

@@ -23,7 +23,7 @@ from relay.dashboard.live import (
 from relay.dashboard.pages import Pages
 from relay.http.responses import RefusedError
 from relay.operations.presentation import span
-from relay.outbox.contract import Gate, Outbox, OutboxUnavailableError
+from relay.outbox.contract import Circuit, Outbox, OutboxUnavailableError
 
 PACE_S: Final = 2.0
 """How often an open page gets what has changed."""
@@ -49,16 +49,16 @@ class Headline:
 
 def headline(standing: LiveStatus) -> Headline:
     """Say in ten seconds' reading how things stand, the worst first."""
-    return _stopped(standing.gate) or _waiting(standing) or _flowing(standing)
+    return _stopped(standing.circuit) or _waiting(standing) or _flowing(standing)
 
 
-def _stopped(gate: Gate) -> Headline | None:
-    reason = (gate.reason or "no reason was kept").rstrip(".")
-    if gate.paused:
+def _stopped(circuit: Circuit) -> Headline | None:
+    reason = (circuit.reason or "no reason was kept").rstrip(".")
+    if circuit.paused:
         return Headline("warn", "Delivery is paused by a person.", "Resume it below.")
-    if gate.closed and gate.parks:
+    if circuit.open and circuit.parks:
         return Headline("bad", f"Nothing is sent until a person acts: {reason}.")
-    if gate.closed:
+    if circuit.open:
         hint = "All leads wait and go on by themselves."
         return Headline("bad", f"Dub is down ({reason}).", hint)
     return None
@@ -105,7 +105,10 @@ class OverviewPages:
         """Show how things stand."""
         standing = await self._watch.standing()
         return self._pages.answer(
-            "overview.html", session, live=self._draw(standing), gate=standing.gate
+            "overview.html",
+            session,
+            live=self._draw(standing),
+            circuit=standing.circuit,
         )
 
     async def live(self, request: web.Request, _: AdminSession) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from relay.config.settings import Settings
+from relay.core import VERSION
 from relay.core.clock import (
     Clock,
     iso,
@@ -22,7 +23,6 @@ from relay.core.rules.preview import (
     try_out,
 )
 from relay.core.rules.rule import SignupRule
-from relay.core.version import VERSION
 from relay.dashboard.access import Access, AdminSession
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger

@@ -9,11 +9,11 @@ from typing import Any, Final, Self
 import aiohttp
 from yarl import URL
 
+from relay.core import VERSION
 from relay.core.dub.replies import (
     Answer,
     NoAnswer,
 )
-from relay.core.version import VERSION
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A host that does not take a connection in five seconds is down for now."""

@@ -30,8 +30,8 @@ from relay.observability.tracing import (
     describe,
 )
 from relay.outbox.contract import (
+    Circuit,
     Claim,
-    Gate,
     Outbox,
     OutboxUnavailableError,
     Query,
@@ -154,10 +154,12 @@ class Worker:
     async def _probe_soon(self) -> None:
         """Probe at once after a start: perhaps a person has just put it right."""
         try:
-            gate = await self._outbox.gate()
+            circuit = await self._outbox.circuit()
             now = self._clock()
-            if gate.closed:
-                await self._outbox.set_gate(replace(gate, probe_at=now, failures=0))
+            if circuit.open:
+                await self._outbox.set_circuit(
+                    replace(circuit, probe_at=now, failures=0)
+                )
         except OutboxUnavailableError as error:
             log.error("delivery.database_unavailable", reason=str(error))
 
@@ -194,12 +196,12 @@ class Worker:
         """Claim once. True when there may be more to claim straight away."""
         if self._full:
             return False
-        gate = await self._outbox.gate()
+        circuit = await self._outbox.circuit()
         now = self._clock()
-        if gate.paused:
+        if circuit.paused:
             return False
-        if gate.closed:
-            return await self._turn_closed(gate, now)
+        if circuit.open:
+            return await self._turn_open(circuit, now)
         free = self._free
         claims = await self._outbox.claim(
             free, now, self._terms.lease_ms, self._terms.pace
@@ -208,24 +210,24 @@ class Worker:
             self._start(claim, probing=None)
         return bool(claims) and len(claims) < free
 
-    async def _turn_closed(self, gate: Gate, now: int) -> bool:
-        parked = await self._outbox.park_due(now, PARK_BATCH) if gate.parks else 0
-        if gate.probe_at is None or gate.probe_at <= now:
+    async def _turn_open(self, circuit: Circuit, now: int) -> bool:
+        parked = await self._outbox.park_due(now, PARK_BATCH) if circuit.parks else 0
+        if circuit.probe_at is None or circuit.probe_at <= now:
             # The next probe is booked before this one goes, so that of several
             # relays on one database only one sends it.
             booked = replace(
-                gate,
-                probe_at=now + probe_delay(gate.failures, self._terms.policy),
-                failures=gate.failures + 1,
+                circuit,
+                probe_at=now + probe_delay(circuit.failures, self._terms.policy),
+                failures=circuit.failures + 1,
             )
-            await self._outbox.set_gate(booked)
+            await self._outbox.set_circuit(booked)
             claim = await self._outbox.claim_probe(now, self._terms.lease_ms)
             if claim is not None:
                 log.info("delivery.probe", lead=claim.entry.lead.id)
                 self._start(claim, probing=booked)
         return parked == PARK_BATCH
 
-    def _start(self, claim: Claim, *, probing: Gate | None) -> None:
+    def _start(self, claim: Claim, *, probing: Circuit | None) -> None:
         task = asyncio.create_task(self._deliver(claim, probing))
         self._running[task] = claim
         task.add_done_callback(self._done)
@@ -243,7 +245,7 @@ class Worker:
                 detail=str(error),
             )
 
-    async def _deliver(self, claim: Claim, probing: Gate | None) -> None:
+    async def _deliver(self, claim: Claim, probing: Circuit | None) -> None:
         try:
             end = await self._delivery.deliver(claim)
         except asyncio.CancelledError:
@@ -255,7 +257,7 @@ class Worker:
                 "delivery.not_settled", lead=claim.entry.lead.id, reason=str(error)
             )
             return
-        await self._move_gate(end, probing)
+        await self._move_circuit(end, probing)
 
     async def _give_back(self, claim: Claim) -> None:
         """Return a claim at a stop; begin_recording has said if it is in doubt."""
@@ -268,31 +270,31 @@ class Worker:
         await self._outbox.settle(claim, end, now)
         log.info("lead.given_back", lead=claim.entry.lead.id)
 
-    async def _move_gate(self, end: Delivered, probing: Gate | None) -> None:
-        """Close the gate where further calls would fail, open it after a probe."""
+    async def _move_circuit(self, end: Delivered, probing: Circuit | None) -> None:
+        """Close the circuit where further calls would fail, open it after a probe."""
         if end.meaning is Meaning.OPERATOR:
-            await self._close_gate(end.reason, parks=True)
+            await self._close_circuit(end.reason, parks=True)
         elif end.meaning is Meaning.AGAIN:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= DOWN_AFTER and probing is None:
-                await self._close_gate(end.reason, parks=False)
+                await self._close_circuit(end.reason, parks=False)
         elif end.meaning is not None:
             self._failures_in_a_row = 0
             if probing is not None and (not probing.parks or end.key_works):
-                await self._open_gate(probing)
+                await self._open_circuit(probing)
 
-    async def _close_gate(self, reason: str, *, parks: bool) -> None:
-        gate = await self._outbox.gate()
-        if gate.closed and (gate.parks or not parks):
+    async def _close_circuit(self, reason: str, *, parks: bool) -> None:
+        circuit = await self._outbox.circuit()
+        if circuit.open and (circuit.parks or not parks):
             return  # as tight already; the probe that is booked stands
         probe_at = self._clock() + probe_delay(0, self._terms.policy)
-        await self._outbox.set_gate(
-            Gate(closed=True, reason=reason, probe_at=probe_at, parks=parks)
+        await self._outbox.set_circuit(
+            Circuit(open=True, reason=reason, probe_at=probe_at, parks=parks)
         )
         log.error("delivery.parked" if parks else "delivery.dub_down", reason=reason)
 
-    async def _open_gate(self, probed: Gate) -> None:
-        await self._outbox.set_gate(Gate())
+    async def _open_circuit(self, probed: Circuit) -> None:
+        await self._outbox.set_circuit(Circuit())
         log.info("delivery.resumed")
         while probed.parks and await self._outbox.unpark(self._clock(), PARK_BATCH):
             pass
@@ -300,7 +302,7 @@ class Worker:
     async def _until_due(self) -> float:
         """Return the seconds to sleep: until a lead is due and can be paid for."""
         due = await self._outbox.next_due()
-        if due is None or (await self._outbox.gate()).paused:
+        if due is None or (await self._outbox.circuit()).paused:
             return POLL_S
         now, pace = self._clock(), self._terms.pace
         paid = ready_at(await self._outbox.budget(), pace.plan, now, pace.calls)

@@ -123,7 +123,7 @@ class Metrics:
     def totals(self) -> dict[str, float]:
         """Return what has been counted since the start, for samples over time.
 
-        Named as :mod:`relay.dashboard.sampling` says; all sources are one.
+        Named as :mod:`relay.dashboard.live` says; all sources are one.
         """
         counted: defaultdict[str, float] = defaultdict(float)
         for metric in (self.captured, self.landings, self.calls):

@@ -25,8 +25,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from relay.core import VERSION
 from relay.core.leads import Lead
-from relay.core.version import VERSION
 
 TRACEPARENT: Final = "traceparent"
 """The key in a lead's origin: https://www.w3.org/TR/trace-context/."""

@@ -113,13 +113,13 @@ async def check_database(settings: Settings, outbox: Outbox) -> Finding:
         await outbox.open()
         await outbox.check_writable()
         total = sum((await outbox.counts()).values())
-        gate = await outbox.gate()
+        circuit = await outbox.circuit()
     except OutboxError as error:
         return fail("database", str(error))
     finally:
         await outbox.close()
-    if gate.closed:
-        return note("database", f"writable, but delivery is stopped: {gate.reason}")
+    if circuit.open:
+        return note("database", f"writable, but delivery is stopped: {circuit.reason}")
     return ok("database", f"migrated and writable, leads in it: {total}")
 
 

@@ -9,8 +9,8 @@ from aiohttp import web
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from relay.core import VERSION
 from relay.core.leads import LeadStatus
-from relay.core.version import VERSION
 from relay.http.responses import RefusedError, answer
 from relay.observability import metrics as prometheus
 from relay.observability.metrics import Metrics
@@ -45,12 +45,12 @@ _GAUGES: Final = (
     _Gauge(
         "dub_relay_delivery_parked",
         "1 while nothing is sent until a person acts.",
-        lambda seen: seen.gate.closed and seen.gate.parks,
+        lambda seen: seen.circuit.open and seen.circuit.parks,
     ),
     _Gauge(
         "dub_relay_dub_down",
         "1 while Dub is taken for down, and one probe at a time goes out.",
-        lambda seen: seen.gate.closed and not seen.gate.parks,
+        lambda seen: seen.circuit.open and not seen.circuit.parks,
     ),
     _Gauge(
         "dub_relay_rate_plan",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from relay.capture import spill
 from relay.core.clock import Clock
 from relay.core.leads import Lead, LeadRecord, LeadStatus, why_not_again
-from relay.outbox.contract import Act, Forgotten, Outbox, Query, Scrubbed, Wanted
+from relay.outbox.contract import AuditEntry, Forgotten, Outbox, Query, Scrubbed, Wanted
 from relay.outbox.encryption import Seal
 from relay.outbox.records import pseudonym
 
@@ -108,7 +108,9 @@ class Operator:
 
     async def note(self, act: str, subject: str, detail: str) -> None:
         """Write down an act that was done elsewhere, such as a restored backup."""
-        await self._outbox.record(Act(self._clock(), self._actor, act, subject, detail))
+        await self._outbox.record(
+            AuditEntry(self._clock(), self._actor, act, subject, detail)
+        )
 
     async def named(
         self, lead_ids: Sequence[str]

@@ -21,7 +21,7 @@ from relay.core.leads import (
     Step,
     why_not_again,
 )
-from relay.outbox.contract import Gate
+from relay.outbox.contract import Circuit
 
 STEP_WORDS: Final = {
     Step.PROVE: "prove the click",
@@ -36,7 +36,7 @@ CLICK_ORIGINS: Final = {
     "ticket": "a ticket that the relay signed for the visitor's browser",
     "customer": "nobody: Dub is asked for this customer's earlier click",
     "query": "?dub_id= of the landing page",
-    "companion": "the relay's signed companion cookie; dub_id itself was lost",
+    "companion": "the relay's signed click cookie; dub_id itself was lost",
 }
 """What ``origin["click"]`` means, in words."""
 
@@ -169,7 +169,7 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
 
 
 def story_json(
-    entry: LeadRecord, attempts: Sequence[Attempt], gate: Gate, now: int
+    entry: LeadRecord, attempts: Sequence[Attempt], circuit: Circuit, now: int
 ) -> dict[str, Any]:
     """Return the whole story of a lead, the person's own fields included."""
     return {
@@ -178,7 +178,7 @@ def story_json(
         "origin": dict(entry.lead.origin),
         "inDoubt": entry.in_doubt,
         "history": [attempt_json(attempt) for attempt in attempts],
-        "next": next_step(entry, gate, now),
+        "next": next_step(entry, circuit, now),
     }
 
 
@@ -191,14 +191,14 @@ def next_attempt_at(entry: LeadRecord) -> int | None:
     return entry.due_at if planned else None
 
 
-def next_step(entry: LeadRecord, gate: Gate, now: int) -> str:
+def next_step(entry: LeadRecord, circuit: Circuit, now: int) -> str:
     """Say in a sentence what happens next to this lead, and when."""
     if entry.erased_at is not None:
         return "Nothing more: the personal data was erased, and it cannot be sent."
-    if gate.paused and entry.status in OPEN - {LeadStatus.SENDING}:
+    if circuit.paused and entry.status in OPEN - {LeadStatus.SENDING}:
         return PAUSED
-    if entry.status is LeadStatus.PARKED or (gate.closed and _is_line(entry)):
-        return _gate_sentence(entry, gate)
+    if entry.status is LeadStatus.PARKED or (circuit.open and _is_line(entry)):
+        return _circuit_sentence(entry, circuit)
     if entry.status is LeadStatus.SENDING:
         return (
             "A call to Dub is under way. If its relay died, another one takes the"
@@ -276,14 +276,16 @@ def _line_sentence(entry: LeadRecord, now: int) -> str:
     return f"{word} at {_when(entry.due_at, now)}."
 
 
-def _gate_sentence(entry: LeadRecord, gate: Gate) -> str:
-    reason = (gate.reason or entry.last_error or "no reason kept").rstrip(".")
-    if gate.closed and not gate.parks:
-        probe = f", the next at {iso(gate.probe_at)}" if gate.probe_at else ""
+def _circuit_sentence(entry: LeadRecord, circuit: Circuit) -> str:
+    reason = (circuit.reason or entry.last_error or "no reason kept").rstrip(".")
+    if circuit.open and not circuit.parks:
+        probe = f", the next at {iso(circuit.probe_at)}" if circuit.probe_at else ""
         return f"Dub is down ({reason}); one probe at a time finds out{probe}."
-    if not gate.closed:
+    if not circuit.open:
         return "Delivery goes on: it is sent as soon as a relay is free."
-    probe = f" The next probe goes at {iso(gate.probe_at)}." if gate.probe_at else ""
+    probe = (
+        f" The next probe goes at {iso(circuit.probe_at)}." if circuit.probe_at else ""
+    )
     return (
         f"Delivery waits for a person: {reason}.{probe} Once a probe passes, it goes"
         " on by itself."

@@ -24,7 +24,7 @@ PAUSE_S: Final = 0.05
 """Between two batches, for everybody else: a million leads take half an hour."""
 
 
-class Sweeper:
+class RetentionJob:
     """Erases settled leads' personal data after so many days; 0 days: never.
 
     Any number of relays may do so on one database.

@@ -11,7 +11,7 @@ from typing import Any
 from relay.core.clock import iso
 from relay.core.leads import LeadStatus
 from relay.core.pacing import Budget, rate_at
-from relay.outbox.contract import Gate, Outbox
+from relay.outbox.contract import Circuit, Outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Overview:
     at: int
     leads: Mapping[LeadStatus, int]
     oldest_open: int | None
-    gate: Gate
+    circuit: Circuit
     budget: Budget
     plan: int
     spilled: Spilled
@@ -77,7 +77,7 @@ async def look(outbox: Outbox, spill: Path, plan: int, now: int) -> Overview:
         at=now,
         leads=await outbox.counts(),
         oldest_open=await outbox.oldest_open(),
-        gate=await outbox.gate(),
+        circuit=await outbox.circuit(),
         budget=await outbox.budget(),
         plan=plan,
         spilled=spilled(spill),
@@ -109,7 +109,7 @@ def disk(folder: Path) -> Disk:
 
 def overview_json(seen: Overview) -> dict[str, Any]:
     """Return the overview as `stats --json` prints it."""
-    gate = seen.gate
+    circuit = seen.circuit
     return {
         "at": iso(seen.at),
         "leads": {status.value: seen.leads.get(status, 0) for status in LeadStatus},
@@ -122,20 +122,20 @@ def overview_json(seen: Overview) -> dict[str, Any]:
             "pausedUntil": _iso_or_none(seen.paused_until),
         },
         "delivery": {
-            "state": delivery_state(gate),
-            "reason": gate.reason if gate.closed else None,
-            "nextProbeAt": _iso_or_none(gate.probe_at if gate.closed else None),
+            "state": delivery_state(circuit),
+            "reason": circuit.reason if circuit.open else None,
+            "nextProbeAt": _iso_or_none(circuit.probe_at if circuit.open else None),
         },
         "spill": {"files": seen.spilled.files, "bytes": seen.spilled.bytes},
         "disk": {"freeBytes": seen.disk.free, "sizeBytes": seen.disk.size},
     }
 
 
-def delivery_state(gate: Gate) -> str:
+def delivery_state(circuit: Circuit) -> str:
     """Name the state of delivery: going, parked (a person must act), or down."""
-    if not gate.closed:
+    if not circuit.open:
         return "going"
-    return "parked" if gate.parks else "down"
+    return "parked" if circuit.parks else "down"
 
 
 def _iso_or_none(at: int | None) -> str | None:

@@ -40,7 +40,7 @@ class SchemaChangedError(SchemaError):
     """The database was made by another text of a migration."""
 
 
-class Taken(StrEnum):
+class Inserted(StrEnum):
     """What became of a lead that was offered to the outbox."""
 
     NEW = "new"
@@ -49,7 +49,7 @@ class Taken(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class NewLead:
     """A lead on its way into the outbox.
 
     ``idempotency_key`` is the caller's own id of the request (a webhook-id),
@@ -57,9 +57,9 @@ class Offer:
     looked at before the dedupe key. ``dedupe_key`` says which of a customer's leads
     count once; ``dedupe_since`` is the time from which earlier ones count (None:
     none do). ``status`` is QUEUED, HELD, or REJECTED for a lead that is kept only
-    to be explained (``reason``). By its dedupe key only a QUEUED offer is a repeat,
+    to be explained (``reason``). By its dedupe key only a QUEUED new lead is a repeat,
     and never of a HELD or REJECTED lead: nothing came of those, so a good lead must
-    not be lost for them. ``as_held``: a held row has all of this QUEUED offer
+    not be lost for them. ``as_held``: a held row has all of this QUEUED new lead
     already, its ``dedupe_key`` too, and a release need only let it go.
     """
 
@@ -73,10 +73,10 @@ class Offer:
     as_held: bool = False
 
 
-class Receipt(NamedTuple):
-    """The outbox's answer to an offer: committed, and under which lead's id."""
+class InsertResult(NamedTuple):
+    """The outbox's answer to a new lead: committed, and under which lead's id."""
 
-    taken: Taken
+    outcome: Inserted
     lead_id: str
     status: LeadStatus
 
@@ -90,17 +90,17 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """Whether delivery may call Dub at all, shared by every worker.
+class Circuit:
+    """The circuit breaker of calls to Dub, shared by every worker.
 
-    Closed while every call would fail; then one probe goes out at ``probe_at``
+    Open while every call would fail; then one probe goes out at ``probe_at``
     (epoch ms), and ``failures`` counts the probes in vain. ``parks``: a person
     must act, and what is due is parked; else Dub is down, and it waits in line.
     ``paused``: a person has stopped delivery, and only a person lets it go on; it
     is written by :meth:`Outbox.pause` alone.
     """
 
-    closed: bool = False
+    open: bool = False
     reason: str | None = None
     probe_at: int | None = None
     failures: int = 0
@@ -146,7 +146,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class AuditEntry:
     """One thing that a person did to the leads, for the audit log.
 
     ``actor`` is who was signed in, ``subject`` a lead's id or another name of what
@@ -165,7 +165,7 @@ class Sample:
     """What one relay saw in one minute, for plots over time.
 
     ``at`` is the minute's beginning in epoch ms, ``relay`` names the process, and
-    ``seen`` is by the names of :mod:`relay.dashboard.sampling`.
+    ``seen`` is by the names of :mod:`relay.dashboard.live`.
     """
 
     at: int
@@ -241,19 +241,21 @@ class Outbox(Protocol):
     def on_ready(self, wake: Callable[[], None]) -> None:
         """Call wake, in the event loop, whenever something may have become due."""
 
-    async def put(self, offer: Offer) -> Receipt:
+    async def put(self, new_lead: NewLead) -> InsertResult:
         """Commit a lead, or say which earlier one it repeats.
 
         Raises UnstorableError when an id, a key or the event's name holds a lone
         surrogate or NUL; the person's fields may hold anything.
         """
 
-    async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
-        """Resolve a HELD lead: put the final offer in its place, or remove it.
+    async def release(
+        self, lead_id: str, new_lead: NewLead | None
+    ) -> InsertResult | None:
+        """Resolve a HELD lead: put the final new lead in its place, or remove it.
 
         One transaction. The final lead keeps the held one's id; one that is a
         DUPLICATE removes the held one, at a CONFLICT it stays held. None when the
-        offer is None, or when the id is not held any more.
+        new lead is None, or when the id is not held any more.
         """
 
     async def claim(
@@ -275,7 +277,7 @@ class Outbox(Protocol):
         """
 
     async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
-        """Lease the oldest parked or due entry although the gate is closed."""
+        """Lease the oldest parked or due entry although the circuit is open."""
 
     async def begin_recording(
         self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
@@ -310,11 +312,11 @@ class Outbox(Protocol):
         which nothing written by now would. How many there were.
         """
 
-    async def gate(self) -> Gate:
-        """The gate as it stands for every worker on this database."""
+    async def circuit(self) -> Circuit:
+        """The circuit as it stands for every worker on this database."""
 
-    async def set_gate(self, gate: Gate) -> None:
-        """Open or close the gate for every worker on this database."""
+    async def set_circuit(self, circuit: Circuit) -> None:
+        """Open or close the circuit for every worker on this database."""
 
     async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
         """Turn DELIVERED entries, and whatever is in doubt, to CONFIRMED; how many.
@@ -332,10 +334,10 @@ class Outbox(Protocol):
     async def pause(self, *, paused: bool) -> None:
         """Stop delivery for every worker on this database, or let it go on."""
 
-    async def record(self, act: Act) -> None:
+    async def record(self, act: AuditEntry) -> None:
         """Write down what a person did."""
 
-    async def acts(self, limit: int) -> list[Act]:
+    async def audit_log(self, limit: int) -> list[AuditEntry]:
         """What people did, newest first."""
 
     async def sample(self, taken: Sample, keep_since: int) -> None:

@@ -1,4 +1,4 @@
-"""Which offers repeat an earlier lead. Pure, the same for every database."""
+"""Which new leads repeat an earlier lead. Pure, the same for every database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from relay.core.leads import LeadStatus
-from relay.outbox.contract import Offer, Receipt, Taken
+from relay.outbox.contract import Inserted, InsertResult, NewLead
 from relay.outbox.records import ERASED, UNCOUNTED, pseudonym, request_key
 
 
@@ -23,9 +23,9 @@ class Earlier(NamedTuple):
 
 
 class Ledger:
-    """Answers offers one after the other, each in the light of those before.
+    """Answers new leads one after the other, each in the light of those before.
 
-    It starts with the leads that the store has already taken, so that the offers
+    It starts with the leads that the store has already taken, so that the new leads
     of one transaction meet each other as if they had come one at a time.
     """
 
@@ -36,39 +36,41 @@ class Ledger:
         for lead in earlier:
             self._note(lead)
 
-    def enter(self, offer: Offer) -> Receipt:
-        """Answer an offer: NEW ones are to be stored by the caller."""
-        request = request_key(offer)
-        repeat = self._repeat(offer, request)
+    def enter(self, new_lead: NewLead) -> InsertResult:
+        """Answer a new lead: NEW ones are to be stored by the caller."""
+        request = request_key(new_lead)
+        repeat = self._repeat(new_lead, request)
         if repeat is not None:
             return repeat
-        lead = offer.lead
+        lead = new_lead.lead
         self._note(
             Earlier(
                 lead.id,
-                offer.status,
+                new_lead.status,
                 lead.customer_external_id,
-                offer.dedupe_key,
+                new_lead.dedupe_key,
                 lead.created_at,
                 request,
-                offer.body_hash,
+                new_lead.body_hash,
             )
         )
-        return Receipt(Taken.NEW, lead.id, offer.status)
+        return InsertResult(Inserted.NEW, lead.id, new_lead.status)
 
-    def _repeat(self, offer: Offer, request: str | None) -> Receipt | None:
+    def _repeat(self, new_lead: NewLead, request: str | None) -> InsertResult | None:
         if request is not None and (earlier := self._requested(request)):
             # The hash of the body went with the personal data.
             gone = earlier.request != request
-            same = gone or earlier.body_hash == offer.body_hash
-            taken = Taken.DUPLICATE if same else Taken.CONFLICT
-            return Receipt(taken, earlier.lead_id, earlier.status)
-        if offer.dedupe_since is None or offer.status in UNCOUNTED:
+            same = gone or earlier.body_hash == new_lead.body_hash
+            taken = Inserted.DUPLICATE if same else Inserted.CONFLICT
+            return InsertResult(taken, earlier.lead_id, earlier.status)
+        if new_lead.dedupe_since is None or new_lead.status in UNCOUNTED:
             return None
-        counted = self._counted_as(offer.lead.customer_external_id, offer.dedupe_key)
-        if counted is None or counted.created_at < offer.dedupe_since:
+        counted = self._counted_as(
+            new_lead.lead.customer_external_id, new_lead.dedupe_key
+        )
+        if counted is None or counted.created_at < new_lead.dedupe_since:
             return None
-        return Receipt(Taken.DUPLICATE, counted.lead_id, counted.status)
+        return InsertResult(Inserted.DUPLICATE, counted.lead_id, counted.status)
 
     def _requested(self, request: str) -> Earlier | None:
         found = self._requests.get(request)

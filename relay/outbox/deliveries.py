@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from relay.core.leads import OPEN, Attempt
 from relay.core.pacing import Budget, spend, throttled
-from relay.outbox.contract import Gate, OutboxUnavailableError, Settlement
+from relay.outbox.contract import Circuit, OutboxUnavailableError, Settlement
 from relay.outbox.database import Database, Row, each, fetch_one
 from relay.outbox.leases import ending, require_end
 from relay.outbox.records import attempt_row, readable, sql
@@ -254,35 +254,35 @@ async def next_due(db: Database) -> int | None:
 # --- The circuit and the budget: one row each. ---
 
 
-async def gate(db: Database) -> Gate:
-    """Read the one gate."""
+async def circuit(db: Database) -> Circuit:
+    """Read the one circuit."""
     row = await _only(
-        db, "SELECT closed, reason, probe_at, failures, parks, paused FROM gate"
+        db, "SELECT is_open, reason, probe_at, failures, parks, paused FROM circuit"
     )
-    closed, reason, probe_at, failures, parks, paused = row
-    return Gate(bool(closed), reason, probe_at, failures, bool(parks), bool(paused))
+    is_open, reason, probe_at, failures, parks, paused = row
+    return Circuit(bool(is_open), reason, probe_at, failures, bool(parks), bool(paused))
 
 
 @each
-async def set_gate(db: Database, gate: Gate) -> None:
-    """Write the one gate."""
+async def set_circuit(db: Database, circuit: Circuit) -> None:
+    """Write the one circuit."""
     await db.execute(
         """
-        UPDATE gate
-        SET closed = $1, reason = $2, probe_at = $3, failures = $4, parks = $5
+        UPDATE circuit
+        SET is_open = $1, reason = $2, probe_at = $3, failures = $4, parks = $5
         """,
-        gate.closed,
-        readable(gate.reason),
-        gate.probe_at,
-        gate.failures,
-        gate.parks,
+        circuit.open,
+        readable(circuit.reason),
+        circuit.probe_at,
+        circuit.failures,
+        circuit.parks,
     )
 
 
 @each
 async def pause(db: Database, paused: bool) -> None:  # noqa: FBT001 - a value to write
     """Write whether a person has stopped delivery."""
-    await db.execute("UPDATE gate SET paused = $1", paused)
+    await db.execute("UPDATE circuit SET paused = $1", paused)
 
 
 async def budget(db: Database) -> Budget:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from relay.core.leads import LeadStatus, require_move
-from relay.outbox.contract import Offer, Receipt, Taken
+from relay.outbox.contract import Inserted, InsertResult, NewLead
 from relay.outbox.database import Database, Row, each
 from relay.outbox.dedupe import Earlier, Ledger
 from relay.outbox.records import (
-    OFFER_COLUMNS,
+    NEW_LEAD_COLUMNS,
     UNCOUNTED,
     both,
     from_to,
@@ -24,8 +24,8 @@ from relay.outbox.records import (
     sql,
 )
 
-Pending = tuple[Offer, Row]
-"""An offer and its row, which is made outside the transaction."""
+Pending = tuple[NewLead, Row]
+"""A new lead and its row, which is made outside the transaction."""
 
 EARLIER: Final = """
     SELECT id, status, customer, dedupe_key, created_at, idempotency_key, body_hash
@@ -38,10 +38,10 @@ EARLIER: Final = """
 
 _FIND: Final = EARLIER.format(1, 2, 3)
 
-_INSERT: Final = sql("INSERT INTO leads ({offer}) VALUES ({offer_values})")
+_INSERT: Final = sql("INSERT INTO leads ({new_lead}) VALUES ({new_lead_values})")
 
 _REPLACE: Final = sql(
-    "UPDATE leads SET ({offer}) = ({offer_values}) WHERE id = {after_offer}"
+    "UPDATE leads SET ({new_lead}) = ({new_lead_values}) WHERE id = {after_new_lead}"
 )
 
 # (|| '': SQLite's planner would walk every held lead, not look up the ids.)
@@ -58,102 +58,113 @@ _QUEUE: Final = """
 
 _REMOVE: Final = "DELETE FROM leads WHERE id = ANY($1::text[])"
 
-_ID: Final = OFFER_COLUMNS.index("id")
+_ID: Final = NEW_LEAD_COLUMNS.index("id")
 
 from_to({LeadStatus.HELD}, LeadStatus.QUEUED)
 
 
-async def put(db: Database, arguments: Sequence[Pending]) -> list[Receipt]:
-    """Insert the offers that repeat no earlier lead and no other of them."""
-    receipts = entered(
-        [offer for offer, _ in arguments],
-        await _earlier_leads(db, [offer for offer, _ in arguments]),
+async def put(db: Database, arguments: Sequence[Pending]) -> list[InsertResult]:
+    """Insert the new leads that repeat no earlier lead and no other of them."""
+    results = entered(
+        [new_lead for new_lead, _ in arguments],
+        await _earlier_leads(db, [new_lead for new_lead, _ in arguments]),
     )
-    await db.execute_many(_INSERT, new_rows(arguments, receipts))
-    return receipts
+    await db.execute_many(_INSERT, new_rows(arguments, results))
+    return results
 
 
-async def hold(db: Database, rows: Sequence[Row]) -> list[Receipt]:
+async def hold(db: Database, rows: Sequence[Row]) -> list[InsertResult]:
     """Insert sign-ups as held; nothing that is only held repeats another lead."""
     await db.execute_many(_INSERT, rows)
-    return [Receipt(Taken.NEW, row[_ID], LeadStatus.HELD) for row in rows]
+    return [InsertResult(Inserted.NEW, row[_ID], LeadStatus.HELD) for row in rows]
 
 
 @each
-async def release(db: Database, lead_id: str, final: Pending | None) -> Receipt | None:
-    """Resolve a held lead; the final offer bears its id."""
+async def release(
+    db: Database, lead_id: str, final: Pending | None
+) -> InsertResult | None:
+    """Resolve a held lead; the final lead bears its id."""
     if not await db.fetch(HELD, [lead_id]):
         return None
     if final is None:
         await db.execute(_REMOVE, [lead_id])
         return None
-    offer, row = final
-    require_move(LeadStatus.HELD, offer.status)
-    earlier = await _earlier_leads(db, [offer])
-    [receipt] = entered([offer], (one for one in earlier if one.lead_id != lead_id))
-    if receipt.taken is Taken.NEW:
+    new_lead, row = final
+    require_move(LeadStatus.HELD, new_lead.status)
+    earlier = await _earlier_leads(db, [new_lead])
+    [result] = entered([new_lead], (one for one in earlier if one.lead_id != lead_id))
+    if result.outcome is Inserted.NEW:
         await db.execute(_REPLACE, *row, lead_id)
-    elif receipt.taken is Taken.DUPLICATE:
+    elif result.outcome is Inserted.DUPLICATE:
         await db.execute(_REMOVE, [lead_id])
-    return receipt
+    return result
 
 
 async def release_as_held(
-    db: Database, offers: Sequence[Offer]
-) -> list[Receipt | None]:
+    db: Database, new_leads: Sequence[NewLead]
+) -> list[InsertResult | None]:
     """Queue held leads as they are; those that repeat an earlier one are removed.
 
     The usual end of a proxied sign-up: many share a statement, and no row is
     written anew.
     """
-    rows = await db.fetch(HELD, [offer.lead.id for offer in offers])
+    rows = await db.fetch(HELD, [new_lead.lead.id for new_lead in new_leads])
     held = {row[0] for row in rows}
     # Held leads, these too, make no other one a repeat.
-    ledger = Ledger(await _earlier_leads(db, offers))
-    receipts = [
-        ledger.enter(offer) if offer.lead.id in held else None for offer in offers
+    ledger = Ledger(await _earlier_leads(db, new_leads))
+    results = [
+        ledger.enter(new_lead) if new_lead.lead.id in held else None
+        for new_lead in new_leads
     ]
-    await db.execute(_QUEUE, _ids(offers, receipts, Taken.NEW))
-    if repeats := _ids(offers, receipts, Taken.DUPLICATE):
+    await db.execute(_QUEUE, _ids(new_leads, results, Inserted.NEW))
+    if repeats := _ids(new_leads, results, Inserted.DUPLICATE):
         await db.execute(_REMOVE, repeats)
-    return receipts
+    return results
 
 
 def _ids(
-    offers: Sequence[Offer], receipts: Sequence[Receipt | None], taken: Taken
+    new_leads: Sequence[NewLead],
+    results: Sequence[InsertResult | None],
+    outcome: Inserted,
 ) -> list[str]:
-    pairs = zip(offers, receipts, strict=True)
-    return [offer.lead.id for offer, got in pairs if got and got.taken is taken]
+    pairs = zip(new_leads, results, strict=True)
+    return [
+        new_lead.lead.id for new_lead, got in pairs if got and got.outcome is outcome
+    ]
 
 
-def entered(offers: Sequence[Offer], earlier: Iterable[Earlier]) -> list[Receipt]:
-    """Answer offers one after the other, in the light of earlier leads."""
+def entered(
+    new_leads: Sequence[NewLead], earlier: Iterable[Earlier]
+) -> list[InsertResult]:
+    """Answer new leads one after the other, in the light of earlier leads."""
     ledger = Ledger(earlier)
-    return [ledger.enter(offer) for offer in offers]
+    return [ledger.enter(new_lead) for new_lead in new_leads]
 
 
-def new_rows(arguments: Sequence[Pending], receipts: Sequence[Receipt]) -> list[Row]:
+def new_rows(
+    arguments: Sequence[Pending], results: Sequence[InsertResult]
+) -> list[Row]:
     """Return the rows of what is new."""
-    pairs = zip(arguments, receipts, strict=True)
-    return [row for (_, row), receipt in pairs if receipt.taken is Taken.NEW]
+    pairs = zip(arguments, results, strict=True)
+    return [row for (_, row), result in pairs if result.outcome is Inserted.NEW]
 
 
-async def _earlier_leads(db: Database, offers: Sequence[Offer]) -> list[Earlier]:
-    """Find every lead that one of the offers may repeat, in one statement."""
-    return [earlier_of(row) for row in await db.fetch(_FIND, *sought(offers))]
+async def _earlier_leads(db: Database, new_leads: Sequence[NewLead]) -> list[Earlier]:
+    """Find every lead that one of the new leads may repeat, in one statement."""
+    return [earlier_of(row) for row in await db.fetch(_FIND, *sought(new_leads))]
 
 
-def sought(offers: Sequence[Offer]) -> tuple[list[str], list[str], list[str]]:
+def sought(new_leads: Sequence[NewLead]) -> tuple[list[str], list[str], list[str]]:
     """Return the values of :data:`EARLIER`: request keys, customers, dedupe keys."""
     counted = [
-        offer
-        for offer in offers
-        if offer.dedupe_since is not None and offer.status not in UNCOUNTED
+        new_lead
+        for new_lead in new_leads
+        if new_lead.dedupe_since is not None and new_lead.status not in UNCOUNTED
     ]
     return (
-        both(key for key in map(request_key, offers) if key is not None),
-        both(offer.lead.customer_external_id for offer in counted),
-        both(offer.dedupe_key for offer in counted),
+        both(key for key in map(request_key, new_leads) if key is not None),
+        both(new_lead.lead.customer_external_id for new_lead in counted),
+        both(new_lead.dedupe_key for new_lead in counted),
     )
 
 

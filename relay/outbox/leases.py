@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from relay.core.leads import IllegalMoveError, LeadStatus, require_move
 from relay.core.pacing import Budget, Pace, affordable
-from relay.outbox.contract import Claim, Offer, Settlement
+from relay.outbox.contract import Claim, NewLead, Settlement
 from relay.outbox.database import Row
 from relay.outbox.records import ENTRY_COLUMNS, encode_notes, readable
 
@@ -79,9 +79,9 @@ def lease_of(claim: Claim) -> tuple[str, str]:
     return claim.entry.lead.id, claim.token
 
 
-def final_offer(offer: Offer, lead_id: str) -> Offer:
-    """Return the offer that takes a held lead's place, under that one's id."""
-    return replace(offer, lead=replace(offer.lead, id=lead_id))
+def final_new_lead(new_lead: NewLead, lead_id: str) -> NewLead:
+    """Return the new lead that takes a held lead's place, under that one's id."""
+    return replace(new_lead, lead=replace(new_lead.lead, id=lead_id))
 
 
 def due(row: Row) -> Due:

@@ -1,4 +1,4 @@
-"""What is read of leads, once for every database."""
+"""What is read of leads and of what is kept beside them, once for every database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from relay.core import jsontext
 from relay.core.leads import OPEN, SETTLED, Attempt, LeadRecord, LeadStatus
-from relay.outbox.contract import Act, Alert, Query, Sample
+from relay.outbox.contract import Alert, AuditEntry, Query, Sample
 from relay.outbox.database import NO_LIMIT, Database, Row, each, fetch_one
 from relay.outbox.encryption import Seal
 from relay.outbox.records import attempt_of, both, entry_of, readable, sql
@@ -158,11 +158,11 @@ _DELETE: Final = f"DELETE FROM alerts WHERE {_AS_IT_WAS}"  # noqa: S608 - of con
 
 
 @each
-async def record(db: Database, act: Act) -> None:
+async def record(db: Database, act: AuditEntry) -> None:
     """Write down what a person did."""
     await db.execute(
         """
-        INSERT INTO acts (at, actor, name, subject, detail)
+        INSERT INTO audit_log (at, actor, name, subject, detail)
         VALUES ($1, $2, $3, $4, $5)
         """,
         act.at,
@@ -170,13 +170,16 @@ async def record(db: Database, act: Act) -> None:
     )
 
 
-async def acts(db: Database, limit: int) -> list[Act]:
+async def audit_log(db: Database, limit: int) -> list[AuditEntry]:
     """Return what people did, newest first."""
     rows = await db.fetch(
-        "SELECT at, actor, name, subject, detail FROM acts ORDER BY at DESC LIMIT $1",
+        """
+        SELECT at, actor, name, subject, detail FROM audit_log
+        ORDER BY at DESC LIMIT $1
+        """,
         limit,
     )
-    return [Act(*row) for row in rows]
+    return [AuditEntry(*row) for row in rows]
 
 
 @each

@@ -29,7 +29,7 @@ from relay.core.leads import (
     Step,
     require_move,
 )
-from relay.outbox.contract import Offer, Settlement, UnstorableError
+from relay.outbox.contract import NewLead, Settlement, UnstorableError
 from relay.outbox.database import Row
 from relay.outbox.encryption import PLAIN, Seal, SealedError
 
@@ -41,7 +41,7 @@ ENTRY_COLUMNS: Final = (
 )
 """What :func:`entry_of` reads, in this order."""
 
-OFFER_COLUMNS: Final = (
+NEW_LEAD_COLUMNS: Final = (
     *("id", "source", "customer", "event", "click_id", "mode"),
     *("person", "notes", "origin", "created_at"),
     *("status", "last_error", "due_at", "round_at"),
@@ -80,23 +80,23 @@ _TYPES: Final = {
     **dict.fromkeys(("created_at", "due_at", "round_at"), "bigint"),
     "body_hash": "bytea",
 }
-"""PostgreSQL's types of the columns of an offer that are no text."""
+"""PostgreSQL's types of the columns of a new lead that are no text."""
 
 
 def _typed(suffix: str = "") -> str:
     return ", ".join(
         f"${place}::{_TYPES.get(name, 'text')}{suffix}"
-        for place, name in enumerate(OFFER_COLUMNS, 1)
+        for place, name in enumerate(NEW_LEAD_COLUMNS, 1)
     )
 
 
 _PARTS: Final = {
     "entry": ", ".join(f"l.{name}" for name in ENTRY_COLUMNS),
-    "offer": ", ".join(OFFER_COLUMNS),
-    "offer_values": _typed(),
+    "new_lead": ", ".join(NEW_LEAD_COLUMNS),
+    "new_lead_values": _typed(),
     # A row from each place of as many arrays.
-    "offer_arrays": _typed("[]"),
-    "after_offer": f"${len(OFFER_COLUMNS) + 1}",
+    "new_lead_arrays": _typed("[]"),
+    "after_new_lead": f"${len(NEW_LEAD_COLUMNS) + 1}",
     "open": _listed(OPEN),
     "sendable": _listed(SENDABLE),
     "parkable": _listed(PARKABLE),
@@ -135,23 +135,23 @@ ERASED: Final = "erased:"
 """Begins what stands in the place of a name."""
 
 
-def request_key(offer: Offer) -> str | None:
+def request_key(new_lead: NewLead) -> str | None:
     """Join source and the caller's key, so that sources do not meet."""
-    if offer.idempotency_key is None:
+    if new_lead.idempotency_key is None:
         return None
-    return f"{offer.lead.source}:{offer.idempotency_key}"
+    return f"{new_lead.lead.source}:{new_lead.idempotency_key}"
 
 
-def row_of(offer: Offer, seal: Seal = PLAIN) -> Row:
-    """Return the row of an offer, :data:`OFFER_COLUMNS`.
+def row_of(new_lead: NewLead, seal: Seal = PLAIN) -> Row:
+    """Return the row of a new lead, :data:`NEW_LEAD_COLUMNS`.
 
     Raises UnstorableError for a text that no database can keep.
     """
-    lead = offer.lead
-    key = request_key(offer)
+    lead = new_lead.lead
+    key = request_key(new_lead)
     _require_text(
         f"{lead.id}{lead.source}{lead.customer_external_id}{lead.event_name}"
-        f"{lead.click_id}{offer.dedupe_key}{key}"
+        f"{lead.click_id}{new_lead.dedupe_key}{key}"
     )
     return (
         lead.id,
@@ -164,13 +164,13 @@ def row_of(offer: Offer, seal: Seal = PLAIN) -> Row:
         encode_notes(lead.notes),
         _encode(lead.origin if type(lead.origin) is dict else dict(lead.origin)),
         lead.created_at,
-        str(offer.status),
-        readable(offer.reason),
-        lead.created_at if offer.status is LeadStatus.QUEUED else None,
+        str(new_lead.status),
+        readable(new_lead.reason),
+        lead.created_at if new_lead.status is LeadStatus.QUEUED else None,
         lead.created_at,
-        offer.dedupe_key,
+        new_lead.dedupe_key,
         key,
-        offer.body_hash,
+        new_lead.body_hash,
         None if lead.sale is None else _encode(asdict(lead.sale)),
     )
 

@@ -22,18 +22,17 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
 from relay.outbox import deliveries, insertion, personal_data, reading
-from relay.outbox import reading as journal
 from relay.outbox.contract import (
-    Act,
     Alert,
+    AuditEntry,
+    Circuit,
     Claim,
     Forgotten,
-    Gate,
-    Offer,
+    InsertResult,
+    NewLead,
     Outbox,
     OutboxUnavailableError,
     Query,
-    Receipt,
     Rekeyed,
     Sample,
     Scrubbed,
@@ -42,7 +41,7 @@ from relay.outbox.contract import (
 )
 from relay.outbox.database import AnyOperation, Database, Operation, Row
 from relay.outbox.encryption import Seal
-from relay.outbox.leases import Leased, final_offer, lease_of
+from relay.outbox.leases import Leased, final_new_lead, lease_of
 from relay.outbox.records import entry_of, row_of, sealed_end
 
 Argument = TypeVar("Argument")
@@ -92,7 +91,9 @@ class Channel(Protocol):
 class StoredOutbox(Outbox, ABC):
     """The contract over a :class:`Channel`; the contract says what each method does."""
 
-    put_operation: Operation[insertion.Pending, Receipt] = staticmethod(insertion.put)
+    put_operation: Operation[insertion.Pending, InsertResult] = staticmethod(
+        insertion.put
+    )
 
     def __init__(self, seal: Seal) -> None:
         self._seal = seal
@@ -126,8 +127,8 @@ class StoredOutbox(Outbox, ABC):
     async def scrub(self, forgotten: Forgotten) -> Scrubbed:
         """Get erased bytes out of the database's files, as far as it can."""
 
-    def locks_of(self, offer: Offer) -> Sequence[int]:  # noqa: ARG002 - a backend's
-        """Return the rows to lock before an offer is looked at."""
+    def locks_of(self, new_lead: NewLead) -> Sequence[int]:  # noqa: ARG002 - a backend's
+        """Return the rows to lock before a new lead is looked at."""
         return ()
 
     # --- Life. ---
@@ -159,21 +160,23 @@ class StoredOutbox(Outbox, ABC):
 
     # --- Intake. ---
 
-    async def put(self, offer: Offer) -> Receipt:
-        row = row_of(offer, self._seal)
-        if offer.status is LeadStatus.HELD and offer.idempotency_key is None:
+    async def put(self, new_lead: NewLead) -> InsertResult:
+        row = row_of(new_lead, self._seal)
+        if new_lead.status is LeadStatus.HELD and new_lead.idempotency_key is None:
             return await self.channel.submit(insertion.hold, row)
-        locks = self.locks_of(offer)
-        return await self.channel.submit(self.put_operation, (offer, row), locks)
+        locks = self.locks_of(new_lead)
+        return await self.channel.submit(self.put_operation, (new_lead, row), locks)
 
-    async def release(self, lead_id: str, offer: Offer | None) -> Receipt | None:
-        if offer is None:
+    async def release(
+        self, lead_id: str, new_lead: NewLead | None
+    ) -> InsertResult | None:
+        if new_lead is None:
             return await self.channel.submit(insertion.release, (lead_id, None))
-        locks = self.locks_of(offer)
-        if offer.as_held and offer.lead.id == lead_id:
-            return await self.channel.submit(insertion.release_as_held, offer, locks)
-        offer = final_offer(offer, lead_id)
-        final = (offer, row_of(offer, self._seal))
+        locks = self.locks_of(new_lead)
+        if new_lead.as_held and new_lead.lead.id == lead_id:
+            return await self.channel.submit(insertion.release_as_held, new_lead, locks)
+        new_lead = final_new_lead(new_lead, lead_id)
+        final = (new_lead, row_of(new_lead, self._seal))
         return await self.channel.submit(insertion.release, (lead_id, final), locks)
 
     # --- Delivery. ---
@@ -219,11 +222,11 @@ class StoredOutbox(Outbox, ABC):
     async def reschedule(self, now: int, latest: int, limit: int) -> int:
         return await self.channel.submit(deliveries.reschedule, (now, latest, limit))
 
-    async def gate(self) -> Gate:
-        return await self.channel.read(deliveries.gate)
+    async def circuit(self) -> Circuit:
+        return await self.channel.read(deliveries.circuit)
 
-    async def set_gate(self, gate: Gate) -> None:
-        await self.channel.submit(deliveries.set_gate, (gate,))
+    async def set_circuit(self, circuit: Circuit) -> None:
+        await self.channel.submit(deliveries.set_circuit, (circuit,))
 
     async def next_due(self) -> int | None:
         return await self.channel.read(deliveries.next_due)
@@ -239,11 +242,11 @@ class StoredOutbox(Outbox, ABC):
     async def pause(self, *, paused: bool) -> None:
         await self.channel.submit(deliveries.pause, (paused,))
 
-    async def record(self, act: Act) -> None:
+    async def record(self, act: AuditEntry) -> None:
         await self.channel.submit(reading.record, (act,))
 
-    async def acts(self, limit: int) -> builtins.list[Act]:
-        return await self.channel.read(reading.acts, limit)
+    async def audit_log(self, limit: int) -> builtins.list[AuditEntry]:
+        return await self.channel.read(reading.audit_log, limit)
 
     async def sample(self, taken: Sample, keep_since: int) -> None:
         await self.channel.submit(reading.sample, (taken, keep_since))

@@ -16,7 +16,7 @@ from aiohttp import StreamReader
 from relay.capture.click_cookie import Landing
 from relay.core.clock import iso
 from relay.core.http import cookies
-from relay.core.http.cookies import Companion
+from relay.core.http.cookies import SignedCookie
 from relay.core.http.headers import Headers
 from relay.core.rules.documents import (
     MAX_BODY,
@@ -51,7 +51,7 @@ class _Click:
 
     id: str | None
     source: str
-    seen: Companion | None = None
+    seen: SignedCookie | None = None
 
 
 _NO_CLICK: Final = _Click(None, "none")
@@ -242,12 +242,12 @@ class SignupExchange:
 
     def _find_click(self) -> _Click:
         click_id = self._visit.click_id()
-        companion = self._store.landing.companion(self._visit)
+        signed_cookie = self._store.landing.signed_cookie(self._visit)
         if click_id is not None:
-            same = companion is not None and companion.click_id == click_id
-            return _Click(click_id, "cookie", companion if same else None)
-        if companion is not None and not companion.used:
-            return _Click(companion.click_id, "companion", companion)
+            same = signed_cookie is not None and signed_cookie.click_id == click_id
+            return _Click(click_id, "cookie", signed_cookie if same else None)
+        if signed_cookie is not None and not signed_cookie.used:
+            return _Click(signed_cookie.click_id, "companion", signed_cookie)
         return _Click("", "customer") if self.rule.known_customer else _NO_CLICK
 
 

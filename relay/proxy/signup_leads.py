@@ -13,7 +13,7 @@ from relay.core.leads import LeadStatus
 from relay.core.rules.rule import Draft
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
-from relay.outbox.contract import Offer, OutboxUnavailableError
+from relay.outbox.contract import NewLead, OutboxUnavailableError
 from relay.proxy.signup_exchange import Held
 
 log = get_logger()
@@ -41,15 +41,17 @@ class ProxiedSignups:
         origin: Mapping[str, str],
     ) -> Held | None:
         """Commit what is known before the request goes on; None if it failed."""
-        offer = self._offer(draft, notes, click_id, origin)
+        new_lead = self._new_lead(draft, notes, click_id, origin)
         try:
-            lead_id = await self._intake.hold(offer)
+            lead_id = await self._intake.hold(new_lead)
         except OutboxUnavailableError as error:
             # Not missed yet: the lead is still taken once the site has answered.
             log.error("signup.not_held", reason=str(error))
             return None
-        as_held = offer.status is LeadStatus.QUEUED
-        return Held(lead_id, draft, replace(offer, as_held=True) if as_held else None)
+        as_held = new_lead.status is LeadStatus.QUEUED
+        return Held(
+            lead_id, draft, replace(new_lead, as_held=True) if as_held else None
+        )
 
     async def take(
         self,
@@ -69,17 +71,17 @@ class ProxiedSignups:
             self._intake.unattributed(SOURCE)
             return False
         lead_id = held.lead_id if held is not None else None
-        if held is not None and held.draft is draft and isinstance(held.ready, Offer):
-            offer = held.ready
+        if held is not None and held.draft is draft and isinstance(held.ready, NewLead):
+            new_lead = held.ready
         else:
-            offer = self._offer(draft, notes, click_id, origin, lead_id)
+            new_lead = self._new_lead(draft, notes, click_id, origin, lead_id)
         try:
-            await self._intake.commit(offer, lead_id)
+            await self._intake.commit(new_lead, lead_id)
         except OutboxUnavailableError as error:
-            if not await self._spill.keep(offer, lead_id):
+            if not await self._spill.keep(new_lead, lead_id):
                 self.missed(str(error))
                 return False
-        return offer.status is LeadStatus.QUEUED
+        return new_lead.status is LeadStatus.QUEUED
 
     async def drop(self, held: Held) -> None:
         """Forget a held sign-up that the site refused."""
@@ -94,15 +96,15 @@ class ProxiedSignups:
         log.error("signup.missed", reason=reason)
         self._metrics.missed.inc()
 
-    def _offer(
+    def _new_lead(
         self,
         draft: Draft,
         notes: Sequence[str],
         click_id: str,
         origin: Mapping[str, str],
         held: str | None = None,
-    ) -> Offer:
-        """Make the offer of a lead, or of one that is kept only to be explained."""
+    ) -> NewLead:
+        """Make the new lead, which may be kept only to be explained."""
         problem = draft.problem
         if problem is None:
             try:
@@ -111,9 +113,9 @@ class ProxiedSignups:
                 problem = error.issue.text
             else:
                 capture = Capture(SOURCE, click_id, clean, (*notes, *left_out), origin)
-                return self._intake.offer(capture, held)
+                return self._intake.new_lead(capture, held)
         salvaged = _salvaged(draft.fields, click_id, origin, notes)
-        return Offer(
+        return NewLead(
             self._intake.lead(salvaged, held),
             dedupe_key="",
             dedupe_since=None,

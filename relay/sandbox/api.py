@@ -25,17 +25,17 @@ from relay.core.dub.track_sale import (
 from relay.core.signing import BadSignatureError, verify_call
 from relay.sandbox.dub import NOTHING, Around, Dub, LeadAnswer, customer_json
 from relay.sandbox.faults import Conditions, Options
-from relay.sandbox.state import (
+from relay.sandbox.model import (
     Click,
     Customer,
     RecordedLead,
     RecordedSale,
     RefusalError,
-    api_customer_json,
 )
+from relay.sandbox.state import api_customer_json
 from relay.sandbox.wire import (
     PUBLISHABLE_RATE,
-    Gate,
+    Circuit,
     Incoming,
     Reply,
     refused,
@@ -201,10 +201,10 @@ class Api:
     """
 
     def __init__(
-        self, dub: Dub, gate: Gate, options: Options, secrets: Sequence[str]
+        self, dub: Dub, circuit: Circuit, options: Options, secrets: Sequence[str]
     ) -> None:
         self.dub = dub
-        self.gate = gate
+        self.circuit = circuit
         self.options = options
         self._secrets = tuple(secrets)
 
@@ -241,12 +241,12 @@ class Api:
 
     def _server(self, call: Incoming, conditions: Conditions, work: Work) -> Reply:
         def admitted(call: Incoming, conditions: Conditions) -> Reply:
-            self.gate.admit(conditions)
+            self.circuit.admit(conditions)
             self._require_signature(call)
             return work(call, conditions)
 
         try:
-            self.gate.identify(call.headers.get("Authorization"), conditions)
+            self.circuit.identify(call.headers.get("Authorization"), conditions)
         except RefusalError as refusal:
             return refused(refusal)
         return self._metered("server", call, conditions, admitted)
@@ -258,7 +258,7 @@ class Api:
         rate = conditions.rate
         if rate is None and meter == "publishable":
             rate = PUBLISHABLE_RATE
-        passed, allowance = self.gate.count(meter, call.now, rate)
+        passed, allowance = self.circuit.count(meter, call.now, rate)
         if not passed:
             return refused(_too_many(), allowance.headers())
         try:
@@ -268,7 +268,7 @@ class Api:
 
     def rate_headers(self) -> dict[str, str]:
         """Return the rate headers as they stand, without counting a call."""
-        return self.gate.standing("server", self.dub.clock()).headers()
+        return self.circuit.standing("server", self.dub.clock()).headers()
 
     def _require_signature(self, call: Incoming) -> None:
         if self.options.require_signature and self.signature(call).word != "yes":
@@ -338,7 +338,7 @@ class Api:
             return work(call, conditions)
 
         try:
-            self.gate.identify_publishable(call.headers.get("Authorization"))
+            self.circuit.identify_publishable(call.headers.get("Authorization"))
         except RefusalError as refusal:
             return with_cors(refused(refusal))
         return with_cors(self._metered("publishable", call, conditions, admitted))

@@ -18,10 +18,10 @@ from relay.sandbox.browser import BrowserApi, ShortLinks
 from relay.sandbox.console import Console, Control, Feed, guard
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Faults, Options
+from relay.sandbox.model import Link
 from relay.sandbox.serving import MAX_BODY, Endpoint, Server
 from relay.sandbox.site import make_site
-from relay.sandbox.state import Link
-from relay.sandbox.wire import CORS, Gate
+from relay.sandbox.wire import CORS, Circuit
 
 __all__ = ["API_KEY", "DUB", "PUBLISHABLE_KEY", "make_dub", "make_site", "serve"]
 
@@ -90,7 +90,7 @@ def make_dub(
         domain=domain,
     )
     dub.changed = feed.changed
-    api = Api(dub, Gate(api_key, publishable_key), options or Options(), secrets)
+    api = Api(dub, Circuit(api_key, publishable_key), options or Options(), secrets)
     faults = Faults()
     server = Server(api, faults)
     app = web.Application(client_max_size=MAX_BODY, middlewares=[guard])

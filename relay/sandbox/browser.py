@@ -20,8 +20,8 @@ from relay.core.dub import errors
 from relay.sandbox.api import Api
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Conditions
+from relay.sandbox.model import Click, Link, RefusalError
 from relay.sandbox.serving import incoming
-from relay.sandbox.state import Click, Link, RefusalError
 from relay.sandbox.wire import Incoming, Reply, refused, with_cors
 
 _BOT: Final = re.compile(

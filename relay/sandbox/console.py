@@ -24,7 +24,8 @@ from relay.core.resources import (
 from relay.sandbox.api import Api
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import KNOBS, Faults, KnobError, is_web_address
-from relay.sandbox.state import Click, Link, click_json, shown_link_json, state_json
+from relay.sandbox.model import Click, Link
+from relay.sandbox.state import click_json, shown_link_json, state_json
 
 SHOWN: Final = 12
 """Rows of each kind on the page; the state endpoint has all."""
@@ -152,7 +153,7 @@ class Console:
         text = self._page.render(
             **self._holds(),
             host=request.host,
-            api_key=self._api.gate.api_key,
+            api_key=self._api.circuit.api_key,
             buttons=[(label, does, json.dumps(f)) for label, does, f in BUTTONS],
             knobs=KNOBS,
         )
@@ -249,7 +250,7 @@ class Control:
 
     async def _reset(self, request: web.Request) -> web.StreamResponse:
         self._faults.clear()
-        self._api.gate.reset()
+        self._api.circuit.reset()
         self._api.dub.reset()
         return _done(request, {"reset": True})
 

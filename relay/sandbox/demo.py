@@ -26,8 +26,8 @@ from aiohttp import web
 
 from relay.core.signing import parse_webhook_secrets
 from relay.sandbox.app import STOP_S, make_dub
+from relay.sandbox.model import Link
 from relay.sandbox.site import USERS, Hook, make_site
-from relay.sandbox.state import Link
 from relay.sandbox.walk import Town, walk
 
 PORTS: Final[Mapping[str, int]] = {

@@ -20,7 +20,7 @@ from relay.core.dub.track_lead import (
     fold_event,
 )
 from relay.core.leads import Mode
-from relay.sandbox.state import (
+from relay.sandbox.model import (
     ALPHABET,
     Call,
     Click,

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from relay.sandbox.api import Api
 from relay.sandbox.faults import Conditions, Faults
-from relay.sandbox.state import Call, RecordedLead, lead_created, post
+from relay.sandbox.model import Call, RecordedLead
+from relay.sandbox.state import lead_created, post
 from relay.sandbox.wire import Incoming, Reply, made_up, with_retry_after
 
 Endpoint = Callable[[Incoming, Conditions], Reply]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from relay.core.dub import errors
 from relay.sandbox.faults import Conditions
-from relay.sandbox.state import RecordedLead, RefusalError
+from relay.sandbox.model import RecordedLead, RefusalError
 
 LEAD_PATHS: Final = ("/track/lead", "/track/lead/client")
 
@@ -192,7 +192,7 @@ class Allowance:
         }
 
 
-class Gate:
+class Circuit:
     """The keys of one workspace, and the calls of the last minute."""
 
     def __init__(self, api_key: str, publishable_key: str) -> None:

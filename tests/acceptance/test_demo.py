@@ -21,8 +21,8 @@ from relay.core.dub.track_lead import LeadFields
 from relay.sandbox.app import DUB, make_dub, make_site
 from relay.sandbox.demo import PORTS
 from relay.sandbox.dub import Dub
+from relay.sandbox.model import Link
 from relay.sandbox.site import Hook
-from relay.sandbox.state import Link
 from relay.sandbox.walk import Town, walk
 
 LIMIT_S: Final = 60.0

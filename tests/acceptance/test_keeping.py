@@ -24,7 +24,7 @@ from relay.outbox.backends import open_outbox
 from relay.outbox.contract import OutboxUnavailableError, Settlement
 from relay.outbox.encryption import PLAIN, Seal
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
-from tests.support.outbox_rig import DAY, LEASE, lead, offer
+from tests.support.outbox_rig import DAY, LEASE, lead, new_lead
 from tests.support.postgres_server import PostgresServer
 
 EMAIL = "zoe.erasable@example.com"
@@ -109,8 +109,10 @@ async def test_dead_letters_are_forgotten_and_what_is_on_its_way_is_asked_about(
     relay = await RelayProcess(tmp_path, {"RELAY_RETRY_BASE": "30m"}).start()
     outbox = open_outbox(f"sqlite:///{tmp_path}/relay.db")
     await outbox.open()
-    await outbox.put(offer(lead(EMAIL, customer_name=NAME), status=LeadStatus.HELD))
-    await outbox.put(offer(lead(EMAIL, customer_name=NAME), status=LeadStatus.REJECTED))
+    await outbox.put(new_lead(lead(EMAIL, customer_name=NAME), status=LeadStatus.HELD))
+    await outbox.put(
+        new_lead(lead(EMAIL, customer_name=NAME), status=LeadStatus.REJECTED)
+    )
     await outbox.close()
     await post_hook(session, relay.url, zoe("click-of-hers"))
 
@@ -156,7 +158,7 @@ async def test_a_customer_is_forgotten_in_the_spill_file_too(
     await outbox.close()
     spill = Spill(tmp_path / "relay.db.spill", refuse, seal)
     for customer in (EMAIL, "other", EMAIL, "third"):
-        assert await spill.keep(offer(lead(customer, customer_name=customer)), None)
+        assert await spill.keep(new_lead(lead(customer, customer_name=customer)), None)
     assert bool(files_with(tmp_path, EMAIL)) is not seal.on
     keys = {"RELAY_DATA_KEY": KEY} if seal.on else {}
     relay = RelayProcess(tmp_path, keys)
@@ -182,7 +184,7 @@ async def old_lead(url: str, seal: Seal = PLAIN) -> str:
     await outbox.open()
     at = now_ms() - 40 * DAY
     made = lead(EMAIL, customer_name=NAME, created_at=at)
-    await outbox.put(offer(made, dedupe_key=f"lead:{EMAIL}", dedupe_since=0))
+    await outbox.put(new_lead(made, dedupe_key=f"lead:{EMAIL}", dedupe_since=0))
     [claim] = await outbox.claim(1, now_ms(), LEASE)
     await outbox.settle(claim, Settlement(LeadStatus.DELIVERED, delivered_at=at), at)
     await outbox.close()
@@ -287,8 +289,8 @@ async def test_an_export_is_complete_and_runs_nothing_in_a_spreadsheet(
         lead("plain, with comma", customer_name='q"uote\nline'),
     ]
     for one in bad:
-        await outbox.put(offer(one))
-    await outbox.put(offer(lead("held"), status=LeadStatus.HELD))
+        await outbox.put(new_lead(one))
+    await outbox.put(new_lead(lead("held"), status=LeadStatus.HELD))
     await outbox.close()
     relay = RelayProcess(tmp_path)
 

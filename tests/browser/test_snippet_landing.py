@@ -26,12 +26,12 @@ async def test_a_landing_through_the_proxy_needs_no_javascript(
         page = await context.new_page()
         await page.goto(f"http://www.acme.test:{port}/?dub_id={CLICK}")
         (click,) = await cookies_of(context)
-        (companion,) = await cookies_of(context, "dub_relay")
+        (signed_cookie,) = await cookies_of(context, "dub_relay")
     await context.close()
 
     assert (click["value"], click["domain"]) == (CLICK, ".acme.test")
     assert (click["httpOnly"], click["sameSite"]) == (False, "Lax")
-    assert companion["httpOnly"] is True
+    assert signed_cookie["httpOnly"] is True
 
 
 async def test_script_and_server_write_one_and_the_same_cookie(

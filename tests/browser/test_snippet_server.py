@@ -37,7 +37,7 @@ def told(page: Page) -> list[Any]:
     return bodies
 
 
-async def test_a_landing_is_told_once_and_the_companion_comes(
+async def test_a_landing_is_told_once_and_the_signed_cookie_comes(
     site: Site, visitor: Page
 ) -> None:
     bodies = told(visitor)
@@ -51,8 +51,8 @@ async def test_a_landing_is_told_once_and_the_companion_comes(
     (click,) = await cookies_of(visitor.context)
     assert (click["value"], click["domain"]) == (CLICK, ".acme.test")
     assert abs(click["expires"] - time.time() - 90 * DAY) < 300
-    (companion,) = await cookies_of(visitor.context, "dub_relay")
-    assert companion["httpOnly"] is True
+    (signed_cookie,) = await cookies_of(visitor.context, "dub_relay")
+    assert signed_cookie["httpOnly"] is True
     assert "dub_relay" not in await visitor.evaluate("document.cookie")
 
 

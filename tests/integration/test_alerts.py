@@ -19,7 +19,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from relay.core.clock import now_ms
 from relay.core.leads import Lead, LeadStatus
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Alert, Offer
+from relay.outbox.contract import Alert, NewLead
 from tests.support.harness import HOOK_SECRET, RelayProcess, SandboxDub, post_hook
 from tests.support.postgres_server import PostgresServer
 from tests.support.samples import samples
@@ -342,7 +342,7 @@ async def test_reasons_are_counted_by_state(database: str) -> None:
             created_at=now_ms(),
         )
         await outbox.put(
-            Offer(
+            NewLead(
                 made,
                 dedupe_key=str(number),
                 dedupe_since=None,

@@ -19,7 +19,7 @@ from relay.capture.spill import Spill
 from relay.core.clock import now_ms
 from relay.core.leads import Lead
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Offer, Outbox, Query
+from relay.outbox.contract import NewLead, Outbox, Query
 from relay.outbox.encryption import Seal
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.process
 LEASE = 60_000
 
 
-def offer(number: int) -> Offer:
+def new_lead(number: int) -> NewLead:
     made = Lead(
         id=f"lead_{number:026}",
         source="hook",
@@ -37,7 +37,7 @@ def offer(number: int) -> Offer:
         customer_external_id=f"u_{number}",
         created_at=now_ms(),
     )
-    return Offer(made, dedupe_key=f"{number}", dedupe_since=None)
+    return NewLead(made, dedupe_key=f"{number}", dedupe_since=None)
 
 
 async def filled(folder: Path, leads: int = 3) -> RelayProcess:
@@ -45,7 +45,7 @@ async def filled(folder: Path, leads: int = 3) -> RelayProcess:
     outbox = open_outbox(f"sqlite:///{folder}/relay.db")
     await outbox.open()
     for number in range(leads):
-        await outbox.put(offer(number))
+        await outbox.put(new_lead(number))
     [claim] = await outbox.claim(1, now_ms(), LEASE)
     await outbox.begin_recording(claim, [], now_ms(), LEASE)
     await outbox.close()
@@ -112,15 +112,15 @@ async def test_a_backup_made_under_load_has_every_lead_answered_before_it(
 async def test_what_is_spilled_is_in_the_backup_too(tmp_path: Path) -> None:
     relay = await filled(tmp_path)
 
-    async def refuse(_: Offer, __: str | None) -> object:
+    async def refuse(_: NewLead, __: str | None) -> object:
         raise AssertionError
 
     spill = Spill(tmp_path / "relay.db.spill", refuse)
-    await spill.keep(offer(7), None)
+    await spill.keep(new_lead(7), None)
     (tmp_path / "relay.db.spill").rename(tmp_path / "relay.db.spill.1.aside")
-    await spill.keep(offer(8), None)
+    await spill.keep(new_lead(8), None)
     # In the database meanwhile, and not yet out of the file.
-    await spill.keep(offer(2), None)
+    await spill.keep(new_lead(2), None)
 
     code, out, _ = await relay.run("backup", "copy.db", "--json")
 
@@ -321,10 +321,10 @@ async def test_what_is_spilled_stays_encrypted_in_the_backup(tmp_path: Path) -> 
     await outbox.open()
     await outbox.close()
 
-    async def refuse(_: Offer, __: str | None) -> object:
+    async def refuse(_: NewLead, __: str | None) -> object:
         raise AssertionError
 
-    told = offer(7)
+    told = new_lead(7)
     person = replace(told.lead, customer_email="CANARY@example.com")
     spill = Spill(tmp_path / "relay.db.spill", refuse, Seal((key,)))
     await spill.keep(replace(told, lead=person), None)

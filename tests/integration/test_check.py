@@ -27,7 +27,7 @@ from relay.operations.diagnostics import (
     run_checks,
 )
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Gate
+from relay.outbox.contract import Circuit
 from tests.support.pages_rig import on_socket
 
 NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "s3cret"}
@@ -253,7 +253,7 @@ async def test_a_file_that_is_no_database_fails() -> None:
 async def test_a_stopped_delivery_is_noted_with_its_reason() -> None:
     outbox = open_outbox("sqlite:///relay.db")
     await outbox.open()
-    await outbox.set_gate(Gate(closed=True, reason="The API key has expired"))
+    await outbox.set_circuit(Circuit(open=True, reason="The API key has expired"))
     await outbox.close()
 
     findings = await checked()

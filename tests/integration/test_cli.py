@@ -30,7 +30,7 @@ from relay.core.clock import (
 )
 from relay.core.leads import Attempt, Lead, LeadStatus, Step
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Gate, Offer, Outbox, Settlement
+from relay.outbox.contract import Circuit, NewLead, Outbox, Settlement
 
 HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLUSw"
 BORN = now_ms() - 3_600_000
@@ -120,9 +120,9 @@ def lead(number: int, **more: Any) -> Lead:
     return Lead(**(defaults | more))
 
 
-def offer(made: Lead, **more: Any) -> Offer:
+def new_lead(made: Lead, **more: Any) -> NewLead:
     key = f"{made.customer_external_id} {made.event_name}"
-    return Offer(made, dedupe_key=key, dedupe_since=None, **more)
+    return NewLead(made, dedupe_key=key, dedupe_since=None, **more)
 
 
 def attempt(step: Step, outcome: str, status: int | None) -> Attempt:
@@ -182,13 +182,13 @@ def ledger(run: Run) -> None:
 
     async def fill(outbox: Outbox) -> None:
         for number in range(len(FATES)):
-            await outbox.put(offer(lead(number)))
+            await outbox.put(new_lead(lead(number)))
         claims = await outbox.claim(len(FATES), now_ms(), LEASE)
         fates = {name(number): fate for number, fate in enumerate(FATES)}
         for claim in claims:
             await outbox.settle(claim, fates[claim.entry.lead.id], now_ms())
-        await outbox.put(offer(_queued()))
-        await outbox.put(offer(lead(HELD, source="proxy"), status=LeadStatus.HELD))
+        await outbox.put(new_lead(_queued()))
+        await outbox.put(new_lead(lead(HELD, source="proxy"), status=LeadStatus.HELD))
 
     with_outbox(fill)
 
@@ -462,7 +462,7 @@ def test_a_plain_listing_has_a_head_and_one_line_a_lead(run: Run, ledger: None) 
 def test_a_plain_listing_stops_at_50_and_says_so(run: Run) -> None:
     async def fill(outbox: Outbox) -> None:
         for number in range(51):
-            await outbox.put(offer(lead(number)))
+            await outbox.put(new_lead(lead(number)))
 
     with_outbox(fill)
 
@@ -475,7 +475,7 @@ def test_a_plain_listing_stops_at_50_and_says_so(run: Run) -> None:
 
 def test_a_stranger_cannot_steer_the_terminal(run: Run) -> None:
     async def fill(outbox: Outbox) -> None:
-        await outbox.put(offer(lead(0, customer_external_id="u\x1b[2J\n\x9b1m")))
+        await outbox.put(new_lead(lead(0, customer_external_id="u\x1b[2J\n\x9b1m")))
 
     with_outbox(fill)
 
@@ -517,7 +517,7 @@ def _read(terminal: int) -> bytes:
 def test_a_closed_pipe_ends_quietly(run: Run) -> None:
     async def fill(outbox: Outbox) -> None:
         for number in range(300):
-            await outbox.put(offer(lead(number)))
+            await outbox.put(new_lead(lead(number)))
 
     with_outbox(fill)
 
@@ -605,8 +605,8 @@ def test_the_story_of_a_lead_under_way(run: Run, ledger: None) -> None:
 
 def test_the_story_of_a_lead_that_waits_for_a_person(run: Run, ledger: None) -> None:
     async def close(outbox: Outbox) -> None:
-        gate = Gate(closed=True, reason="The API key has expired", probe_at=BORN)
-        await outbox.set_gate(gate)
+        circuit = Circuit(open=True, reason="The API key has expired", probe_at=BORN)
+        await outbox.set_circuit(circuit)
         await outbox.park_due(now_ms(), 10)
 
     with_outbox(close)
@@ -661,7 +661,7 @@ def test_a_lead_is_sent_again_by_its_id(run: Run, ledger: None) -> None:
 
 def test_a_whole_state_is_sent_again_oldest_first(run: Run, ledger: None) -> None:
     async def more(outbox: Outbox) -> None:
-        await outbox.put(offer(lead(8), status=LeadStatus.HELD))
+        await outbox.put(new_lead(lead(8), status=LeadStatus.HELD))
 
     with_outbox(more)
 
@@ -673,7 +673,7 @@ def test_a_whole_state_is_sent_again_oldest_first(run: Run, ledger: None) -> Non
 
 def test_a_limit_takes_the_newest(run: Run, ledger: None) -> None:
     async def more(outbox: Outbox) -> None:
-        await outbox.put(offer(lead(8), status=LeadStatus.HELD))
+        await outbox.put(new_lead(lead(8), status=LeadStatus.HELD))
 
     with_outbox(more)
 
@@ -710,7 +710,7 @@ def test_what_names_no_customer_is_not_sent_but_told_what_to_do(
     nameless = lead(8, customer_external_id="")
 
     async def more(outbox: Outbox) -> None:
-        await outbox.put(offer(nameless, status=LeadStatus.HELD))
+        await outbox.put(new_lead(nameless, status=LeadStatus.HELD))
 
     with_outbox(more)
 
@@ -741,7 +741,7 @@ def test_a_retry_as_json_leaves_stdout_to_the_objects(run: Run, ledger: None) ->
 
 def test_a_retry_says_when_nothing_will_go(run: Run, ledger: None) -> None:
     async def close(outbox: Outbox) -> None:
-        await outbox.set_gate(Gate(closed=True, reason="The API key has expired"))
+        await outbox.set_circuit(Circuit(open=True, reason="The API key has expired"))
 
     with_outbox(close)
 

@@ -12,7 +12,7 @@ import pytest
 from relay.core.clock import now_ms
 from relay.core.leads import Lead
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Act, Gate, Offer
+from relay.outbox.contract import AuditEntry, Circuit, NewLead
 from relay.outbox.records import pseudonym
 from tests.support.harness import RelayProcess, clean_environment
 from tests.support.postgres_server import PostgresServer
@@ -36,9 +36,9 @@ async def filled(folder: Path, url: str) -> RelayProcess:
             customer_external_id=f"u_{number}",
             created_at=now - HOUR if number == 0 else now,
         )
-        await outbox.put(Offer(made, dedupe_key=str(number), dedupe_since=None))
+        await outbox.put(NewLead(made, dedupe_key=str(number), dedupe_since=None))
     await outbox.throttled(1200, now, now + HOUR)
-    await outbox.set_gate(Gate(True, "Dub refused the key (401)", now + HOUR))
+    await outbox.set_circuit(Circuit(True, "Dub refused the key (401)", now + HOUR))
     await outbox.park_due(now - HOUR, 10)
     await outbox.close()
     return RelayProcess(folder, {"RELAY_DATABASE": url, "RELAY_RATE": "1200"})
@@ -154,11 +154,11 @@ async def test_a_program_is_told_one_object_of_json(
 # --- The audit log of what a command did. ---
 
 
-async def audit_log(url: str) -> list[Act]:
+async def audit_log(url: str) -> list[AuditEntry]:
     outbox = open_outbox(url)
     await outbox.open()
     try:
-        return await outbox.acts(20)
+        return await outbox.audit_log(20)
     finally:
         await outbox.close()
 
@@ -229,7 +229,7 @@ async def test_a_pause_by_command_holds_until_somebody_resumes(tmp_path: Path) -
     assert (code, json.loads(out)) == (0, {"paused": True})
     outbox = open_outbox(url)
     await outbox.open()
-    assert (await outbox.gate()).paused
+    assert (await outbox.circuit()).paused
     assert (await relay.run("delivery", "resume"))[:2] == (0, "Resumed.\n")
-    assert not (await outbox.gate()).paused
+    assert not (await outbox.circuit()).paused
     await outbox.close()

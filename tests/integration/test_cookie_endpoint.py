@@ -67,15 +67,15 @@ def click_of(answer: Message) -> str:
     return written(answer)["dub_id"].partition("=")[2].partition(";")[0]
 
 
-def companion_of(answer: Message) -> cookies.Companion | None:
+def signed_cookie_of(answer: Message) -> cookies.SignedCookie | None:
     value = written(answer)["dub_relay"].partition("=")[2].partition(";")[0]
     return cookies.unseal(value, SECRETS, NOW, 60)
 
 
-def companion(
+def signed_cookie(
     click_id: str = CLICK, *, used: bool = False, secret: str = SECRETS[0]
 ) -> str:
-    made = cookies.Companion(click_id, 1, 1, "/pricing", used=used)
+    made = cookies.SignedCookie(click_id, 1, 1, "/pricing", used=used)
     return f"dub_relay={cookies.seal(made, (secret,), NOW)}"
 
 
@@ -106,7 +106,7 @@ async def test_a_click_is_written_by_the_server_just_as_the_script_does(
     assert "HttpOnly" in sealed
     assert "Domain=.shop.test;" in sealed
     assert "Secure" not in sealed
-    assert companion_of(answer) == cookies.Companion(CLICK, NOW, NOW, "/pricing")
+    assert signed_cookie_of(answer) == cookies.SignedCookie(CLICK, NOW, NOW, "/pricing")
 
 
 async def test_the_answer_has_no_cors_headers(port: int) -> None:
@@ -117,14 +117,14 @@ async def test_the_answer_has_no_cors_headers(port: int) -> None:
 
 async def test_the_same_click_again_keeps_its_first_sight(port: int) -> None:
     answer = await post(
-        port, {"dub_id": CLICK}, f"Cookie: dub_id={CLICK}; {companion()}"
+        port, {"dub_id": CLICK}, f"Cookie: dub_id={CLICK}; {signed_cookie()}"
     )
 
-    assert companion_of(answer) == cookies.Companion(CLICK, 1, NOW, "/pricing")
+    assert signed_cookie_of(answer) == cookies.SignedCookie(CLICK, 1, NOW, "/pricing")
 
 
 async def test_a_lost_click_is_restored(port: int) -> None:
-    answer = await post(port, {}, f"Cookie: sid=1; {companion()}")
+    answer = await post(port, {}, f"Cookie: sid=1; {signed_cookie()}")
 
     assert answer.status == 204
     assert click_of(answer) == CLICK
@@ -134,11 +134,11 @@ async def test_a_lost_click_is_restored(port: int) -> None:
     "cookie",
     [
         "sid=1",
-        f"dub_id={OTHER}; {companion()}",
-        companion(used=True),
-        companion(secret="another-secret-than-ours"),
+        f"dub_id={OTHER}; {signed_cookie()}",
+        signed_cookie(used=True),
+        signed_cookie(secret="another-secret-than-ours"),
         "dub_relay=e30.AAAA.forged",
-        companion()[:-1],
+        signed_cookie()[:-1],
     ],
     ids=["none", "not lost", "used by a sign-up", "foreign", "forged", "cut"],
 )
@@ -151,14 +151,14 @@ async def test_nothing_is_restored(port: int, cookie: str) -> None:
 @pytest.mark.parametrize(
     ("attribution", "cookie", "expected"),
     [
-        ("last-click", f"dub_id={OTHER}; {companion(OTHER)}", CLICK),
+        ("last-click", f"dub_id={OTHER}; {signed_cookie(OTHER)}", CLICK),
         ("first-click", "sid=1", CLICK),
         ("first-click", f"dub_id={CLICK}", CLICK),
         ("first-click", f"dub_id={OTHER}", OTHER),
-        ("first-click", companion(OTHER), OTHER),
+        ("first-click", signed_cookie(OTHER), OTHER),
         # The script has written its own cookie before it calls.
-        ("first-click", f"dub_id={CLICK}; {companion(OTHER)}", OTHER),
-        ("first-click", companion(OTHER, used=True), CLICK),
+        ("first-click", f"dub_id={CLICK}; {signed_cookie(OTHER)}", OTHER),
+        ("first-click", signed_cookie(OTHER, used=True), CLICK),
     ],
 )
 async def test_the_attribution_decides_between_two_clicks(
@@ -171,9 +171,9 @@ async def test_the_attribution_decides_between_two_clicks(
 
 
 async def test_a_click_that_a_sign_up_has_used_stays_used(port: int) -> None:
-    answer = await post(port, {"dub_id": CLICK}, f"Cookie: {companion(used=True)}")
+    answer = await post(port, {"dub_id": CLICK}, f"Cookie: {signed_cookie(used=True)}")
 
-    found = companion_of(answer)
+    found = signed_cookie_of(answer)
     assert found is not None
     assert found.used
 
@@ -211,7 +211,7 @@ async def test_the_domain_may_be_configured(pages: Pages) -> None:
 async def test_withdrawn_consent_leaves_nothing_behind(
     port: int, withdraw: str
 ) -> None:
-    cookie = f"Cookie: dub_id={CLICK}; {companion()}"
+    cookie = f"Cookie: dub_id={CLICK}; {signed_cookie()}"
     if withdraw == "delete":
         answer = await delete(port, cookie)
     else:
@@ -362,7 +362,7 @@ ATTACKS = {
 async def test_another_site_plants_and_removes_nothing(
     port: int, own: tuple[str, ...]
 ) -> None:
-    cookie = f"Cookie: {companion()}"
+    cookie = f"Cookie: {signed_cookie()}"
 
     refused(await post(port, {"dub_id": OTHER}, cookie, own=own), 403, "forbidden")
     refused(await post(port, {}, cookie, own=own), 403, "forbidden")
@@ -440,7 +440,7 @@ async def test_a_preflight_gets_no_leave(port: int) -> None:
 async def test_a_body_that_is_none_sets_nothing(
     port: int, body: bytes, status: int, code: str
 ) -> None:
-    refused(await post(port, body, f"Cookie: {companion()}"), status, code)
+    refused(await post(port, body, f"Cookie: {signed_cookie()}"), status, code)
 
 
 async def test_a_long_body_is_refused_also_where_it_does_not_say_its_length(

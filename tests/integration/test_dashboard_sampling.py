@@ -12,7 +12,7 @@ from relay.dashboard.live import MINUTE_MS, Sampler, funnel, plots
 from relay.observability.metrics import Metrics
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox, Sample, Settlement
-from tests.support.outbox_rig import NOW, claim_one, lead, offer
+from tests.support.outbox_rig import NOW, claim_one, lead, new_lead
 
 MINUTE = NOW - NOW % MINUTE_MS
 
@@ -36,7 +36,7 @@ async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
 
 
 async def deliver(outbox: Outbox, customer: str) -> None:
-    await outbox.put(offer(lead(customer)))
+    await outbox.put(new_lead(lead(customer)))
     claim = await claim_one(outbox)
     await outbox.settle(claim, Settlement(LeadStatus.DELIVERED, delivered_at=NOW), NOW)
 

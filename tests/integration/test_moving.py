@@ -12,12 +12,12 @@ import pytest
 from relay.core.leads import LeadStatus
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import (
-    Gate,
+    Circuit,
+    Inserted,
     Outbox,
     OutboxUnavailableError,
     Query,
     Settlement,
-    Taken,
 )
 from relay.outbox.migrations import migrations
 from tests.support.harness import RelayProcess
@@ -28,7 +28,7 @@ from tests.support.outbox_rig import (
     claim_one,
     entry,
     lead,
-    offer,
+    new_lead,
     put_all,
     signup,
 )
@@ -56,13 +56,13 @@ async def fill(path: Path, leads: int = 0) -> str:
     claim = await claim_one(outbox)
     await outbox.begin_recording(claim, [attempt(), attempt(NOW + 1)], NOW, LEASE)
     made = lead(metadata={"\ud83d": "\0"}, notes=("ä",), origin={"rule": "POST /"})
-    held = offer(status=LeadStatus.HELD)
-    await put_all(outbox, [offer(made), held, offer(status=LeadStatus.REJECTED)])
+    held = new_lead(status=LeadStatus.HELD)
+    await put_all(outbox, [new_lead(made), held, new_lead(status=LeadStatus.REJECTED)])
     claim = await claim_one(outbox)
     end = Settlement(LeadStatus.DELIVERED, [attempt(code=None)], delivered_at=NOW + 5)
     await outbox.settle(claim, end, NOW)
-    await asyncio.gather(*(outbox.put(offer()) for _ in range(leads)))
-    await outbox.set_gate(Gate(closed=True, reason="key", probe_at=NOW, failures=2))
+    await asyncio.gather(*(outbox.put(new_lead()) for _ in range(leads)))
+    await outbox.set_circuit(Circuit(open=True, reason="key", probe_at=NOW, failures=2))
     await outbox.throttled(600, NOW, NOW + 60_000)
     await outbox.close()
     return url
@@ -73,7 +73,7 @@ async def everything(url: str) -> tuple[object, ...]:
     outbox = await opened(url)
     leads = await outbox.list(Query())
     stories = [await outbox.attempts(one.lead.id) for one in leads[-9:]]
-    found = (leads, stories, await outbox.gate(), await outbox.budget())
+    found = (leads, stories, await outbox.circuit(), await outbox.budget())
     await outbox.close()
     return found
 
@@ -134,11 +134,11 @@ async def test_everything_is_moved_as_it_was(url: str, tmp_path: Path) -> None:
     assert await everything(url) == before
     # What comes now goes behind what was moved, and repeats of that are known.
     outbox = await opened(url)
-    late = offer()
-    assert (await outbox.put(late)).taken is Taken.NEW
+    late = new_lead()
+    assert (await outbox.put(late)).outcome is Inserted.NEW
     assert (await outbox.list(Query(limit=1)))[0].lead == late.lead
     again = signup("u", idempotency_key="k", body_hash=b"\0\xff")
-    assert (await outbox.put(again)).taken is Taken.DUPLICATE
+    assert (await outbox.put(again)).outcome is Inserted.DUPLICATE
     await outbox.close()
 
 
@@ -165,7 +165,7 @@ async def test_a_file_in_use_is_not_moved(url: str, tmp_path: Path) -> None:
 
     assert code == 1
     assert "a relay still uses" in err
-    assert (await outbox.put(offer())).taken is Taken.NEW
+    assert (await outbox.put(new_lead())).outcome is Inserted.NEW
     await outbox.close()
     assert (await relay_on(url, tmp_path).run("migrate", "--from", source))[0] == 0
 
@@ -175,7 +175,7 @@ async def test_leads_are_not_mixed_with_those_of_another_relay(
 ) -> None:
     source = await fill(tmp_path / "relay.db")
     outbox = await opened(url)
-    await outbox.put(offer())
+    await outbox.put(new_lead())
     await outbox.close()
 
     code, _, err = await relay_on(url, tmp_path).run("migrate", "--from", source)

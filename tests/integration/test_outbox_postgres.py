@@ -18,11 +18,11 @@ from relay.outbox.backends.postgres import PostgresOutbox
 from relay.outbox.backends.postgres_session import STEPS, connect
 from relay.outbox.contract import (
     Claim,
+    Inserted,
     OutboxUnavailableError,
     SchemaChangedError,
     SchemaTooNewError,
     Settlement,
-    Taken,
     UnstorableError,
 )
 from tests.support.outbox_contract import OutboxContract
@@ -32,7 +32,7 @@ from tests.support.outbox_rig import (
     attempt,
     ids,
     lead,
-    offer,
+    new_lead,
     put_all,
     put_together,
     signup,
@@ -114,10 +114,10 @@ async def test_a_newer_database_is_left_alone(
         postgres.sql("UPDATE schema_version SET version = 9999", url)
 
         # One that runs goes on until it has to connect anew.
-        assert (await outbox.put(offer())).taken is Taken.NEW
+        assert (await outbox.put(new_lead())).outcome is Inserted.NEW
         disconnect(postgres)
         with pytest.raises(SchemaTooNewError, match="9999"):
-            await outbox.put(offer())
+            await outbox.put(new_lead())
 
     with pytest.raises(SchemaTooNewError, match="9999"):
         await open_outbox(url).open()
@@ -141,7 +141,7 @@ async def test_a_database_that_lost_its_tables_is_not_silently_made_anew(
         postgres.sql("ALTER TABLE schema_version RENAME TO aside", url)
 
         with pytest.raises(OutboxUnavailableError, match="lost its tables"):
-            await outbox.put(offer())
+            await outbox.put(new_lead())
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:
@@ -163,11 +163,11 @@ async def test_connections_that_were_cut_are_made_anew(
     url: str, postgres: PostgresServer
 ) -> None:
     async with opened(url) as outbox:
-        await put_all(outbox, [offer(), offer()])
+        await put_all(outbox, [new_lead(), new_lead()])
         disconnect(postgres)
         await asyncio.sleep(0)
 
-        assert (await outbox.put(offer())).taken is Taken.NEW
+        assert (await outbox.put(new_lead())).outcome is Inserted.NEW
         assert len(await outbox.claim(9, NOW, LEASE)) == 3
         assert await outbox.counts() == {LeadStatus.SENDING: 3}
 
@@ -180,21 +180,21 @@ async def test_what_is_locked_for_too_long_is_an_outage_that_passes(
         async with other.transaction():
             await other.execute("LOCK TABLE leads")
             with pytest.raises(OutboxUnavailableError, match="timeout"):
-                await outbox.put(offer())
+                await outbox.put(new_lead())
             with pytest.raises(OutboxUnavailableError, match="timeout"):
                 await outbox.oldest_open()
             with pytest.raises(OutboxUnavailableError, match="timeout"):
                 await outbox.claim(1, NOW, LEASE)
         await other.close()
 
-        assert (await outbox.put(offer())).taken is Taken.NEW
+        assert (await outbox.put(new_lead())).outcome is Inserted.NEW
         assert len(await outbox.claim(1, NOW, LEASE)) == 1
 
 
 async def test_the_counts_of_many_statements_are_summed_up(url: str) -> None:
     async with opened(url) as outbox:
         for _ in range(300):
-            await outbox.put(offer())
+            await outbox.put(new_lead())
         claims = await outbox.claim(300, NOW, LEASE)
         for claim in claims[:100]:
             await outbox.settle(claim, Settlement(LeadStatus.DELIVERED), NOW)
@@ -212,11 +212,11 @@ async def test_a_server_that_hangs_is_an_outage_that_passes(
     async with opened(url, timeout_s=0.2) as outbox:
         with postgres.frozen():
             with pytest.raises(OutboxUnavailableError):
-                await outbox.put(offer())
+                await outbox.put(new_lead())
             with pytest.raises(OutboxUnavailableError):
-                await outbox.put(offer())
+                await outbox.put(new_lead())
 
-        assert (await outbox.put(offer())).taken is Taken.NEW
+        assert (await outbox.put(new_lead())).outcome is Inserted.NEW
 
 
 async def test_a_read_only_server_takes_nothing(
@@ -236,7 +236,7 @@ async def test_trouble_says_nothing_of_what_is_stored(
     async with opened(url) as outbox:
         postgres.sql("ALTER TABLE leads ADD CHECK (customer <> 'secret')", url)
         with pytest.raises(UnstorableError) as caught:
-            await outbox.put(offer(lead("secret")))
+            await outbox.put(new_lead(lead("secret")))
 
     assert "secret" not in str(caught.value)
 
@@ -248,13 +248,13 @@ async def test_relays_that_claim_together_take_one_lead_of_a_customer_at_a_time(
     url: str,
 ) -> None:
     async with relays(url) as outboxes:
-        offers = [offer(lead(f"u{n % 20}")) for n in range(200)]
-        await put_all(outboxes[0], offers)
+        new_leads = [new_lead(lead(f"u{n % 20}")) for n in range(200)]
+        await put_all(outboxes[0], new_leads)
         under_way: set[str] = set()
         order: dict[str, list[str]] = defaultdict(list)
 
         async def deliver(outbox: PostgresOutbox) -> None:
-            while sum(map(len, order.values())) < len(offers):
+            while sum(map(len, order.values())) < len(new_leads):
                 claims = await outbox.claim(5, NOW, LEASE)
                 for claim in claims:
                     customer = claim.entry.lead.customer_external_id
@@ -273,37 +273,42 @@ async def test_relays_that_claim_together_take_one_lead_of_a_customer_at_a_time(
             await asyncio.gather(*map(deliver, outboxes))
 
     assert order == {
-        f"u{n}": [o.lead.id for o in offers if o.lead.customer_external_id == f"u{n}"]
+        f"u{n}": [
+            o.lead.id for o in new_leads if o.lead.customer_external_id == f"u{n}"
+        ]
         for n in range(20)
     }
 
 
 async def test_one_sign_up_told_to_all_relays_at_once_is_new_to_one(url: str) -> None:
     async with relays(url) as outboxes:
-        offers = [[signup(f"u{n}") for n in range(100)] for _ in outboxes]
+        new_leads = [[signup(f"u{n}") for n in range(100)] for _ in outboxes]
         # The same ones, but none in the same order.
-        turned = [some[n * 30 :] + some[: n * 30] for n, some in enumerate(offers)]
+        turned = [some[n * 30 :] + some[: n * 30] for n, some in enumerate(new_leads)]
 
-        receipts = await asyncio.gather(*map(put_together, outboxes, turned))
+        results = await asyncio.gather(*map(put_together, outboxes, turned))
 
-        taken = [one.taken for some in receipts for one in some]
-        assert taken.count(Taken.NEW) == 100
+        taken = [one.outcome for some in results for one in some]
+        assert taken.count(Inserted.NEW) == 100
         assert await outboxes[0].counts() == {LeadStatus.QUEUED: 100}
 
 
 async def test_one_request_told_to_all_relays_at_once_is_taken_once(url: str) -> None:
     async with relays(url) as outboxes:
         # A key used for several customers: nothing but the key brings them together.
-        offers = [
-            [offer(idempotency_key=f"m{n}", body_hash=bytes([m])) for n in range(50)]
+        new_leads = [
+            [new_lead(idempotency_key=f"m{n}", body_hash=bytes([m])) for n in range(50)]
             for m in range(len(outboxes))
         ]
-        turned = [some[n * 20 :] + some[: n * 20] for n, some in enumerate(offers)]
+        turned = [some[n * 20 :] + some[: n * 20] for n, some in enumerate(new_leads)]
 
-        receipts = await asyncio.gather(*map(put_together, outboxes, turned))
+        results = await asyncio.gather(*map(put_together, outboxes, turned))
 
-        taken = [one.taken for some in receipts for one in some]
-        assert (taken.count(Taken.NEW), taken.count(Taken.CONFLICT)) == (50, 100)
+        taken = [one.outcome for some in results for one in some]
+        assert (
+            taken.count(Inserted.NEW),
+            taken.count(Inserted.CONFLICT),
+        ) == (50, 100)
 
 
 async def test_a_lead_is_visible_to_claims_only_after_the_customers_earlier_ones(
@@ -311,7 +316,7 @@ async def test_a_lead_is_visible_to_claims_only_after_the_customers_earlier_ones
 ) -> None:
     async with relays(url, 2) as (one, other):
         blocker = await connect(url)
-        first, second = offer(lead("u")), offer(lead("u"))
+        first, second = new_lead(lead("u")), new_lead(lead("u"))
         async with blocker.transaction():
             # Both relays wait in the customer's line; whoever is first in it is
             # also the older lead for every claim.

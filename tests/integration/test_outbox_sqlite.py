@@ -20,17 +20,17 @@ from relay.outbox.backends import open_outbox, sqlite_native
 from relay.outbox.backends.sqlite import SqliteOutbox, SqliteWriter
 from relay.outbox.backends.sqlite_file import SqliteFile, connect_writer, make_file
 from relay.outbox.contract import (
+    Inserted,
     OutboxUnavailableError,
     Query,
     SchemaChangedError,
     SchemaTooNewError,
-    Taken,
 )
 from relay.outbox.database import for_sqlite
 from relay.outbox.migrations import migrations, statements
 from relay.outbox.records import row_of
 from tests.support.outbox_contract import OutboxContract
-from tests.support.outbox_rig import Child, ids, offer, put_all, put_together
+from tests.support.outbox_rig import Child, ids, new_lead, put_all, put_together
 
 
 class TestSqliteOutbox(OutboxContract):
@@ -92,7 +92,7 @@ def remove(path: Path) -> None:
 
 async def test_the_file_is_for_its_owner_alone(path: Path) -> None:
     async with opened(path) as outbox:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
 
         modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
 
@@ -153,7 +153,7 @@ async def test_a_database_migrated_under_a_running_relay_is_left_alone(
             connection.execute("PRAGMA user_version = 9999")
 
         with pytest.raises(SchemaTooNewError):
-            await outbox.put(offer())
+            await outbox.put(new_lead())
 
 
 async def test_a_database_of_another_text_of_a_migration_is_refused_at_once(
@@ -206,11 +206,11 @@ async def test_a_lock_held_for_too_long_is_an_outage_that_passes(path: Path) -> 
         with raw(path) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(OutboxUnavailableError, match="locked"):
-                await outbox.put(offer())
+                await outbox.put(new_lead())
             # Readers are not kept out.
             assert await ids(outbox) == []
 
-        assert (await outbox.put(offer())).taken is Taken.NEW
+        assert (await outbox.put(new_lead())).outcome is Inserted.NEW
 
 
 @pytest.mark.process
@@ -227,7 +227,7 @@ taken, refused = [], []
 async def fill(names):
     for name in names:
         try:
-            taken.append((await outbox.put(offer(name))).lead_id)
+            taken.append((await outbox.put(new_lead(name))).lead_id)
         except OutboxUnavailableError:
             refused.append("lead_" + name)
 
@@ -258,16 +258,16 @@ print(*taken)
 
 async def test_a_file_that_was_replaced_is_not_written_to_any_more(path: Path) -> None:
     async with opened(path.with_name("backup.db")) as backup:
-        await put_all(backup, [offer(), offer()])
+        await put_all(backup, [new_lead(), new_lead()])
     async with opened(path) as outbox:
-        await put_together(outbox, [offer() for _ in range(5)])
+        await put_together(outbox, [new_lead() for _ in range(5)])
         restore(path.with_name("backup.db"), path)
 
-        receipt = await outbox.put(offer())
+        result = await outbox.put(new_lead())
 
         there = await ids(outbox)
     assert len(there) == 3
-    assert there[0] == receipt.lead_id
+    assert there[0] == result.lead_id
 
 
 async def test_a_deleted_file_is_an_outage_and_not_silently_made_anew(
@@ -277,7 +277,7 @@ async def test_a_deleted_file_is_an_outage_and_not_silently_made_anew(
         remove(path)
 
         with pytest.raises(OutboxUnavailableError):
-            await outbox.put(offer())
+            await outbox.put(new_lead())
         with pytest.raises(OutboxUnavailableError):
             await outbox.counts()
 
@@ -290,7 +290,7 @@ async def test_a_writer_that_stops_finishes_what_waits_to_be_handed_over(
 ) -> None:
     make_file(path)
     writer = SqliteWriter(SqliteFile(path, connect_writer), lambda _: None)
-    made = offer()
+    made = new_lead()
     answer = writer.submit(insertion.put, (made, row_of(made)))
 
     await writer.stop()
@@ -366,7 +366,7 @@ def _names(part: str) -> list[str]:
 
 async def test_looking_goes_on_while_nothing_can_be_written(path: Path) -> None:
     async with opened(path, busy_ms=50) as outbox:
-        await put_together(outbox, [offer() for _ in range(1_200)])
+        await put_together(outbox, [new_lead() for _ in range(1_200)])
         with raw(path) as other:
             other.execute("BEGIN IMMEDIATE")
             assert await outbox.counts() == {LeadStatus.QUEUED: 1_200}

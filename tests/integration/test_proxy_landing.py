@@ -34,13 +34,13 @@ def cookies_of(answer: Message) -> dict[str, str]:
     return {line.partition("=")[0]: line for line in lines}
 
 
-def companion_of(answer: Message) -> cookies.Companion | None:
+def signed_cookie_of(answer: Message) -> cookies.SignedCookie | None:
     value = cookies_of(answer)["dub_relay"].partition("=")[2].partition(";")[0]
     return cookies.unseal(value, SECRETS, NOW, 60)
 
 
-def companion(click_id: str = CLICK, *, used: bool = False) -> str:
-    made = cookies.Companion(click_id, 1, 1, "/pricing", used=used)
+def signed_cookie(click_id: str = CLICK, *, used: bool = False) -> str:
+    made = cookies.SignedCookie(click_id, 1, 1, "/pricing", used=used)
     return f"Cookie: dub_relay={cookies.seal(made, SECRETS, NOW)}"
 
 
@@ -58,7 +58,7 @@ async def test_a_landing_sets_the_cookie_as_dubs_script_does(
         "Expires=Thu, 15 Apr 2027 08:00:00 GMT; Max-Age=7776000; SameSite=Lax"
     )
     assert "HttpOnly" in written["dub_relay"]
-    assert companion_of(answer) == cookies.Companion(CLICK, NOW, NOW, "/pricing")
+    assert signed_cookie_of(answer) == cookies.SignedCookie(CLICK, NOW, NOW, "/pricing")
 
 
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080"])
@@ -188,7 +188,7 @@ async def test_a_lost_first_click_is_restored_rather_than_replaced(
 ) -> None:
     async with proxied(site.url, landings=landing("first-click")) as port:
         answer = await ask(
-            port, request(f"GET /?dub_id={OTHER}", companion(), DOCUMENT)
+            port, request(f"GET /?dub_id={OTHER}", signed_cookie(), DOCUMENT)
         )
 
     assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
@@ -198,20 +198,20 @@ async def test_the_same_click_again_is_written_again(port: int) -> None:
     """Safari ends a script's cookie after a week; the server's it keeps."""
     answer = await ask(
         port,
-        request(f"GET /?dub_id={CLICK}", f"Cookie: dub_id={CLICK}", companion()),
+        request(f"GET /?dub_id={CLICK}", f"Cookie: dub_id={CLICK}", signed_cookie()),
     )
 
-    again = companion_of(answer)
+    again = signed_cookie_of(answer)
     assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
     assert again is not None
     assert (again.first_seen, again.last_seen) == (1, NOW)
 
 
 @pytest.mark.parametrize("header", [DOCUMENT, "Accept: text/html,*/*"])
-async def test_a_lost_cookie_is_restored_from_the_companion(
+async def test_a_lost_cookie_is_restored_from_the_signed_cookie(
     port: int, header: str
 ) -> None:
-    answer = await ask(port, request("GET /later", companion(), header))
+    answer = await ask(port, request("GET /later", signed_cookie(), header))
 
     assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
     assert answer.all("Cache-Control") == [b"private, no-store"]
@@ -220,11 +220,11 @@ async def test_a_lost_cookie_is_restored_from_the_companion(
 @pytest.mark.parametrize(
     "headers",
     [
-        [companion(used=True), DOCUMENT],
-        [companion()[:-2] + "xx", DOCUMENT],
-        [companion(), f"Cookie: dub_id={OTHER}", DOCUMENT],
-        [companion(), "Sec-Fetch-Dest: image"],
-        [companion(), "Accept: application/json"],
+        [signed_cookie(used=True), DOCUMENT],
+        [signed_cookie()[:-2] + "xx", DOCUMENT],
+        [signed_cookie(), f"Cookie: dub_id={OTHER}", DOCUMENT],
+        [signed_cookie(), "Sec-Fetch-Dest: image"],
+        [signed_cookie(), "Accept: application/json"],
     ],
 )
 async def test_nothing_is_restored_where_nothing_is_lost(
@@ -235,7 +235,7 @@ async def test_nothing_is_restored_where_nothing_is_lost(
     assert answer.all("Set-Cookie") == []
 
 
-async def test_the_companion_is_secure_where_the_visitor_came_by_https(
+async def test_the_signed_cookie_is_secure_where_the_visitor_came_by_https(
     site: Site,
 ) -> None:
     line = request(f"GET /?dub_id={CLICK}", "X-Forwarded-Proto: https")

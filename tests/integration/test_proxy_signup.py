@@ -55,8 +55,8 @@ def signing_up(*headers: str, body: bytes = FORM) -> bytes:
     return request("POST /teams/a%20b/signup", TYPE, *headers, body=body)
 
 
-def companion(click_id: str = CLICK, *, used: bool = False) -> str:
-    made = cookies.Companion(click_id, NOW, NOW, "/pricing", used=used)
+def signed_cookie(click_id: str = CLICK, *, used: bool = False) -> str:
+    made = cookies.SignedCookie(click_id, NOW, NOW, "/pricing", used=used)
     return f"Cookie: dub_relay={cookies.seal(made, SECRETS, NOW)}"
 
 
@@ -160,10 +160,10 @@ async def test_a_known_customer_needs_no_cookie(site: Site) -> None:
     assert answer.all("Set-Cookie") == []
 
 
-async def test_the_companion_stands_in_for_a_lost_cookie(site: Site) -> None:
+async def test_the_signed_cookie_stands_in_for_a_lost_cookie(site: Site) -> None:
     signups = Remembering()
     async with proxied(site.url, [RULE], signups) as port:
-        await ask(port, signing_up(companion()))
+        await ask(port, signing_up(signed_cookie()))
 
     (lead,) = signups.named("take")
     assert (lead["click_id"], lead["origin"]["click"]) == (CLICK, "companion")
@@ -178,7 +178,7 @@ async def test_a_cookies_landing_is_told_if_the_relay_saw_it(
 ) -> None:
     signups = Remembering()
     async with proxied(site.url, [RULE], signups) as port:
-        await ask(port, signing_up(f"{COOKIE}\r\n{companion(of)}"))
+        await ask(port, signing_up(f"{COOKIE}\r\n{signed_cookie(of)}"))
 
     (lead,) = signups.named("take")
     assert lead["click_id"] == CLICK
@@ -187,9 +187,13 @@ async def test_a_cookies_landing_is_told_if_the_relay_saw_it(
 
 @pytest.mark.parametrize(
     "cookie",
-    [companion(used=True), companion()[:-2] + "xx", "Cookie: dub_relay=nonsense"],
+    [
+        signed_cookie(used=True),
+        signed_cookie()[:-2] + "xx",
+        "Cookie: dub_relay=nonsense",
+    ],
 )
-async def test_a_companion_that_is_used_or_forged_is_no_click(
+async def test_a_signed_cookie_that_is_used_or_forged_is_no_click(
     site: Site, cookie: str
 ) -> None:
     signups = Remembering()
@@ -366,7 +370,7 @@ async def test_a_rule_may_be_about_a_get_callback(site: Site) -> None:
 async def test_the_click_is_cleared_in_both_forms_once_the_lead_is_safe(
     site: Site,
 ) -> None:
-    both = f"{COOKIE}; {companion().removeprefix('Cookie: ')}"
+    both = f"{COOKIE}; {signed_cookie().removeprefix('Cookie: ')}"
     async with proxied(site.url, [RULE]) as port:
         answer = await ask(port, signing_up(both))
 

@@ -131,8 +131,8 @@ class Checks:
             async with visitor.post(url, json=body, headers=own) as answer:
                 assert answer.status == 204
                 cookies = written(answer)
-            companion = cookies["dub_relay"].partition(";")[0]
-            lost = own | {"Cookie": companion}
+            signed_cookie = cookies["dub_relay"].partition(";")[0]
+            lost = own | {"Cookie": signed_cookie}
             async with visitor.post(url, json={}, headers=lost) as answer:
                 assert written(answer)["dub_id"].startswith(f"dub_id={CLICK};")
             async with visitor.delete(url, headers=own) as answer:

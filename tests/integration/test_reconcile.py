@@ -19,7 +19,7 @@ from relay.observability.metrics import Metrics
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
 from tests.support.harness import API_KEY, RELAY_SECRET, SandboxDub
-from tests.support.outbox_rig import DAY, HOUR, LEASE, entry, lead, offer
+from tests.support.outbox_rig import DAY, HOUR, LEASE, entry, lead, new_lead
 
 
 class Rig:
@@ -44,7 +44,7 @@ class Rig:
 
     async def put(self, click: str, customer: str = "u_1") -> str:
         made = lead(customer, click_id=click, created_at=self.now())
-        await self.outbox.put(offer(made))
+        await self.outbox.put(new_lead(made))
         return made.id
 
     async def deliver(self, after_ms: int = HOUR) -> LeadRecord:

@@ -36,7 +36,7 @@ async def call(port: int, method: str, headers: Sequence[str]) -> Message:
     return await ask(port, request(first, *headers, *length, host=HOST))
 
 
-def companion(click: str, *, used: bool = False) -> str:
+def signed_cookie(click: str, *, used: bool = False) -> str:
     kept = cookies.landed(None, click, NOW, "/")
     kept = cookies.use(kept, NOW) if used else kept
     return f"dub_relay={cookies.seal(kept, SECRETS, NOW)}"
@@ -103,14 +103,14 @@ async def test_nobody_else_gets_anything(
     [
         ("", None),
         ("dub_id=test", None),
-        (companion(OTHER), OTHER),
-        (companion(OTHER, used=True), None),
-        (f"dub_id={CLICK}; {companion(OTHER)}", CLICK),
+        (signed_cookie(OTHER), OTHER),
+        (signed_cookie(OTHER, used=True), None),
+        (f"dub_id={CLICK}; {signed_cookie(OTHER)}", CLICK),
         ("dub_relay=forged.by.me", None),
     ],
     ids=["none", "no click id", "companion", "used", "both", "forged"],
 )
-async def test_the_cookie_counts_and_else_the_companion(
+async def test_the_cookie_counts_and_else_the_signed_cookie(
     port: int, cookie: str, click: str | None
 ) -> None:
     assert told(await call(port, "POST", (OWN, f"Cookie: {cookie}"))) == click

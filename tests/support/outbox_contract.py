@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from relay.core.leads import IllegalMoveError, LeadRecord, LeadStatus, Mode
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import (
+    Inserted,
     Outbox,
     OutboxUnavailableError,
     Query,
     Settlement,
-    Taken,
     UnstorableError,
 )
 from tests.support.outbox_contract_delivery import DeliveryContract
@@ -41,7 +41,7 @@ from tests.support.outbox_rig import (
     entry,
     ids,
     lead,
-    offer,
+    new_lead,
     put_all,
     put_together,
     signup,
@@ -104,16 +104,16 @@ class OutboxContract(
             origin={"click": "cookie", "rule": "POST /signup"},
         )
 
-        receipt = await outbox.put(offer(made))
+        result = await outbox.put(new_lead(made))
 
-        assert (receipt.taken, receipt.lead_id) == (Taken.NEW, made.id)
+        assert (result.outcome, result.lead_id) == (Inserted.NEW, made.id)
         assert await outbox.get(made.id) == LeadRecord(
             made, LeadStatus.QUEUED, due_at=NOW, since=NOW
         )
 
     async def test_empty_and_absent_metadata_stay_apart(self, outbox: Outbox) -> None:
         empty, absent = lead(metadata={}), lead(metadata=None)
-        await put_all(outbox, [offer(empty), offer(absent)])
+        await put_all(outbox, [new_lead(empty), new_lead(absent)])
 
         assert (await entry(outbox, empty.id)).lead.metadata == {}
         assert (await entry(outbox, absent.id)).lead.metadata is None
@@ -127,7 +127,7 @@ class OutboxContract(
             notes=(SURROGATE,),
             origin={"rule": SURROGATE},
         )
-        await outbox.put(offer(made))
+        await outbox.put(new_lead(made))
 
         assert (await entry(outbox, made.id)).lead == made
 
@@ -135,19 +135,25 @@ class OutboxContract(
     async def test_an_id_that_cannot_be_stored_fails_its_own_caller_only(
         self, outbox: Outbox, bad: str
     ) -> None:
-        good = [offer() for _ in range(3)]
+        good = [new_lead() for _ in range(3)]
 
         results = await asyncio.gather(
             outbox.put(good[0]),
-            outbox.put(offer(lead(customer=f"u{bad}"))),
+            outbox.put(new_lead(lead(customer=f"u{bad}"))),
             outbox.put(good[1]),
-            outbox.put(offer(idempotency_key=bad)),
+            outbox.put(new_lead(idempotency_key=bad)),
             outbox.put(good[2]),
             return_exceptions=True,
         )
 
         assert [type(result).__name__ for result in results] == [
-            *("Receipt", "UnstorableError", "Receipt", "UnstorableError", "Receipt")
+            *(
+                "InsertResult",
+                "UnstorableError",
+                "InsertResult",
+                "UnstorableError",
+                "InsertResult",
+            )
         ]
         assert sorted(await ids(outbox)) == [one.lead.id for one in good]
 
@@ -155,26 +161,31 @@ class OutboxContract(
         self, outbox: Outbox
     ) -> None:
         taken = lead()
-        await outbox.put(offer(taken))
-        good = [offer(), offer()]
+        await outbox.put(new_lead(taken))
+        good = [new_lead(), new_lead()]
 
         results = await asyncio.gather(
             outbox.put(good[0]),
-            outbox.put(offer(taken)),  # the same id again, a defect
-            outbox.put(offer(lead(created_at=1 << 70))),
+            outbox.put(new_lead(taken)),  # the same id again, a defect
+            outbox.put(new_lead(lead(created_at=1 << 70))),
             outbox.put(good[1]),
             return_exceptions=True,
         )
 
         kinds = [type(result).__name__ for result in results]
-        assert kinds == ["Receipt", "UnstorableError", "UnstorableError", "Receipt"]
+        assert kinds == [
+            "InsertResult",
+            "UnstorableError",
+            "UnstorableError",
+            "InsertResult",
+        ]
         assert sorted(await ids(outbox)) == [taken.id, *(one.lead.id for one in good)]
 
     async def test_an_unstorable_lead_says_nothing_of_what_it_holds(
         self, outbox: Outbox
     ) -> None:
         with pytest.raises(UnstorableError) as caught:
-            await outbox.put(offer(lead(customer=f"secret{SURROGATE}")))
+            await outbox.put(new_lead(lead(customer=f"secret{SURROGATE}")))
 
         assert "secret" not in str(caught.value)
 
@@ -182,20 +193,20 @@ class OutboxContract(
         self, outbox: Outbox
     ) -> None:
         made = lead(customer="")
-        receipt = await outbox.put(
-            offer(
+        result = await outbox.put(
+            new_lead(
                 made, status=LeadStatus.REJECTED, reason=f"no customer id {SURROGATE}"
             )
         )
 
-        assert receipt.status is LeadStatus.REJECTED
+        assert result.status is LeadStatus.REJECTED
         found = await entry(outbox, made.id)
         assert (found.status, found.due_at) == (LeadStatus.REJECTED, None)
         assert found.last_error == "no customer id ?"
         assert await outbox.claim(9, NOW + DAY, LEASE) == []
 
     async def test_a_held_lead_is_neither_due_nor_open(self, outbox: Outbox) -> None:
-        held, later = offer(lead("u"), status=LeadStatus.HELD), offer(lead("u"))
+        held, later = new_lead(lead("u"), status=LeadStatus.HELD), new_lead(lead("u"))
         await put_all(outbox, [held, later])
 
         assert await outbox.oldest_open() == NOW
@@ -204,63 +215,71 @@ class OutboxContract(
     # --- The same request twice: idempotency keys. ---
 
     async def test_the_same_request_again_is_a_duplicate(self, outbox: Outbox) -> None:
-        first = offer(idempotency_key="msg_1", body_hash=b"one")
+        first = new_lead(idempotency_key="msg_1", body_hash=b"one")
         await outbox.put(first)
         await outbox.settle(
             await claim_one(outbox), Settlement(LeadStatus.DELIVERED), NOW
         )
 
-        again = await outbox.put(offer(idempotency_key="msg_1", body_hash=b"one"))
+        again = await outbox.put(new_lead(idempotency_key="msg_1", body_hash=b"one"))
 
-        assert (again.taken, again.lead_id) == (Taken.DUPLICATE, first.lead.id)
+        assert (again.outcome, again.lead_id) == (Inserted.DUPLICATE, first.lead.id)
         assert again.status is LeadStatus.DELIVERED
         assert len(await ids(outbox)) == 1
 
     async def test_the_same_key_with_another_body_is_a_conflict(
         self, outbox: Outbox
     ) -> None:
-        first = offer(idempotency_key="msg_1", body_hash=b"one")
+        first = new_lead(idempotency_key="msg_1", body_hash=b"one")
         await outbox.put(first)
 
-        other = await outbox.put(offer(idempotency_key="msg_1", body_hash=b"two"))
+        other = await outbox.put(new_lead(idempotency_key="msg_1", body_hash=b"two"))
 
-        assert (other.taken, other.lead_id) == (Taken.CONFLICT, first.lead.id)
+        assert (other.outcome, other.lead_id) == (Inserted.CONFLICT, first.lead.id)
         assert len(await ids(outbox)) == 1
 
     async def test_a_key_counts_within_its_source(self, outbox: Outbox) -> None:
-        offers = [
-            offer(lead(source=source), idempotency_key=key, body_hash=b"same")
+        new_leads = [
+            new_lead(lead(source=source), idempotency_key=key, body_hash=b"same")
             for source, key in [("hook", "k"), ("api", "k"), ("hook", "api:k")]
         ]
 
-        receipts = await put_together(outbox, offers)
+        results = await put_together(outbox, new_leads)
 
-        assert [receipt.taken for receipt in receipts] == [Taken.NEW] * 3
+        assert [result.outcome for result in results] == [Inserted.NEW] * 3
 
     async def test_keys_meet_inside_one_batch_too(self, outbox: Outbox) -> None:
-        offers = [
-            offer(idempotency_key="msg_1", body_hash=body)
+        new_leads = [
+            new_lead(idempotency_key="msg_1", body_hash=body)
             for body in [b"one", b"one", b"two", b"one"]
         ]
 
-        receipts = await put_together(outbox, offers)
+        results = await put_together(outbox, new_leads)
 
-        assert [receipt.taken for receipt in receipts] == [
-            *(Taken.NEW, Taken.DUPLICATE, Taken.CONFLICT, Taken.DUPLICATE)
+        assert [result.outcome for result in results] == [
+            *(
+                Inserted.NEW,
+                Inserted.DUPLICATE,
+                Inserted.CONFLICT,
+                Inserted.DUPLICATE,
+            )
         ]
-        assert {receipt.lead_id for receipt in receipts} == {offers[0].lead.id}
+        assert {result.lead_id for result in results} == {new_leads[0].lead.id}
 
     async def test_a_rejected_lead_still_answers_for_its_request(
         self, outbox: Outbox
     ) -> None:
-        first = offer(
+        first = new_lead(
             idempotency_key="m", body_hash=b"x", status=LeadStatus.REJECTED, reason="no"
         )
         await outbox.put(first)
 
-        again = await outbox.put(offer(idempotency_key="m", body_hash=b"x"))
+        again = await outbox.put(new_lead(idempotency_key="m", body_hash=b"x"))
 
-        assert (again.taken, again.status) == (Taken.DUPLICATE, LeadStatus.REJECTED)
+        assert (again.outcome, again.status) == (
+            Inserted.DUPLICATE,
+            LeadStatus.REJECTED,
+        )
 
     # --- The same sign-up twice: dedupe keys. ---
 
@@ -270,58 +289,62 @@ class OutboxContract(
 
         again = await outbox.put(signup("u", at=NOW + 7 * DAY))
 
-        assert (again.taken, again.lead_id) == (Taken.DUPLICATE, first.lead.id)
+        assert (again.outcome, again.lead_id) == (Inserted.DUPLICATE, first.lead.id)
         assert again.status is LeadStatus.QUEUED
         assert len(await ids(outbox)) == 1
 
     async def test_it_counts_again_once_the_time_is_over(self, outbox: Outbox) -> None:
         await outbox.put(signup("u"))
         later = signup("u", at=NOW + 7 * DAY + 1)
-        assert (await outbox.put(later)).taken is Taken.NEW
+        assert (await outbox.put(later)).outcome is Inserted.NEW
 
         # From now on the later one counts.
         third = await outbox.put(signup("u", at=NOW + 8 * DAY))
 
-        assert (third.taken, third.lead_id) == (Taken.DUPLICATE, later.lead.id)
+        assert (third.outcome, third.lead_id) == (Inserted.DUPLICATE, later.lead.id)
 
     async def test_no_time_given_means_that_none_is_a_repeat(
         self, outbox: Outbox
     ) -> None:
-        offers = [offer(lead("u"), dedupe_key="k", dedupe_since=None)] * 1
-        offers.append(offer(lead("u"), dedupe_key="k", dedupe_since=None))
+        new_leads = [new_lead(lead("u"), dedupe_key="k", dedupe_since=None)] * 1
+        new_leads.append(new_lead(lead("u"), dedupe_key="k", dedupe_since=None))
 
-        assert [r.taken for r in await put_all(outbox, offers)] == [Taken.NEW] * 2
+        assert [r.outcome for r in await put_all(outbox, new_leads)] == [
+            Inserted.NEW
+        ] * 2
 
     async def test_other_keys_and_other_customers_do_not_meet(
         self, outbox: Outbox
     ) -> None:
-        offers = [signup("u"), signup("v"), signup("u", key="Trial")]
+        new_leads = [signup("u"), signup("v"), signup("u", key="Trial")]
 
-        assert [r.taken for r in await put_together(outbox, offers)] == [Taken.NEW] * 3
-        assert [r.taken for r in await put_all(outbox, [signup("w"), signup("x")])] == [
-            *(Taken.NEW, Taken.NEW)
-        ]
+        assert [r.outcome for r in await put_together(outbox, new_leads)] == [
+            Inserted.NEW
+        ] * 3
+        assert [
+            r.outcome for r in await put_all(outbox, [signup("w"), signup("x")])
+        ] == [*(Inserted.NEW, Inserted.NEW)]
 
     async def test_of_many_at_once_exactly_one_is_new(self, outbox: Outbox) -> None:
-        offers = [signup(f"u{n % 5}") for n in range(100)]
+        new_leads = [signup(f"u{n % 5}") for n in range(100)]
 
-        receipts = await put_together(outbox, offers)
+        results = await put_together(outbox, new_leads)
 
-        assert [r.taken for r in receipts].count(Taken.NEW) == 5
-        assert len({receipt.lead_id for receipt in receipts}) == 5
+        assert [r.outcome for r in results].count(Inserted.NEW) == 5
+        assert len({result.lead_id for result in results}) == 5
         assert await outbox.counts() == {LeadStatus.QUEUED: 5}
 
     @pytest.mark.parametrize("kept", [LeadStatus.REJECTED, LeadStatus.HELD])
     async def test_a_lead_of_which_nothing_came_blocks_no_good_one(
         self, outbox: Outbox, kept: LeadStatus
     ) -> None:
-        offers = [signup("u", status=kept), signup("u"), signup("u", status=kept)]
+        new_leads = [signup("u", status=kept), signup("u"), signup("u", status=kept)]
 
-        apart = await put_all(outbox, offers)
-        offers = [signup("v", status=kept), signup("v"), signup("v", status=kept)]
-        together = await put_together(outbox, offers)
+        apart = await put_all(outbox, new_leads)
+        new_leads = [signup("v", status=kept), signup("v"), signup("v", status=kept)]
+        together = await put_together(outbox, new_leads)
 
-        assert [r.taken for r in apart + together] == [Taken.NEW] * 6
+        assert [r.outcome for r in apart + together] == [Inserted.NEW] * 6
 
     async def test_a_lead_that_dub_refused_blocks_no_good_one(
         self, outbox: Outbox
@@ -331,7 +354,7 @@ class OutboxContract(
             await claim_one(outbox), Settlement(LeadStatus.REJECTED), NOW
         )
 
-        assert (await outbox.put(signup("u"))).taken is Taken.NEW
+        assert (await outbox.put(signup("u"))).outcome is Inserted.NEW
 
     async def test_the_request_is_looked_at_before_the_sign_up(
         self, outbox: Outbox
@@ -344,47 +367,50 @@ class OutboxContract(
         other = signup("u", key="b", idempotency_key="m", body_hash=b"2")
 
         assert (await outbox.put(both)).lead_id == by_request.lead.id
-        assert (await outbox.put(other)).taken is Taken.CONFLICT
+        assert (await outbox.put(other)).outcome is Inserted.CONFLICT
 
     # --- Held leads are resolved. ---
 
     async def test_the_final_lead_takes_the_place_of_the_held_one(
         self, outbox: Outbox
     ) -> None:
-        held = offer(lead("", source="proxy"), status=LeadStatus.HELD)
+        held = new_lead(lead("", source="proxy"), status=LeadStatus.HELD)
         await outbox.put(held)
         final = signup("u", at=NOW + 50)
 
-        receipt = await outbox.release(held.lead.id, final)
+        result = await outbox.release(held.lead.id, final)
 
-        assert receipt is not None
-        assert (receipt.taken, receipt.lead_id) == (Taken.NEW, held.lead.id)
-        assert receipt.status is LeadStatus.QUEUED
+        assert result is not None
+        assert (result.outcome, result.lead_id) == (Inserted.NEW, held.lead.id)
+        assert result.status is LeadStatus.QUEUED
         found = await entry(outbox, held.lead.id)
         assert found.lead.customer_external_id == "u"
         assert (found.due_at, found.since) == (NOW + 50, NOW + 50)
         assert await outbox.get(final.lead.id) is None
-        assert (await outbox.put(signup("u"))).taken is Taken.DUPLICATE
+        assert (await outbox.put(signup("u"))).outcome is Inserted.DUPLICATE
 
     async def test_a_held_lead_may_be_let_go_as_it_is(self, outbox: Outbox) -> None:
         """Many at once: some repeat an earlier lead, one of them each other."""
         first = signup("u")
-        offers = [signup(name) for name in ("u", "v", "v", "w", "x")]
+        new_leads = [signup(name) for name in ("u", "v", "v", "w", "x")]
         held = [
-            replace(one, status=LeadStatus.HELD, dedupe_since=None) for one in offers
+            replace(one, status=LeadStatus.HELD, dedupe_since=None) for one in new_leads
         ]
         await put_all(outbox, [first, *held])
         await outbox.release(held[4].lead.id, None)
 
-        receipts = await asyncio.gather(
-            *(outbox.release(one.lead.id, replace(one, as_held=True)) for one in offers)
+        results = await asyncio.gather(
+            *(
+                outbox.release(one.lead.id, replace(one, as_held=True))
+                for one in new_leads
+            )
         )
 
-        assert [one and (one.taken, one.lead_id) for one in receipts] == [
-            (Taken.DUPLICATE, first.lead.id),
-            (Taken.NEW, held[1].lead.id),
-            (Taken.DUPLICATE, held[1].lead.id),
-            (Taken.NEW, held[3].lead.id),
+        assert [one and (one.outcome, one.lead_id) for one in results] == [
+            (Inserted.DUPLICATE, first.lead.id),
+            (Inserted.NEW, held[1].lead.id),
+            (Inserted.DUPLICATE, held[1].lead.id),
+            (Inserted.NEW, held[3].lead.id),
             None,
         ]
         assert await ids(outbox) == [
@@ -394,13 +420,13 @@ class OutboxContract(
         ]
         found = await entry(outbox, held[3].lead.id)
         assert found.status is LeadStatus.QUEUED
-        assert found.due_at == found.since == offers[3].lead.created_at
-        assert (await outbox.put(signup("w"))).taken is Taken.DUPLICATE
+        assert found.due_at == found.since == new_leads[3].lead.created_at
+        assert (await outbox.put(signup("w"))).outcome is Inserted.DUPLICATE
 
     async def test_a_held_lead_that_the_site_refused_is_gone(
         self, outbox: Outbox
     ) -> None:
-        held = offer(status=LeadStatus.HELD)
+        held = new_lead(status=LeadStatus.HELD)
         await outbox.put(held)
 
         assert await outbox.release(held.lead.id, None) is None
@@ -409,47 +435,53 @@ class OutboxContract(
     async def test_a_held_lead_that_repeats_another_is_gone(
         self, outbox: Outbox
     ) -> None:
-        first, held = signup("u"), offer(status=LeadStatus.HELD)
+        first, held = signup("u"), new_lead(status=LeadStatus.HELD)
         await put_all(outbox, [first, held])
 
-        receipt = await outbox.release(held.lead.id, signup("u"))
+        result = await outbox.release(held.lead.id, signup("u"))
 
-        assert receipt is not None
-        assert (receipt.taken, receipt.lead_id) == (Taken.DUPLICATE, first.lead.id)
+        assert result is not None
+        assert (result.outcome, result.lead_id) == (
+            Inserted.DUPLICATE,
+            first.lead.id,
+        )
         assert await ids(outbox) == [first.lead.id]
 
     async def test_a_held_lead_whose_request_was_used_otherwise_stays(
         self, outbox: Outbox
     ) -> None:
-        first = offer(idempotency_key="m", body_hash=b"1")
-        held = offer(status=LeadStatus.HELD)
+        first = new_lead(idempotency_key="m", body_hash=b"1")
+        held = new_lead(status=LeadStatus.HELD)
         await put_all(outbox, [first, held])
 
-        receipt = await outbox.release(
-            held.lead.id, offer(idempotency_key="m", body_hash=b"2")
+        result = await outbox.release(
+            held.lead.id, new_lead(idempotency_key="m", body_hash=b"2")
         )
 
-        assert receipt is not None
-        assert (receipt.taken, receipt.lead_id) == (Taken.CONFLICT, first.lead.id)
+        assert result is not None
+        assert (result.outcome, result.lead_id) == (
+            Inserted.CONFLICT,
+            first.lead.id,
+        )
         assert await status(outbox, held.lead.id) is LeadStatus.HELD
 
     async def test_a_held_lead_is_no_repeat_of_itself(self, outbox: Outbox) -> None:
-        held = offer(status=LeadStatus.HELD, idempotency_key="m", body_hash=b"1")
+        held = new_lead(status=LeadStatus.HELD, idempotency_key="m", body_hash=b"1")
         await outbox.put(held)
 
-        receipt = await outbox.release(
-            held.lead.id, offer(idempotency_key="m", body_hash=b"2")
+        result = await outbox.release(
+            held.lead.id, new_lead(idempotency_key="m", body_hash=b"2")
         )
 
-        assert receipt is not None
-        assert receipt.taken is Taken.NEW
+        assert result is not None
+        assert result.outcome is Inserted.NEW
 
     async def test_a_held_lead_can_end_as_rejected(self, outbox: Outbox) -> None:
-        held = offer(status=LeadStatus.HELD)
+        held = new_lead(status=LeadStatus.HELD)
         await outbox.put(held)
 
         await outbox.release(
-            held.lead.id, offer(status=LeadStatus.REJECTED, reason="no customer id")
+            held.lead.id, new_lead(status=LeadStatus.REJECTED, reason="no customer id")
         )
 
         found = await entry(outbox, held.lead.id)
@@ -461,33 +493,33 @@ class OutboxContract(
     async def test_a_lead_is_released_once_and_only_while_held(
         self, outbox: Outbox
     ) -> None:
-        held, queued = offer(status=LeadStatus.HELD), offer()
+        held, queued = new_lead(status=LeadStatus.HELD), new_lead()
         await put_all(outbox, [held, queued])
-        await outbox.release(held.lead.id, offer())
+        await outbox.release(held.lead.id, new_lead())
 
-        assert await outbox.release(held.lead.id, offer()) is None
+        assert await outbox.release(held.lead.id, new_lead()) is None
         assert await outbox.release(queued.lead.id, None) is None
-        assert await outbox.release("lead_unknown", offer()) is None
+        assert await outbox.release("lead_unknown", new_lead()) is None
         assert len(await ids(outbox)) == 2
 
     async def test_a_lead_cannot_be_released_into_being_held(
         self, outbox: Outbox
     ) -> None:
-        held = offer(status=LeadStatus.HELD)
+        held = new_lead(status=LeadStatus.HELD)
         await outbox.put(held)
 
         with pytest.raises(IllegalMoveError):
-            await outbox.release(held.lead.id, offer(status=LeadStatus.HELD))
+            await outbox.release(held.lead.id, new_lead(status=LeadStatus.HELD))
 
     # --- What a person and the monitoring ask. ---
 
     async def test_a_listing_is_newest_first_and_filtered(self, outbox: Outbox) -> None:
-        offers = [
-            offer(lead(customer, created_at=NOW + n))
+        new_leads = [
+            new_lead(lead(customer, created_at=NOW + n))
             for n, customer in enumerate(["u", "v", "u", "v"])
         ]
-        await put_all(outbox, offers)
-        made = [one.lead.id for one in offers]
+        await put_all(outbox, new_leads)
+        made = [one.lead.id for one in new_leads]
         await outbox.claim(1, NOW, LEASE)
 
         async def found(**query: object) -> list[int]:
@@ -505,7 +537,9 @@ class OutboxContract(
 
     async def test_counts_name_the_states_that_have_any(self, outbox: Outbox) -> None:
         assert await outbox.counts() == {}
-        await put_all(outbox, [offer(), offer(), offer(status=LeadStatus.HELD)])
+        await put_all(
+            outbox, [new_lead(), new_lead(), new_lead(status=LeadStatus.HELD)]
+        )
         await outbox.claim(1, NOW, LEASE)
 
         assert await outbox.counts() == {
@@ -516,8 +550,8 @@ class OutboxContract(
 
     async def test_the_oldest_open_lead_is_known(self, outbox: Outbox) -> None:
         assert await outbox.oldest_open() is None
-        offers = [offer(lead(created_at=NOW + n)) for n in range(3)]
-        await put_all(outbox, offers)
+        new_leads = [new_lead(lead(created_at=NOW + n)) for n in range(3)]
+        await put_all(outbox, new_leads)
         claim = await claim_one(outbox, NOW + 9)
         assert await outbox.oldest_open() == NOW
 
@@ -534,26 +568,26 @@ class OutboxContract(
     async def test_a_thousand_callers_at_once_find_their_leads_after_reopening(
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
     ) -> None:
-        offers = [offer() for _ in range(1000)]
-        receipts = await put_together(outbox, offers)
+        new_leads = [new_lead() for _ in range(1000)]
+        results = await put_together(outbox, new_leads)
         await outbox.close()
 
         there = await ids(await reopen())
 
-        assert {receipt.taken for receipt in receipts} == {Taken.NEW}
-        assert sorted(there) == [one.lead.id for one in offers]
+        assert {result.outcome for result in results} == {Inserted.NEW}
+        assert sorted(there) == [one.lead.id for one in new_leads]
 
     async def test_closing_finishes_what_was_begun(
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
     ) -> None:
-        puts = [asyncio.create_task(outbox.put(offer())) for _ in range(50)]
+        puts = [asyncio.create_task(outbox.put(new_lead())) for _ in range(50)]
         await asyncio.sleep(0)  # lets them begin
 
         await outbox.close()
 
-        receipts = await asyncio.gather(*puts)
+        results = await asyncio.gather(*puts)
         there = await ids(await reopen())
-        assert sorted(there) == sorted(receipt.lead_id for receipt in receipts)
+        assert sorted(there) == sorted(result.lead_id for result in results)
 
     async def test_a_closed_outbox_says_so_and_can_be_closed_again(
         self, outbox: Outbox
@@ -562,19 +596,19 @@ class OutboxContract(
         await outbox.close()
 
         with pytest.raises(OutboxUnavailableError):
-            await outbox.put(offer())
+            await outbox.put(new_lead())
         with pytest.raises(OutboxUnavailableError):
             await outbox.get("lead_1")
 
     async def test_a_caller_that_goes_away_harms_nobody(self, outbox: Outbox) -> None:
-        gone, stays = offer(), offer()
+        gone, stays = new_lead(), new_lead()
         leaving = asyncio.create_task(outbox.put(gone))
         staying = asyncio.create_task(outbox.put(stays))
         await asyncio.sleep(0)
 
         leaving.cancel()
 
-        assert (await staying).taken is Taken.NEW
+        assert (await staying).outcome is Inserted.NEW
         # Whether the one who left was taken is open; it is whole if it was.
         assert set(await ids(outbox)) - {gone.lead.id} == {stays.lead.id}
 
@@ -583,14 +617,14 @@ class OutboxContract(
         outbox: Outbox,
         outage: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        before, after = offer(), offer()
+        before, after = new_lead(), new_lead()
         await outbox.put(before)
         claim = await claim_one(outbox)
         end = Settlement(LeadStatus.DELIVERED, [attempt()])
 
         with outage():
             results = await asyncio.gather(
-                *(outbox.put(offer()) for _ in range(20)),
+                *(outbox.put(new_lead()) for _ in range(20)),
                 outbox.settle(claim, end, NOW),
                 outbox.check_writable(),
                 return_exceptions=True,
@@ -600,7 +634,7 @@ class OutboxContract(
         assert await ids(outbox) == [before.lead.id]
         assert await outbox.attempts(before.lead.id) == []
         await outbox.check_writable()
-        assert (await outbox.put(after)).taken is Taken.NEW
+        assert (await outbox.put(after)).outcome is Inserted.NEW
         assert await outbox.settle(claim, end, NOW)
 
     # --- Any history. ---
@@ -638,7 +672,7 @@ class OutboxContract(
         self, url: str
     ) -> None:
         children = [
-            Child(url, f"print((await outbox.put(offer('p{n}'))).taken)")
+            Child(url, f"print((await outbox.put(new_lead('p{n}'))).outcome)")
             for n in range(4)
         ]
 
@@ -652,13 +686,13 @@ class OutboxContract(
     ) -> None:
         body = """
 async def take(n):
-    receipt = await outbox.put(offer(f"{me}{n}", f"customer{n}", f"key{n}"))
-    if receipt.taken == "new":
+    result = await outbox.put(new_lead(f"{me}{n}", f"customer{n}", f"key{n}"))
+    if result.outcome == "new":
         print(n)
 await asyncio.gather(*(take(n) for n in range(100)))
 """
         children = [Child(url, f"me = {name!r}\n{body}") for name in "abc"]
-        mine = [offer() for _ in range(200)]
+        mine = [new_lead() for _ in range(200)]
 
         ours = asyncio.create_task(put_all(outbox, mine))
         printed = await asyncio.gather(*(child.run() for child in children))
@@ -677,8 +711,8 @@ await asyncio.gather(*(take(n) for n in range(100)))
         body = """
 async def take(name):
     for n in range(10**9):
-        receipt = await outbox.put(offer(f"{name}-{n}"))
-        os.write(1, (receipt.lead_id + "\\n").encode())
+        result = await outbox.put(new_lead(f"{name}-{n}"))
+        os.write(1, (result.lead_id + "\\n").encode())
 await asyncio.gather(*(take(name) for name in "abcdefgh"))
 """
         process = await Child(url, body).start()

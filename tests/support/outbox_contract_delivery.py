@@ -10,7 +10,7 @@ import pytest
 
 from relay.core.leads import IllegalMoveError, LeadStatus, Step
 from relay.core.pacing import Pace, ready_at
-from relay.outbox.contract import Gate, Outbox, Query, Settlement
+from relay.outbox.contract import Circuit, Outbox, Query, Settlement
 from tests.support.outbox_rig import (
     DAY,
     HOUR,
@@ -22,7 +22,7 @@ from tests.support.outbox_rig import (
     entry,
     ids,
     lead,
-    offer,
+    new_lead,
     put_all,
     status,
 )
@@ -43,7 +43,7 @@ async def finish(outbox: Outbox, end: Settlement, now: int = NOW) -> str:
 
 async def lead_in(outbox: Outbox, wanted: LeadStatus) -> str:
     """Bring a lead into a state by the moves that lead there; give its id."""
-    made = offer(
+    made = new_lead(
         status=LeadStatus.HELD if wanted is LeadStatus.HELD else LeadStatus.QUEUED
     )
     await outbox.put(made)
@@ -59,16 +59,16 @@ async def lead_in(outbox: Outbox, wanted: LeadStatus) -> str:
 
 
 class DeliveryContract:
-    """Claims, leases, settlements, parking and the gate."""
+    """Claims, leases, settlements, parking and the circuit."""
 
     # --- Claims. ---
 
     async def test_a_claim_leases_what_is_due_oldest_due_first(
         self, outbox: Outbox
     ) -> None:
-        offers = [offer(lead(created_at=NOW + due)) for due in (20, 0, 30, 10)]
-        await put_all(outbox, offers)
-        made = [one.lead.id for one in offers]
+        new_leads = [new_lead(lead(created_at=NOW + due)) for due in (20, 0, 30, 10)]
+        await put_all(outbox, new_leads)
+        made = [one.lead.id for one in new_leads]
 
         first = await outbox.claim(2, NOW + 20, LEASE)
         rest = await outbox.claim(9, NOW + 20, LEASE)
@@ -81,7 +81,7 @@ class DeliveryContract:
     async def test_a_claim_gives_the_entry_as_it_stands_in_the_store(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
 
         claim = await claim_one(outbox)
 
@@ -91,7 +91,7 @@ class DeliveryContract:
         assert len(claim.token) >= 16
 
     async def test_a_lead_is_claimed_by_one_of_many_only(self, outbox: Outbox) -> None:
-        await put_all(outbox, [offer() for _ in range(40)])
+        await put_all(outbox, [new_lead() for _ in range(40)])
 
         claims = await asyncio.gather(*(outbox.claim(7, NOW, LEASE) for _ in range(9)))
 
@@ -101,7 +101,7 @@ class DeliveryContract:
     async def test_a_lease_that_ran_out_is_claimed_again_and_lost_to_the_first(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         lost = await claim_one(outbox)
         assert await outbox.claim(1, NOW + LEASE - 1, LEASE) == []
 
@@ -117,13 +117,13 @@ class DeliveryContract:
     async def test_a_late_worker_may_settle_while_nobody_else_has_claimed(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         claim = await claim_one(outbox)
 
         assert await outbox.settle(claim, DELIVERED, NOW + 9 * LEASE)
 
     async def test_a_lead_is_settled_once(self, outbox: Outbox) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         claim = await claim_one(outbox)
         await outbox.settle(claim, waiting(NOW + HOUR), NOW)
 
@@ -135,9 +135,9 @@ class DeliveryContract:
     async def test_one_customers_leads_go_one_after_the_other(
         self, outbox: Outbox
     ) -> None:
-        offers = [offer(lead("u")) for _ in range(3)]
-        await put_all(outbox, offers)
-        made = [one.lead.id for one in offers]
+        new_leads = [new_lead(lead("u")) for _ in range(3)]
+        await put_all(outbox, new_leads)
+        made = [one.lead.id for one in new_leads]
 
         order = []
         while claims := await outbox.claim(9, NOW, LEASE):
@@ -148,9 +148,9 @@ class DeliveryContract:
         assert order == made
 
     async def test_customers_do_not_wait_for_each_other(self, outbox: Outbox) -> None:
-        offers = [offer(lead(customer)) for customer in "uuvvw"]
-        await put_all(outbox, offers)
-        made = [one.lead.id for one in offers]
+        new_leads = [new_lead(lead(customer)) for customer in "uuvvw"]
+        await put_all(outbox, new_leads)
+        made = [one.lead.id for one in new_leads]
 
         claims = await outbox.claim(9, NOW, LEASE)
 
@@ -171,38 +171,38 @@ class DeliveryContract:
     async def test_the_next_in_line_waits_for_an_end(
         self, outbox: Outbox, end: Settlement, *, goes: bool
     ) -> None:
-        offers = [offer(lead("u")), offer(lead("u"))]
-        await put_all(outbox, offers)
+        new_leads = [new_lead(lead("u")), new_lead(lead("u"))]
+        await put_all(outbox, new_leads)
 
         await finish(outbox, end)
 
         following = claimed(await outbox.claim(9, NOW, LEASE))
-        assert following == ([offers[1].lead.id] if goes else [])
+        assert following == ([new_leads[1].lead.id] if goes else [])
 
     async def test_the_next_in_line_goes_at_once_although_claims_found_it_blocked(
         self, outbox: Outbox
     ) -> None:
-        offers = [offer(lead("u")) for _ in range(3)]
-        await put_all(outbox, offers)
+        new_leads = [new_lead(lead("u")) for _ in range(3)]
+        await put_all(outbox, new_leads)
         first = await claim_one(outbox)
         assert await outbox.claim(9, NOW, LEASE) == []
 
         await outbox.settle(first, DELIVERED, NOW + 1)
 
-        assert claimed(await outbox.claim(9, NOW + 1, LEASE)) == [offers[1].lead.id]
+        assert claimed(await outbox.claim(9, NOW + 1, LEASE)) == [new_leads[1].lead.id]
 
     async def test_the_line_moves_on_when_a_worker_died(self, outbox: Outbox) -> None:
-        offers = [offer(lead("u")), offer(lead("u"))]
-        await put_all(outbox, offers)
+        new_leads = [new_lead(lead("u")), new_lead(lead("u"))]
+        await put_all(outbox, new_leads)
         await outbox.claim(9, NOW, LEASE)
 
         again = await outbox.claim(9, NOW + LEASE, LEASE)
 
-        assert claimed(again) == [offers[0].lead.id]
+        assert claimed(again) == [new_leads[0].lead.id]
 
     async def test_a_long_line_hides_nobody_behind_it(self, outbox: Outbox) -> None:
-        line = [offer(lead("u")) for _ in range(1500)]
-        behind = offer(lead(created_at=NOW + 1))
+        line = [new_lead(lead("u")) for _ in range(1500)]
+        behind = new_lead(lead(created_at=NOW + 1))
         await asyncio.gather(*(outbox.put(one) for one in [*line, behind]))
 
         found = []
@@ -215,7 +215,7 @@ class DeliveryContract:
         self, outbox: Outbox
     ) -> None:
         # A worker that sleeps until next_due would else never sleep.
-        await put_all(outbox, [offer(lead("u")) for _ in range(3)])
+        await put_all(outbox, [new_lead(lead("u")) for _ in range(3)])
         await finish(outbox, waiting(NOW + HOUR))
         assert await outbox.claim(9, NOW, LEASE) == []
 
@@ -229,7 +229,7 @@ class DeliveryContract:
     async def test_an_older_lead_that_is_sent_again_goes_first(
         self, outbox: Outbox
     ) -> None:
-        older, newer = offer(lead("u")), offer(lead("u"))
+        older, newer = new_lead(lead("u")), new_lead(lead("u"))
         await outbox.put(older)
         await finish(outbox, Settlement(LeadStatus.REJECTED))
         await outbox.put(newer)
@@ -241,7 +241,7 @@ class DeliveryContract:
     # --- How a delivery ends. ---
 
     async def test_a_settlement_is_written_whole(self, outbox: Outbox) -> None:
-        await outbox.put(offer(lead(notes=("a note",))))
+        await outbox.put(new_lead(lead(notes=("a note",))))
         claim = await claim_one(outbox)
         calls = [
             attempt(NOW + 1, http_status=None, code=None),
@@ -270,7 +270,7 @@ class DeliveryContract:
         assert await outbox.attempts(found.lead.id) == calls
 
     async def test_attempts_add_up_over_deliveries(self, outbox: Outbox) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         calls = [attempt(NOW + n) for n in range(5)]
 
         claim = await claim_one(outbox)
@@ -287,7 +287,7 @@ class DeliveryContract:
     async def test_a_waiting_lead_is_due_again_at_its_time(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         await finish(outbox, waiting(NOW + HOUR))
 
         assert await outbox.next_due() == NOW + HOUR
@@ -299,7 +299,7 @@ class DeliveryContract:
     async def test_a_lead_given_back_without_a_time_is_due_at_once(
         self, outbox: Outbox, again: LeadStatus
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         await finish(outbox, Settlement(again), NOW + 5)
 
         assert await outbox.next_due() == NOW + 5
@@ -307,7 +307,7 @@ class DeliveryContract:
     async def test_a_time_is_kept_for_leads_that_can_be_due_only(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         done = await finish(outbox, Settlement(LeadStatus.REJECTED, due_at=NOW + 1))
 
         assert (await entry(outbox, done)).due_at is None
@@ -316,7 +316,7 @@ class DeliveryContract:
     async def test_an_explanation_that_cannot_be_stored_is_made_storable(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         bad = "Dub said \ud83d\0"
         calls = [attempt(outcome=bad, code=bad)]
 
@@ -333,7 +333,7 @@ class DeliveryContract:
     async def test_a_delivery_cannot_end_where_no_move_leads(
         self, outbox: Outbox, end: LeadStatus
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         claim = await claim_one(outbox)
 
         with pytest.raises(IllegalMoveError):
@@ -344,7 +344,7 @@ class DeliveryContract:
     async def test_recording_leaves_a_mark_and_renews_the_lease(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         claim = await claim_one(outbox)
         assert not claim.entry.in_doubt
 
@@ -362,7 +362,7 @@ class DeliveryContract:
     async def test_doubt_stays_unless_a_settlement_says_otherwise(
         self, outbox: Outbox, told: bool | None, *, kept: bool
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         claim = await claim_one(outbox)
         await outbox.begin_recording(claim, [], NOW, LEASE)
 
@@ -377,9 +377,9 @@ class DeliveryContract:
     async def test_parking_takes_what_is_due_and_unparking_gives_it_back(
         self, outbox: Outbox
     ) -> None:
-        offers = [offer(lead(created_at=NOW + n)) for n in range(4)]
-        await put_all(outbox, offers)
-        made = [one.lead.id for one in offers]
+        new_leads = [new_lead(lead(created_at=NOW + n)) for n in range(4)]
+        await put_all(outbox, new_leads)
+        made = [one.lead.id for one in new_leads]
         await finish(outbox, waiting(NOW + 2))
 
         assert await outbox.park_due(NOW + 2, 2) == 2
@@ -401,8 +401,8 @@ class DeliveryContract:
     async def test_what_a_clock_that_was_set_back_left_behind_is_made_due(
         self, outbox: Outbox
     ) -> None:
-        late = [offer(lead(created_at=NOW + HOUR + n)) for n in range(3)]
-        await put_all(outbox, [offer(), *late])
+        late = [new_lead(lead(created_at=NOW + HOUR + n)) for n in range(3)]
+        await put_all(outbox, [new_lead(), *late])
         # One waits for good reason, one since before the clock was set back.
         await finish(outbox, waiting(NOW + 2 * HOUR))
         waits = (await outbox.list(Query(LeadStatus.WAITING)))[0].lead.id
@@ -422,29 +422,29 @@ class DeliveryContract:
         assert await outbox.reschedule(NOW - DAY, NOW - DAY, 9) == 0
 
     async def test_leads_under_way_are_not_parked(self, outbox: Outbox) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         claim = await claim_one(outbox)
 
         assert await outbox.park_due(NOW + DAY, 9) == 0
         assert await outbox.settle(claim, DELIVERED, NOW)
 
     async def test_a_probe_takes_the_oldest_parked_lead(self, outbox: Outbox) -> None:
-        offers = [offer(), offer(), offer()]
-        await put_all(outbox, offers)
+        new_leads = [new_lead(), new_lead(), new_lead()]
+        await put_all(outbox, new_leads)
         await outbox.park_due(NOW, 2)
 
         probe = await outbox.claim_probe(NOW, LEASE)
 
         assert probe is not None
-        assert probe.entry.lead.id == offers[0].lead.id
-        assert probe.entry == await outbox.get(offers[0].lead.id)
+        assert probe.entry.lead.id == new_leads[0].lead.id
+        assert probe.entry == await outbox.get(new_leads[0].lead.id)
         assert await outbox.settle(probe, Settlement(LeadStatus.PARKED), NOW)
 
     async def test_a_probe_takes_what_is_due_when_nothing_is_parked(
         self, outbox: Outbox
     ) -> None:
         assert await outbox.claim_probe(NOW, LEASE) is None
-        made = offer()
+        made = new_lead()
         await outbox.put(made)
 
         probe = await outbox.claim_probe(NOW, LEASE)
@@ -454,7 +454,11 @@ class DeliveryContract:
         assert await outbox.claim_probe(NOW, LEASE) is None
 
     async def test_a_probe_keeps_to_the_line(self, outbox: Outbox) -> None:
-        first, second, other = offer(lead("u")), offer(lead("u")), offer(lead("v"))
+        first, second, other = (
+            new_lead(lead("u")),
+            new_lead(lead("u")),
+            new_lead(lead("v")),
+        )
         await outbox.put(first)
         await finish(outbox, waiting(NOW + HOUR))
         await put_all(outbox, [second, other])
@@ -466,18 +470,18 @@ class DeliveryContract:
         assert probe.entry.lead.id == other.lead.id
         assert await outbox.claim_probe(NOW, LEASE) is None
 
-    async def test_the_gate_is_one_for_all_on_the_database(
+    async def test_the_circuit_is_one_for_all_on_the_database(
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
     ) -> None:
         other = await reopen()
-        assert await other.gate() == Gate()
-        closed = Gate(closed=True, reason="key revoked", probe_at=NOW + 5, failures=3)
+        assert await other.circuit() == Circuit()
+        closed = Circuit(open=True, reason="key revoked", probe_at=NOW + 5, failures=3)
 
-        await outbox.set_gate(closed)
+        await outbox.set_circuit(closed)
 
-        assert await other.gate() == closed
-        await other.set_gate(Gate())
-        assert await outbox.gate() == Gate()
+        assert await other.circuit() == closed
+        await other.set_circuit(Circuit())
+        assert await outbox.circuit() == Circuit()
 
     # --- Again, and confirmed. ---
 
@@ -505,7 +509,7 @@ class DeliveryContract:
     async def test_sending_again_keeps_the_doubt_and_the_story(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         end = Settlement(LeadStatus.UNCONFIRMED, [attempt()], in_doubt=True)
         made = await finish(outbox, end)
 
@@ -533,7 +537,7 @@ class DeliveryContract:
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
     ) -> None:
         other = await reopen()
-        await put_all(outbox, [offer(lead(f"u_{n}")) for n in range(30)])
+        await put_all(outbox, [new_lead(lead(f"u_{n}")) for n in range(30)])
         pace = Pace(plan=600, calls=2)
 
         first = await outbox.claim(30, NOW, LEASE, pace)
@@ -548,7 +552,7 @@ class DeliveryContract:
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
     ) -> None:
         other = await reopen()
-        await put_all(outbox, [offer(lead(f"u_{n}")) for n in range(3)])
+        await put_all(outbox, [new_lead(lead(f"u_{n}")) for n in range(3)])
         pace = Pace(plan=1200, calls=2)
 
         await outbox.throttled(pace.plan, NOW, NOW + HOUR // 2)
@@ -560,8 +564,8 @@ class DeliveryContract:
     async def test_a_fresh_lead_does_not_wait_behind_a_backlog(
         self, outbox: Outbox
     ) -> None:
-        await put_all(outbox, [offer(lead(f"u_{n}")) for n in range(200)])
-        fresh = offer(replace(lead("fresh"), created_at=NOW + 9))
+        await put_all(outbox, [new_lead(lead(f"u_{n}")) for n in range(200)])
+        fresh = new_lead(replace(lead("fresh"), created_at=NOW + 9))
         await outbox.put(fresh)
 
         claims = claimed(await outbox.claim(8, NOW + 9, LEASE))
@@ -572,7 +576,7 @@ class DeliveryContract:
     async def test_a_webhook_that_overtakes_the_answer_settles_what_is_in_doubt(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         claim = await claim_one(outbox, NOW)
         await outbox.begin_recording(claim, [attempt()], NOW, LEASE)
 
@@ -589,7 +593,7 @@ class DeliveryContract:
     async def test_a_new_round_begins_when_a_settlement_says_so(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         claim = await claim_one(outbox, NOW)
 
         await outbox.settle(
@@ -603,7 +607,7 @@ class DeliveryContract:
     async def test_a_confirmed_lead_is_delivered_beyond_doubt(
         self, outbox: Outbox
     ) -> None:
-        await outbox.put(offer())
+        await outbox.put(new_lead())
         made = await finish(outbox, Settlement(LeadStatus.UNCONFIRMED, in_doubt=True))
 
         await outbox.confirm([made], NOW + HOUR)
@@ -624,13 +628,13 @@ class DeliveryContract:
             await work
             return bool(woken)
 
-        held = offer(status=LeadStatus.HELD)
-        assert await wakes(outbox.put(offer()))
+        held = new_lead(status=LeadStatus.HELD)
+        assert await wakes(outbox.put(new_lead()))
         claim = await claim_one(outbox)
         assert await wakes(outbox.settle(claim, Settlement(LeadStatus.PARKED), NOW))
         assert await wakes(outbox.unpark(NOW, 9))
         await outbox.put(held)
-        assert await wakes(outbox.release(held.lead.id, offer()))
+        assert await wakes(outbox.release(held.lead.id, new_lead()))
         assert await wakes(
             outbox.requeue(await lead_in(outbox, LeadStatus.REJECTED), NOW)
         )

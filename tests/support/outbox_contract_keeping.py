@@ -10,7 +10,14 @@ import pytest
 
 from relay.core.leads import RETRYABLE, SETTLED, Lead, LeadRecord, LeadStatus
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
+from relay.outbox.contract import (
+    Inserted,
+    NewLead,
+    Outbox,
+    Query,
+    Settlement,
+    Wanted,
+)
 from relay.outbox.encryption import Seal
 from relay.outbox.personal_data import FORGOTTEN
 from relay.outbox.records import pseudonym
@@ -24,7 +31,7 @@ from tests.support.outbox_rig import (
     entry,
     ids,
     lead,
-    offer,
+    new_lead,
     put_all,
     signup,
     status,
@@ -45,16 +52,16 @@ PERSON: dict[str, Any] = {
 U = Wanted(customer="zoe@example.com")
 
 
-def zoe(at: int = NOW, **more: Any) -> Offer:
+def zoe(at: int = NOW, **more: Any) -> NewLead:
     """A sign-up whose customer's id is an address, with everything about her."""
     made = lead(U.customer, created_at=at, **PERSON)
-    return offer(made, dedupe_key="k", dedupe_since=at - 90 * DAY, **more)
+    return new_lead(made, dedupe_key="k", dedupe_since=at - 90 * DAY, **more)
 
 
-async def reach(outbox: Outbox, wanted: LeadStatus, made: Offer) -> str:
+async def reach(outbox: Outbox, wanted: LeadStatus, made: NewLead) -> str:
     """Put a lead and bring it into a state; its id."""
     if wanted in {LeadStatus.HELD, LeadStatus.REJECTED}:
-        await outbox.put(offer(made.lead, status=wanted))
+        await outbox.put(new_lead(made.lead, status=wanted))
         return made.lead.id
     await outbox.put(made)
     if wanted is LeadStatus.QUEUED:
@@ -156,14 +163,17 @@ class KeepingContract:
         await outbox.erase_due(NOW + 1, 9, NOW + 40 * DAY)
 
         same_request = await outbox.put(
-            offer(idempotency_key="m", body_hash=b"another, nobody can tell")
+            new_lead(idempotency_key="m", body_hash=b"another, nobody can tell")
         )
         same_sign_up = await outbox.put(zoe(NOW + 40 * DAY))
         too_late = await outbox.put(zoe(NOW + 91 * DAY))
 
-        for receipt in (same_request, same_sign_up):
-            assert (receipt.taken, receipt.lead_id) == (Taken.DUPLICATE, first.lead.id)
-        assert too_late.taken is Taken.NEW
+        for result in (same_request, same_sign_up):
+            assert (result.outcome, result.lead_id) == (
+                Inserted.DUPLICATE,
+                first.lead.id,
+            )
+        assert too_late.outcome is Inserted.NEW
         newest = await outbox.put(zoe(NOW + 92 * DAY))
         assert newest.lead_id == too_late.lead_id
 
@@ -184,7 +194,7 @@ class KeepingContract:
         self, outbox: Outbox, state: LeadStatus
     ) -> None:
         lead_id = await reach(outbox, state, zoe())
-        other = await reach(outbox, LeadStatus.HELD, offer(lead("other", **PERSON)))
+        other = await reach(outbox, LeadStatus.HELD, new_lead(lead("other", **PERSON)))
 
         forgotten = await outbox.forget(U, NOW)
         again = await outbox.forget(U, NOW)
@@ -228,7 +238,7 @@ class KeepingContract:
 
         found = await entry(outbox, claim.entry.lead.id)
         assert (found.status, found.in_doubt) == (LeadStatus.UNCONFIRMED, True)
-        assert (await outbox.put(zoe(NOW + 1))).taken is Taken.DUPLICATE
+        assert (await outbox.put(zoe(NOW + 1))).outcome is Inserted.DUPLICATE
 
     async def test_one_lead_is_forgotten_and_the_next_in_line_goes(
         self, outbox: Outbox
@@ -341,6 +351,6 @@ class KeepingContract:
             await store.close()
 
 
-def zoe_of(number: int) -> Offer:
+def zoe_of(number: int) -> NewLead:
     """One of several customers, each captured a moment later."""
-    return offer(lead(f"zoe{number}", created_at=NOW + number, **PERSON))
+    return new_lead(lead(f"zoe{number}", created_at=NOW + number, **PERSON))

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from relay.core.leads import LeadStatus
-from relay.outbox.contract import Act, Gate, Outbox, Query, Sample
-from tests.support.outbox_rig import NOW, ids, lead, offer, put_all, put_together
+from relay.outbox.contract import AuditEntry, Circuit, Outbox, Query, Sample
+from tests.support.outbox_rig import NOW, ids, lead, new_lead, put_all, put_together
 
 MINUTE = 60_000
 
@@ -17,9 +17,9 @@ class OperatingContract:
     """What the dashboard needs of any outbox."""
 
     async def test_a_listing_goes_on_before_a_lead(self, outbox: Outbox) -> None:
-        offers = [offer(lead(f"u_{n}")) for n in range(5)]
-        await put_all(outbox, offers)
-        newest_first = [made.lead.id for made in reversed(offers)]
+        new_leads = [new_lead(lead(f"u_{n}")) for n in range(5)]
+        await put_all(outbox, new_leads)
+        newest_first = [made.lead.id for made in reversed(new_leads)]
 
         first = await ids(outbox, Query(limit=2))
         second = await ids(outbox, Query(limit=2, before=first[-1]))
@@ -28,8 +28,8 @@ class OperatingContract:
         assert first + second + third == newest_first
 
     async def test_a_listing_finds_a_click_and_an_event(self, outbox: Outbox) -> None:
-        wanted = offer(lead("a", click_id="WantedClick00001"))
-        other = offer(lead("b", event_name="Demo"))
+        wanted = new_lead(lead("a", click_id="WantedClick00001"))
+        other = new_lead(lead("b", event_name="Demo"))
         await put_all(outbox, [wanted, other])
 
         assert await ids(outbox, Query(click="WantedClick00001")) == [wanted.lead.id]
@@ -40,9 +40,9 @@ class OperatingContract:
         self, outbox: Outbox
     ) -> None:
         made = [
-            offer(lead("a", event_name="Demo", click_id="WantedClick00001")),
-            offer(lead("b", event_name="Demo"), status=LeadStatus.REJECTED),
-            offer(lead("a"), status=LeadStatus.REJECTED),
+            new_lead(lead("a", event_name="Demo", click_id="WantedClick00001")),
+            new_lead(lead("b", event_name="Demo"), status=LeadStatus.REJECTED),
+            new_lead(lead("a"), status=LeadStatus.REJECTED),
         ]
         await put_all(outbox, made)
         first, second, third = (one.lead.id for one in made)
@@ -63,18 +63,18 @@ class OperatingContract:
         self, outbox: Outbox
     ) -> None:
         held = lead("held", click_id="BeforeItsEnd0001")
-        await outbox.put(offer(held, status=LeadStatus.HELD))
+        await outbox.put(new_lead(held, status=LeadStatus.HELD))
         gone = lead("gone", click_id="GoneWithItsLead1")
-        offers = [offer() for _ in range(1_200)]
-        await put_together(outbox, offers)
-        await outbox.put(offer(gone, status=LeadStatus.HELD))
+        new_leads = [new_lead() for _ in range(1_200)]
+        await put_together(outbox, new_leads)
+        await outbox.put(new_lead(gone, status=LeadStatus.HELD))
         assert await outbox.counts() == {LeadStatus.HELD: 2, LeadStatus.QUEUED: 1_200}
         assert await ids(outbox, Query(click="GoneWithItsLead1")) == [gone.id]
 
         await outbox.release(gone.id, None)
         final = replace(held, click_id="AfterItsEnd00001")
-        await outbox.release(held.id, offer(final))
-        late = offer(lead(click_id="TakesTheLastSeq1"))
+        await outbox.release(held.id, new_lead(final))
+        late = new_lead(lead(click_id="TakesTheLastSeq1"))
         await outbox.put(late)
         await outbox.park_due(NOW, 200)
 
@@ -85,23 +85,23 @@ class OperatingContract:
             "AfterItsEnd00001": [held.id],
             "GoneWithItsLead1": [],
             "TakesTheLastSeq1": [late.lead.id],
-            offers[700].lead.click_id: [offers[700].lead.id],
+            new_leads[700].lead.click_id: [new_leads[700].lead.id],
         }.items():
             assert await ids(outbox, Query(click=click)) == there
 
-    async def test_a_pause_is_everybodys_and_outlives_the_gate(
+    async def test_a_pause_is_everybodys_and_outlives_the_circuit(
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
     ) -> None:
         await outbox.pause(paused=True)
         other = await reopen()
-        assert (await other.gate()).paused
+        assert (await other.circuit()).paused
 
-        await other.set_gate(Gate(closed=True, reason="401"))
-        await other.set_gate(Gate())
-        assert (await outbox.gate()).paused
+        await other.set_circuit(Circuit(open=True, reason="401"))
+        await other.set_circuit(Circuit())
+        assert (await outbox.circuit()).paused
 
         await other.pause(paused=False)
-        assert await outbox.gate() == Gate()
+        assert await outbox.circuit() == Circuit()
 
     async def test_the_end_of_a_pause_wakes_delivery(self, outbox: Outbox) -> None:
         woken: list[bool] = []
@@ -113,11 +113,13 @@ class OperatingContract:
         assert woken
 
     async def test_acts_are_kept_newest_first(self, outbox: Outbox) -> None:
-        acts = [Act(NOW + n, "admin", "retry", f"lead_{n}", "sent") for n in range(3)]
+        acts = [
+            AuditEntry(NOW + n, "admin", "retry", f"lead_{n}", "sent") for n in range(3)
+        ]
         for act in acts:
             await outbox.record(act)
 
-        assert await outbox.acts(2) == [acts[2], acts[1]]
+        assert await outbox.audit_log(2) == [acts[2], acts[1]]
 
     async def test_a_minute_is_sampled_once_by_each_relay(self, outbox: Outbox) -> None:
         early = Sample(NOW, "a", {"landings": 1.0})
@@ -140,7 +142,7 @@ class OperatingContract:
     async def test_what_is_seen_does_not_change_what_is_due(
         self, outbox: Outbox
     ) -> None:
-        await put_all(outbox, [offer()])
+        await put_all(outbox, [new_lead()])
         await outbox.pause(paused=True)
 
         assert await outbox.counts() == {LeadStatus.QUEUED: 1}

@@ -9,7 +9,14 @@ import pytest
 
 from relay.core.dub.track_sale import sale_key
 from relay.core.leads import LeadStatus, Sale
-from relay.outbox.contract import Offer, Outbox, Query, Settlement, Taken, Wanted
+from relay.outbox.contract import (
+    Inserted,
+    NewLead,
+    Outbox,
+    Query,
+    Settlement,
+    Wanted,
+)
 from relay.outbox.records import pseudonym
 from tests.support.outbox_rig import (
     DAY,
@@ -20,7 +27,7 @@ from tests.support.outbox_rig import (
     claimed,
     entry,
     lead,
-    offer,
+    new_lead,
     put_all,
     put_together,
     signup,
@@ -32,11 +39,11 @@ SALE = Sale(4900, "eur", "stripe", "in_1", "Sign Up")
 YEARS = 5 * 365 * DAY
 
 
-def purchase(customer: str, sale: Sale = SALE, at: int = NOW, **more: Any) -> Offer:
-    """An offer of a sale; those of one invoice count once, for ever."""
+def purchase(customer: str, sale: Sale = SALE, at: int = NOW, **more: Any) -> NewLead:
+    """A new lead of a sale; those of one invoice count once, for ever."""
     made = lead(customer, event_name="Purchase", created_at=at, sale=sale, **more)
     since = 0 if sale.invoice_id else None
-    return offer(made, dedupe_key=sale_key(sale), dedupe_since=since)
+    return new_lead(made, dedupe_key=sale_key(sale), dedupe_since=since)
 
 
 class SalesContract:
@@ -107,23 +114,27 @@ class SalesContract:
 
         first_taken, again = await put(outbox, [first, other_amount])
 
-        assert first_taken.taken is Taken.NEW
-        assert (again.taken, again.lead_id) == (Taken.DUPLICATE, first.lead.id)
+        assert first_taken.outcome is Inserted.NEW
+        assert (again.outcome, again.lead_id) == (Inserted.DUPLICATE, first.lead.id)
 
     async def test_an_invoice_is_one_of_its_customer(self, outbox: Outbox) -> None:
-        offers = [
+        new_leads = [
             purchase("u"),
             purchase("v"),
             purchase("u", Sale(1, invoice_id="in_2")),
             signup("u"),
         ]
 
-        assert [it.taken for it in await put_all(outbox, offers)] == [Taken.NEW] * 4
+        assert [it.outcome for it in await put_all(outbox, new_leads)] == [
+            Inserted.NEW
+        ] * 4
 
     async def test_without_an_invoice_nothing_is_a_repeat(self, outbox: Outbox) -> None:
-        offers = [purchase("u", Sale(4900)) for _ in range(2)]
+        new_leads = [purchase("u", Sale(4900)) for _ in range(2)]
 
-        assert [it.taken for it in await put_all(outbox, offers)] == [Taken.NEW] * 2
+        assert [it.outcome for it in await put_all(outbox, new_leads)] == [
+            Inserted.NEW
+        ] * 2
 
     async def test_a_refused_sale_does_not_use_its_invoice_up(
         self, outbox: Outbox
@@ -132,7 +143,7 @@ class SalesContract:
         refused = Settlement(LeadStatus.REJECTED, [attempt()])
         await outbox.settle(await claim_one(outbox), refused, NOW)
 
-        assert (await outbox.put(purchase("u"))).taken is Taken.NEW
+        assert (await outbox.put(purchase("u"))).outcome is Inserted.NEW
 
     async def test_who_sends_a_sale_again_ends_the_doubt(self, outbox: Outbox) -> None:
         """Unlike a lead: Dub cannot tell of it, so a person has looked."""
@@ -164,7 +175,7 @@ class SalesContract:
         assert (unread.lead.customer_email, unread.lead.metadata) == (None, None)
         assert unread.lead.sale == SALE
         assert unread.sealed is not None
-        assert (await outbox.put(purchase("u"))).taken is Taken.DUPLICATE
+        assert (await outbox.put(purchase("u"))).outcome is Inserted.DUPLICATE
 
     @pytest.mark.parametrize("how", ["forget", "retention"])
     async def test_an_erased_sale_tells_no_invoice_and_is_still_a_repeat(
@@ -187,7 +198,7 @@ class SalesContract:
         assert (found.lead.customer_name, found.lead.metadata) == (None, None)
         assert found.lead.sale == Sale(4900, "eur", "stripe", None, "Sign Up")
         again = await outbox.put(purchase("u", at=NOW + YEARS))
-        assert (again.taken, again.lead_id) == (Taken.DUPLICATE, made.lead.id)
+        assert (again.outcome, again.lead_id) == (Inserted.DUPLICATE, made.lead.id)
 
     async def test_a_forgotten_sale_is_never_sent(self, outbox: Outbox) -> None:
         made = purchase("u")

@@ -9,8 +9,8 @@ from itertools import islice
 from hypothesis import strategies as st
 
 from relay.core.leads import OPEN, LeadStatus
-from relay.outbox.contract import Claim, Outbox, Settlement, Taken
-from tests.support.outbox_rig import LEASE, NOW, attempt, ids, lead, offer
+from relay.outbox.contract import Claim, Inserted, Outbox, Settlement
+from tests.support.outbox_rig import LEASE, NOW, attempt, ids, lead, new_lead
 
 Op = tuple[str, int, int]
 """What is done, and two numbers that say to what and how."""
@@ -81,16 +81,16 @@ class Model:
             and one.status is not LeadStatus.REJECTED
         ]
 
-        receipt = await self.outbox.put(offer(made, dedupe_key=key_, dedupe_since=0))
+        result = await self.outbox.put(new_lead(made, dedupe_key=key_, dedupe_since=0))
 
         if same:
-            assert (receipt.taken, receipt.lead_id) == (
-                Taken.DUPLICATE,
+            assert (result.outcome, result.lead_id) == (
+                Inserted.DUPLICATE,
                 same[0].lead_id,
             )
-            assert receipt.status is same[0].status
+            assert result.status is same[0].status
         else:
-            assert (receipt.taken, receipt.lead_id) == (Taken.NEW, made.id)
+            assert (result.outcome, result.lead_id) == (Inserted.NEW, made.id)
             self.leads.append(
                 Known(made.id, made.customer_external_id, key_, due_at=self.now)
             )

@@ -1,4 +1,4 @@
-"""What the tests of every outbox share: leads, offers, clocks, other processes."""
+"""What the tests of every outbox share: leads, new leads, clocks, other processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from subprocess import PIPE
 from typing import Any
 
 from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus, Step
-from relay.outbox.contract import Claim, Offer, Outbox, Query, Receipt
+from relay.outbox.contract import Claim, InsertResult, NewLead, Outbox, Query
 
 NOW = 1_700_000_000_000
 LEASE = 60_000
@@ -35,16 +35,16 @@ def lead(customer: str | None = None, **more: Any) -> Lead:
     return Lead(**(defaults | more))
 
 
-def offer(made: Lead | None = None, **more: Any) -> Offer:
-    """An offer of a lead that repeats no other one unless it is told to."""
+def new_lead(made: Lead | None = None, **more: Any) -> NewLead:
+    """A new lead made of a lead that repeats no other one unless it is told to."""
     made = made or lead()
     defaults: dict[str, Any] = {"dedupe_key": made.id, "dedupe_since": None}
-    return Offer(made, **(defaults | more))
+    return NewLead(made, **(defaults | more))
 
 
-def signup(customer: str, at: int = NOW, key: str = "Sign Up", **more: Any) -> Offer:
-    """An offer that counts once a week for its customer and key."""
-    return offer(
+def signup(customer: str, at: int = NOW, key: str = "Sign Up", **more: Any) -> NewLead:
+    """A new lead that counts once a week for its customer and key."""
+    return new_lead(
         lead(customer, created_at=at), dedupe_key=key, dedupe_since=at - 7 * DAY, **more
     )
 
@@ -60,14 +60,16 @@ def attempt(at: int = NOW, **more: Any) -> Attempt:
     return Attempt(at=at, **(defaults | more))
 
 
-async def put_all(outbox: Outbox, offers: Sequence[Offer]) -> list[Receipt]:
-    """Put offers one after the other, so that they come in this order."""
-    return [await outbox.put(one) for one in offers]
+async def put_all(outbox: Outbox, new_leads: Sequence[NewLead]) -> list[InsertResult]:
+    """Put new leads one after the other, so that they come in this order."""
+    return [await outbox.put(one) for one in new_leads]
 
 
-async def put_together(outbox: Outbox, offers: Sequence[Offer]) -> list[Receipt]:
-    """Put offers at once, so that they meet in one transaction."""
-    return await asyncio.gather(*(outbox.put(one) for one in offers))
+async def put_together(
+    outbox: Outbox, new_leads: Sequence[NewLead]
+) -> list[InsertResult]:
+    """Put new leads at once, so that they meet in one transaction."""
+    return await asyncio.gather(*(outbox.put(one) for one in new_leads))
 
 
 async def entry(outbox: Outbox, lead_id: str) -> LeadRecord:
@@ -95,7 +97,7 @@ async def claim_one(outbox: Outbox, now: int = NOW) -> Claim:
     return claim
 
 
-def with_id(made: Offer, lead_id: str) -> Offer:
+def with_id(made: NewLead, lead_id: str) -> NewLead:
     return replace(made, lead=replace(made.lead, id=lead_id))
 
 
@@ -103,14 +105,14 @@ CHILD = """
 import asyncio, os, sys
 from relay.core.leads import Lead
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Offer
+from relay.outbox.contract import NewLead
 
 NOW = {now}
 
 
-def offer(name, customer=None, key=None):
+def new_lead(name, customer=None, key=None):
     lead = Lead(f"lead_{{name}}", "hook", "click123", "Sign Up", customer or name, NOW)
-    return Offer(lead, key or name, 0)
+    return NewLead(lead, key or name, 0)
 
 
 async def main(outbox):

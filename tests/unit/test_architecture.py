@@ -75,7 +75,7 @@ CALLERS = (
     "relay.delivery.dub_client",  # the only code that delivers to Dub
     "relay.http.aiohttp_internals",  # the protocol of the proxy's connections
     "relay.capture.pass_through",  # passes browsers' calls on to Dub
-    "relay.operations.alerts.webhook",  # the operator's webhook
+    "relay.operations.alerts.watcher",  # the operator's webhook
     "relay.operations.diagnostics",  # `check` tries whether upstream answers
     "relay.sandbox",  # plays the site and Dub, webhooks included
     "relay.sandbox.demo",  # plays the visitor

@@ -1,4 +1,4 @@
-"""The click cookie and its companion: read, written, cleared, sealed."""
+"""The click cookie and its signed copy: read, written, cleared, sealed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relay.core import signing
 from relay.core.http import cookies
-from relay.core.http.cookies import Companion
+from relay.core.http.cookies import SignedCookie
 
 NOW = 1_754_000_000_123
 CLICK = "hQWlMabcDEF12345"
@@ -245,10 +245,10 @@ class TestWriting:
         assert cookies.clear_click(None) == (f"dub_id=; {gone}",)
 
     @pytest.mark.parametrize(("secure", "tail"), [(True, "; Secure"), (False, "")])
-    def test_the_companion_is_out_of_reach_for_scripts(
+    def test_the_signed_cookie_is_out_of_reach_for_scripts(
         self, *, secure: bool, tail: str
     ) -> None:
-        written = cookies.write_companion(
+        written = cookies.write_signed_cookie(
             "abc.def-_9", domain=".acme.test", days=90, now=NOW, secure=secure
         )
 
@@ -259,12 +259,14 @@ class TestWriting:
         )
 
     @pytest.mark.parametrize("sealed", ["", "a;b", "a b", "é", "x" * 3801])
-    def test_only_sealed_text_is_written_as_companion(self, sealed: str) -> None:
-        with pytest.raises(ValueError, match="not a sealed companion"):
-            cookies.write_companion(sealed, domain=None, days=90, now=NOW, secure=True)
+    def test_only_sealed_text_is_written_as_signed_cookie(self, sealed: str) -> None:
+        with pytest.raises(ValueError, match="not a sealed click cookie"):
+            cookies.write_signed_cookie(
+                sealed, domain=None, days=90, now=NOW, secure=True
+            )
 
 
-SEEN = Companion(CLICK, NOW - 5000, NOW - 1000, "/pricing")
+SEEN = SignedCookie(CLICK, NOW - 5000, NOW - 1000, "/pricing")
 OTHER = "otherCLICK123456"
 
 
@@ -272,7 +274,7 @@ class TestAttribution:
     def test_a_first_landing_is_remembered_without_its_query(self) -> None:
         found = cookies.landed(None, CLICK, NOW, "/pricing?dub_id=x&a=1#top")
 
-        assert found == Companion(CLICK, NOW, NOW, "/pricing", used=False)
+        assert found == SignedCookie(CLICK, NOW, NOW, "/pricing", used=False)
 
     @pytest.mark.parametrize("attribution", ["last-click", "first-click"])
     def test_the_same_click_again_keeps_its_first_sight(
@@ -280,23 +282,23 @@ class TestAttribution:
     ) -> None:
         found = cookies.landed(SEEN, CLICK, NOW, "/other", attribution)
 
-        assert found == Companion(CLICK, NOW - 5000, NOW, "/pricing")
+        assert found == SignedCookie(CLICK, NOW - 5000, NOW, "/pricing")
 
     def test_the_last_click_counts_by_default(self) -> None:
         found = cookies.landed(SEEN, OTHER, NOW, "/new")
 
-        assert found == Companion(OTHER, NOW, NOW, "/new")
+        assert found == SignedCookie(OTHER, NOW, NOW, "/new")
 
     def test_the_first_click_is_kept_where_it_counts(self) -> None:
         found = cookies.landed(SEEN, OTHER, NOW, "/new", "first-click")
 
-        assert found == Companion(CLICK, NOW - 5000, NOW, "/pricing")
+        assert found == SignedCookie(CLICK, NOW - 5000, NOW, "/pricing")
 
     def test_a_used_first_click_makes_room_for_the_next(self) -> None:
         used = cookies.use(SEEN, NOW - 500)
 
-        assert used == Companion(CLICK, NOW - 5000, NOW - 500, "/pricing", used=True)
-        assert cookies.landed(used, OTHER, NOW, "/new", "first-click") == Companion(
+        assert used == SignedCookie(CLICK, NOW - 5000, NOW - 500, "/pricing", used=True)
+        assert cookies.landed(used, OTHER, NOW, "/new", "first-click") == SignedCookie(
             OTHER, NOW, NOW, "/new"
         )
 
@@ -309,8 +311,8 @@ class TestAttribution:
 OLD, NEW = "old-secret", "new-secret"
 AGE_S = 90 * 86_400
 
-companions = st.builds(
-    Companion,
+signed_cookies = st.builds(
+    SignedCookie,
     click_ids,
     st.integers(0, 2**53),
     st.integers(0, 2**53),
@@ -320,21 +322,21 @@ companions = st.builds(
 
 
 class TestSealing:
-    @given(companions)
+    @given(signed_cookies)
     def test_what_is_sealed_can_be_unsealed_and_fits_a_cookie(
-        self, companion: Companion
+        self, signed_cookie: SignedCookie
     ) -> None:
-        sealed = cookies.seal(companion, [NEW], NOW)
-        written = cookies.write_companion(
+        sealed = cookies.seal(signed_cookie, [NEW], NOW)
+        written = cookies.write_signed_cookie(
             sealed, domain=".acme.test", days=90, now=NOW, secure=True
         )
 
-        assert cookies.unseal(sealed, [NEW], NOW, AGE_S) == companion
+        assert cookies.unseal(sealed, [NEW], NOW, AGE_S) == signed_cookie
         assert len(written) < 2000
 
     def test_a_long_landing_is_cut_and_lone_surrogates_are_replaced(self) -> None:
         sealed = cookies.seal(
-            Companion(CLICK, NOW, NOW, "/\ud800" + "é" * 300), [NEW], NOW
+            SignedCookie(CLICK, NOW, NOW, "/\ud800" + "é" * 300), [NEW], NOW
         )
         found = cookies.unseal(sealed, [NEW], NOW, AGE_S)
 
@@ -371,7 +373,7 @@ class TestSealing:
         assert cookies.unseal(altered, [NEW], NOW, AGE_S) == expected
 
     @given(any_text)
-    def test_garbage_is_nobodys_companion(self, value: str) -> None:
+    def test_garbage_is_nobodys_signed_cookie(self, value: str) -> None:
         assert cookies.unseal(value, [NEW], NOW, AGE_S) is None
 
     def test_what_was_signed_for_another_purpose_is_worth_nothing(self) -> None:

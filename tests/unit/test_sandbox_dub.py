@@ -19,7 +19,8 @@ from relay.core.dub.track_lead import (
 from relay.core.leads import Mode
 from relay.sandbox.app import sample_links
 from relay.sandbox.dub import DEDUPE_MS, SAME_CLICK_MS, Around, Dub
-from relay.sandbox.state import RefusalError, lead_created, sign, state_json
+from relay.sandbox.model import RefusalError
+from relay.sandbox.state import lead_created, sign, state_json
 
 START = 1_700_000_000_000
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0.0.0 Safari/537.36"

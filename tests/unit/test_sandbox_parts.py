@@ -14,8 +14,8 @@ from relay.sandbox.app import sample_links
 from relay.sandbox.browser import Visitor, final_url, visit
 from relay.sandbox.dub import Around, Dub
 from relay.sandbox.faults import Faults, KnobError, Options
-from relay.sandbox.state import Link, RefusalError
-from relay.sandbox.wire import Gate, require_hostname
+from relay.sandbox.model import Link, RefusalError
+from relay.sandbox.wire import Circuit, require_hostname
 
 START = 1_700_000_000_000
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0.0.0 Safari/537.36"
@@ -297,16 +297,16 @@ class TestFaults:
 
 class TestRateAndHostnames:
     def test_the_rate_is_held_within_any_minute(self) -> None:
-        gate = Gate("dub_x", "dub_pk_x")
+        circuit = Circuit("dub_x", "dub_pk_x")
 
-        passed = [gate.count("server", START + i * 20_000, 2)[0] for i in range(5)]
+        passed = [circuit.count("server", START + i * 20_000, 2)[0] for i in range(5)]
 
         assert passed == [True, True, False, True, True]
 
     def test_times_are_told_in_epoch_milliseconds(self) -> None:
-        gate = Gate("dub_x", "dub_pk_x")
+        circuit = Circuit("dub_x", "dub_pk_x")
 
-        _, allowance = gate.count("server", START, None)
+        _, allowance = circuit.count("server", START, None)
 
         assert allowance.headers() == {
             "X-RateLimit-Limit": "1200",

@@ -77,9 +77,9 @@ def test_only_a_click_id_is_let_out(content: object) -> None:
 
 
 def test_what_was_signed_for_another_purpose_is_no_ticket() -> None:
-    companion = cookies.seal(cookies.landed(None, CLICK, NOW, "/"), SECRETS, NOW)
+    signed_cookie = cookies.seal(cookies.landed(None, CLICK, NOW, "/"), SECRETS, NOW)
 
-    assert OPENER.find((companion,), (), NOW).told_by == tickets.FORGED
+    assert OPENER.find((signed_cookie,), (), NOW).told_by == tickets.FORGED
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=80))

@@ -15,9 +15,8 @@ from aiohttp import web
 from relay.capture.openapi.components import SCHEMAS
 from relay.capture.openapi.page_paths import HEALTH, PAGES, PUBLISHABLE_KEY
 from relay.capture.openapi.server_paths import BEARER, HOOK_SECURITY, HOOKS, TRACK
-from relay.core import jsontext
+from relay.core import VERSION, jsontext
 from relay.core.http.forwarding import matches
-from relay.core.version import VERSION
 from relay.http.raw_responses import FixedAnswer
 
 PATH: Final = "openapi.json"

@@ -176,7 +176,7 @@ PAGES: Final[Paths] = {
         ),
         "delete": operation(
             _PAGES,
-            "The click cookie and its companion, removed",
+            "The click cookie and its signed copy, removed",
             _WRITTEN,
             errors=(403,),
             parameters=(ORIGIN,),

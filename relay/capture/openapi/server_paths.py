@@ -99,7 +99,7 @@ SIGNUP: Final[Json] = {
 }
 
 
-def receipt(*words: str, lead: Any = "string") -> Json:
+def result(*words: str, lead: Any = "string") -> Json:
     """Describe what a hook answers: the lead's id and what became of it."""
     return {
         "type": "object",
@@ -114,7 +114,7 @@ def receipt(*words: str, lead: Any = "string") -> Json:
 def _provider(row: Provider) -> Json:
     """Describe a provider's hook; its signature is the provider's own."""
     words = ("queued", "duplicate", "unattributed", "spilled", "ignored")
-    said = receipt(*words, lead=["string", "null"])
+    said = result(*words, lead=["string", "null"])
     return operation(
         _HOOKS,
         f"{row.title}'s own event of a new user",
@@ -136,10 +136,10 @@ HOOKS: Final[Paths] = {
             _HOOKS,
             "A registration, reported by the site's server",
             {
-                "200": response("Taken before.", receipt("duplicate")),
+                "200": response("Taken before.", result("duplicate")),
                 "202": response(
                     "Committed to disk, or no click led to it (`id` is null).",
-                    receipt("queued", "unattributed", lead=["string", "null"]),
+                    result("queued", "unattributed", lead=["string", "null"]),
                 ),
                 "409": error(409, "This webhook-id came before with another body."),
             },

@@ -53,7 +53,7 @@ class Proceed:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Nothing can be sent until a person acts: close the gate, park the lead.
+    """Nothing can be sent until a person acts: close the circuit, park the lead.
 
     ``in_doubt`` is the parked lead's, as in :class:`Move`.
     """
@@ -156,7 +156,7 @@ def backoff(failures: int, roll: float, policy: Policy) -> int:
 
 
 def probe_delay(failures: int, policy: Policy) -> int:
-    """Return the milliseconds until the next probe through a closed gate.
+    """Return the milliseconds until the next probe through a open circuit.
 
     As :func:`backoff`, without jitter: one probe is alone on all relays.
     """

@@ -1,4 +1,4 @@
-"""The click cookie and its companion, at the level of header text.
+"""The click cookie and its signed copy, at the level of header text.
 
 Dub's own ``dub_partner_data`` cookie holds raw JSON, whose quotes and commas
 make cookie parsers drop what comes after it, and doubled names are resolved
@@ -153,8 +153,8 @@ def clear_click(domain: str | None) -> tuple[str, ...]:
     return _clear(CLICK_COOKIE, domain)
 
 
-def clear_companion(domain: str | None) -> tuple[str, ...]:
-    """The Set-Cookie values that remove the companion, in both forms as well.
+def clear_signed_cookie(domain: str | None) -> tuple[str, ...]:
+    """The Set-Cookie values that remove the signed click cookie, in both forms as well.
 
     It is host-only where the relay was once asked under a bare host.
     """
@@ -168,15 +168,15 @@ def _clear(name: str, domain: str | None) -> tuple[str, ...]:
     return tuple(_set_cookie(name, "", each, *gone) for each in domains)
 
 
-def write_companion(
+def write_signed_cookie(
     sealed: str, *, domain: str | None, days: int, now: int, secure: bool
 ) -> str:
-    """The Set-Cookie value that writes the companion, out of reach for scripts.
+    """Return the Set-Cookie value of the signed click cookie, hidden from scripts.
 
     ``sealed`` comes from :func:`seal`; ValueError if it cannot have.
     """
     if not _SEALED.fullmatch(sealed):
-        raise ValueError("not a sealed companion")
+        raise ValueError("not a sealed click cookie")
     flags = ("SameSite=Lax", "HttpOnly", *(("Secure",) if secure else ()))
     life = _lifetime(days, now)
     return _set_cookie(COMPANION_COOKIE, sealed, domain, *life, *flags)
@@ -202,7 +202,7 @@ def _set_cookie(name: str, value: str, domain: str | None, *attributes: str) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Companion:
+class SignedCookie:
     """What the relay itself remembers of a visitor's click.
 
     ``first_seen`` and ``last_seen`` are epoch milliseconds; ``landing`` is the
@@ -218,13 +218,13 @@ class Companion:
 
 
 def landed(
-    previous: Companion | None,
+    previous: SignedCookie | None,
     click_id: str,
     now: int,
     landing: str,
     attribution: Attribution = "last-click",
-) -> Companion:
-    """The companion after a visitor has landed with a click id.
+) -> SignedCookie:
+    """The signed click cookie after a visitor has landed with a click id.
 
     The same click again keeps its first sight and whether it was used. Another
     click replaces it, unless the first click counts and is still unused.
@@ -233,12 +233,12 @@ def landed(
         kept = attribution == "first-click" and not previous.used
         if kept or previous.click_id == click_id:
             return replace(previous, last_seen=now)
-    return Companion(click_id, now, now, _landing_path(landing))
+    return SignedCookie(click_id, now, now, _landing_path(landing))
 
 
-def use(companion: Companion, now: int) -> Companion:
-    """The companion after a sign-up has taken its click."""
-    return replace(companion, last_seen=now, used=True)
+def use(signed_cookie: SignedCookie, now: int) -> SignedCookie:
+    """The signed click cookie after a sign-up has taken its click."""
+    return replace(signed_cookie, last_seen=now, used=True)
 
 
 def _landing_path(target: str) -> str:
@@ -246,22 +246,22 @@ def _landing_path(target: str) -> str:
     return path.encode("utf-8", "replace").decode()
 
 
-def seal(companion: Companion, secrets: Sequence[str], now: int) -> str:
-    """Sign a companion: a cookie value that only a holder of a secret can make."""
+def seal(signed_cookie: SignedCookie, secrets: Sequence[str], now: int) -> str:
+    """Sign a click: a cookie value that only a holder of a secret can make."""
     content = {
-        "c": companion.click_id,
-        "f": companion.first_seen,
-        "l": companion.last_seen,
-        "p": _landing_path(companion.landing),
-        "u": companion.used,
+        "c": signed_cookie.click_id,
+        "f": signed_cookie.first_seen,
+        "l": signed_cookie.last_seen,
+        "p": _landing_path(signed_cookie.landing),
+        "u": signed_cookie.used,
     }
     return signing.sign_json(content, secrets, _PURPOSE, now)
 
 
 def unseal(
     value: str, secrets: Sequence[str], now: int, max_age_s: int
-) -> Companion | None:
-    """Read a sealed companion, or None for anything wrong with it.
+) -> SignedCookie | None:
+    """Read a sealed signed click cookie, or None for anything wrong with it.
 
     Wrong is: not ours, altered, older than ``max_age_s`` seconds, from the
     future, or without a usable click id.
@@ -280,5 +280,5 @@ def unseal(
             "p": str(landing),
             "u": bool(used),
         } if is_click_id(click):
-            return Companion(click, first, last, landing, used)
+            return SignedCookie(click, first, last, landing, used)
     return None

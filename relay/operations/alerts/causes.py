@@ -77,8 +77,8 @@ def is_mine(key: str, host: str) -> bool:
 
 
 def _parked(seen: Overview) -> Iterator[Cause]:
-    if seen.gate.closed and seen.gate.parks:
-        reason = seen.gate.reason or "no reason kept"
+    if seen.circuit.open and seen.circuit.parks:
+        reason = seen.circuit.reason or "no reason kept"
         yield Cause(
             PARKED,
             PARKED,

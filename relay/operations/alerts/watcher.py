@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import aiohttp
+
+from relay.core import VERSION
 from relay.core.clock import (
     Clock,
     Roll,
 )
 from relay.core.leads import LeadStatus
+from relay.core.signing import sign_webhook
 from relay.observability.logging import get_logger
 from relay.operations.alerts import causes as messages
-from relay.operations.alerts import (
-    webhook as client,
-)
 from relay.operations.alerts.causes import (
     AlertLimits,
     find,
@@ -30,6 +32,9 @@ from relay.operations.status import Overview
 from relay.outbox.contract import Alert, Outbox, OutboxError
 
 log = get_logger()
+
+TIMEOUT_S: Final = 15.0
+"""As Standard Webhooks advises: 15 to 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ class AlertWatcher:
         sending = messages.leased(alert, self._clock())
         if not await self._outbox.swap_alert(alert, sending):
             return
-        good, answer = await client.post(
+        good, answer = await post(
             self._terms.url, self._terms.keys, sending, self._clock()
         )
         if good:
@@ -117,3 +122,31 @@ class AlertWatcher:
         base_ms = round(self._terms.retry_base_s * 1000)
         later = messages.again(sending, self._clock(), base_ms, self._roll())
         await self._outbox.swap_alert(sending, later)
+
+
+async def post(
+    url: str, keys: Sequence[bytes], alert: Alert, now: int
+) -> tuple[bool, str]:
+    """Send a message once: whether it was taken, and what was answered.
+
+    Only a 2xx is a yes (Standard Webhooks); redirects are not followed. The id
+    stays the same when it is sent again, so that the receiver knows.
+    """
+    body = alert.body.encode()
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": f"dub-relay/{VERSION}",
+        **sign_webhook(keys, alert.message_id, now // 1000, body),
+    }
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(
+                url, data=body, headers=headers, allow_redirects=False
+            ) as answer,
+        ):
+            return 200 <= answer.status < 300, f"HTTP {answer.status}"
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        # Its text would quote the address, which may be a secret.
+        return False, type(error).__name__

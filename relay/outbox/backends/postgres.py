@@ -21,7 +21,7 @@ from relay.outbox.backends.postgres_session import (
     migrate,
     require_schema,
 )
-from relay.outbox.contract import Forgotten, Offer, OutboxUnavailableError, Scrubbed
+from relay.outbox.contract import Forgotten, NewLead, OutboxUnavailableError, Scrubbed
 from relay.outbox.database import (
     MOST_JOBS,
     AnyOperation,
@@ -72,9 +72,9 @@ class PostgresOutbox(StoredOutbox):
             raise
         return channel
 
-    def locks_of(self, offer: Offer) -> Sequence[int]:
-        """Return the row of ``lines`` to lock for an offer."""
-        return postgres_native.locks_of(offer)
+    def locks_of(self, new_lead: NewLead) -> Sequence[int]:
+        """Return the row of ``lines`` to lock for a new lead."""
+        return postgres_native.locks_of(new_lead)
 
     async def lease(
         self, limit: int, now: int, lease_ms: int, pace: Pace | None

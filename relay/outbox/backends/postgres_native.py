@@ -16,7 +16,7 @@ import asyncpg
 from relay.core.leads import LeadStatus
 from relay.core.pacing import Pace, spend
 from relay.outbox.backends.postgres_session import connect
-from relay.outbox.contract import Offer, Receipt, Scrubbed
+from relay.outbox.contract import InsertResult, NewLead, Scrubbed
 from relay.outbox.database import Database, Row
 from relay.outbox.deliveries import lock_budget, write_budget
 from relay.outbox.insertion import (
@@ -38,7 +38,7 @@ from relay.outbox.leases import (
     can_pay,
     due,
 )
-from relay.outbox.records import OFFER_COLUMNS, UNCOUNTED, sql
+from relay.outbox.records import NEW_LEAD_COLUMNS, UNCOUNTED, sql
 
 LINES: Final = 16_384
 """Rows of the table ``lines``. Two relays that commit 64 leads each meet on one of
@@ -47,9 +47,11 @@ them in every fifth commit, and then one waits some milliseconds."""
 VACUUM_S: Final = 3600.0
 """How long VACUUM may take: it reads the pages that have changed."""
 
-_INSERT: Final = sql("INSERT INTO leads ({offer}) SELECT * FROM unnest({offer_arrays})")
+_INSERT: Final = sql(
+    "INSERT INTO leads ({new_lead}) SELECT * FROM unnest({new_lead_arrays})"
+)
 
-_COLUMNS: Final = len(OFFER_COLUMNS)
+_COLUMNS: Final = len(NEW_LEAD_COLUMNS)
 
 _INSERT_OR_FIND: Final = f"""
     WITH earlier AS MATERIALIZED (
@@ -59,8 +61,8 @@ _INSERT_OR_FIND: Final = f"""
     )
     SELECT * FROM earlier
 """  # noqa: S608 - its parts are constants
-"""Most offers repeat nothing: then they are in, at one trip to the server. If any may
-repeat an earlier lead, nothing is inserted, and the ledger has to say which."""
+"""Most new leads repeat nothing: then they are in, at one trip to the server. If any
+may repeat an earlier lead, nothing is inserted, and the ledger has to say which."""
 
 # Limits are written into the statement: the planner must know that they are small.
 DUE: Final = sql(
@@ -114,27 +116,27 @@ _PUT_OFF: Final = sql(
 )
 
 
-def locks_of(offer: Offer) -> tuple[int, ...]:
-    """Return the row of ``lines`` to lock for an offer; none for one that only rests.
+def locks_of(new_lead: NewLead) -> tuple[int, ...]:
+    """Return the row of ``lines`` to lock for a new lead; none for one that only rests.
 
     Every relay must return the same: the table and this function change together.
     """
-    if offer.status in UNCOUNTED:
+    if new_lead.status in UNCOUNTED:
         return ()
-    return (crc32(offer.lead.customer_external_id.encode()) % LINES,)
+    return (crc32(new_lead.lead.customer_external_id.encode()) % LINES,)
 
 
-async def put(db: Database, arguments: Sequence[Pending]) -> list[Receipt]:
-    """Insert the offers that repeat no earlier lead and no other of them."""
-    offers = [offer for offer, _ in arguments]
-    receipts = entered(offers, ())
-    columns = _columns(new_rows(arguments, receipts))
-    rows = await db.fetch(_INSERT_OR_FIND, *columns, *sought(offers))
+async def put(db: Database, arguments: Sequence[Pending]) -> list[InsertResult]:
+    """Insert the new leads that repeat no earlier lead and no other of them."""
+    new_leads = [new_lead for new_lead, _ in arguments]
+    results = entered(new_leads, ())
+    columns = _columns(new_rows(arguments, results))
+    rows = await db.fetch(_INSERT_OR_FIND, *columns, *sought(new_leads))
     if rows:
-        receipts = entered(offers, map(earlier_of, rows))
-        if new := new_rows(arguments, receipts):
+        results = entered(new_leads, map(earlier_of, rows))
+        if new := new_rows(arguments, results):
             await db.execute(_INSERT, *_columns(new))
-    return receipts
+    return results
 
 
 def _columns(rows: Sequence[Row]) -> Sequence[Sequence[Any]]:

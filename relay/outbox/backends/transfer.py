@@ -29,7 +29,7 @@ from relay.outbox.migrations import migrate_sqlite
 BATCH: Final = 1_000
 """Leads in one transaction: some megabytes, some tens of milliseconds."""
 
-SINGLES: Final = ("gate", "budget", "acts")
+SINGLES: Final = ("circuit", "budget", "audit_log")
 """Small tables, which are copied as they are at the end."""
 
 

@@ -84,20 +84,20 @@ CREATE TABLE lines (
 );
 INSERT INTO lines (n) SELECT generate_series(0, 16383);
 
--- The gate of every worker on this database; always one row.
-CREATE TABLE gate (
+-- The circuit breaker of every worker on this database; always one row.
+CREATE TABLE circuit (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    closed BOOLEAN NOT NULL,
+    is_open BOOLEAN NOT NULL,
     reason TEXT,
     probe_at BIGINT,
     failures INTEGER NOT NULL,
-    -- Whether the leads are parked behind a closed gate (a person must act), or
+    -- Whether the leads are parked behind an open circuit (a person must act), or
     -- wait in their queues (Dub is down).
     parks BOOLEAN NOT NULL,
     -- A person has stopped delivery; only a person lets it go on.
     paused BOOLEAN NOT NULL DEFAULT FALSE
 );
-INSERT INTO gate (id, closed, failures, parks) VALUES (1, FALSE, 0, TRUE);
+INSERT INTO circuit (id, is_open, failures, parks) VALUES (1, FALSE, 0, TRUE);
 
 -- The budget of calls to Dub that all relays on this database share
 -- (relay/core/pacing.py); always one row.
@@ -127,7 +127,7 @@ CREATE TABLE moves (
 );
 
 -- What people did to the leads.
-CREATE TABLE acts (
+CREATE TABLE audit_log (
     at BIGINT NOT NULL,
     actor TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -135,7 +135,7 @@ CREATE TABLE acts (
     detail TEXT NOT NULL
 );
 
-CREATE INDEX acts_at ON acts (at);
+CREATE INDEX audit_log_at ON audit_log (at);
 
 -- What each relay saw in each minute of the last days, as JSON, for plots.
 CREATE TABLE samples (

@@ -78,20 +78,20 @@ CREATE TABLE attempts (
     PRIMARY KEY (lead_seq, n)
 ) STRICT, WITHOUT ROWID;
 
--- The gate of every worker on this database; always one row.
-CREATE TABLE gate (
+-- The circuit breaker of every worker on this database; always one row.
+CREATE TABLE circuit (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    closed INTEGER NOT NULL,
+    is_open INTEGER NOT NULL,
     reason TEXT,
     probe_at INTEGER,
     failures INTEGER NOT NULL,
-    -- Whether the leads are parked behind a closed gate (a person must act), or
+    -- Whether the leads are parked behind an open circuit (a person must act), or
     -- wait in their queues (Dub is down).
     parks INTEGER NOT NULL DEFAULT 1,
     -- A person has stopped delivery; only a person lets it go on.
     paused INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-INSERT INTO gate (id, closed, failures) VALUES (1, 0, 0);
+INSERT INTO circuit (id, is_open, failures) VALUES (1, 0, 0);
 
 -- The budget of calls to Dub that all relays on this database share
 -- (relay/core/pacing.py); always one row.
@@ -113,7 +113,7 @@ CREATE TABLE pulse (
 INSERT INTO pulse (id, beats) VALUES (1, 0);
 
 -- What people did to the leads.
-CREATE TABLE acts (
+CREATE TABLE audit_log (
     at INTEGER NOT NULL,
     actor TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -121,7 +121,7 @@ CREATE TABLE acts (
     detail TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX acts_at ON acts (at);
+CREATE INDEX audit_log_at ON audit_log (at);
 
 -- What each relay saw in each minute of the last days, as JSON, for plots.
 CREATE TABLE samples (

@@ -72,10 +72,23 @@ CONFIRM: Final = sql(
     UPDATE leads SET status = 'confirmed', in_doubt = FALSE, due_at = NULL,
         last_error = NULL, delivered_at = coalesce(delivered_at, $1)
     WHERE id = ANY($2::text[]) AND (status || '') IN {confirmable}
-        AND (in_doubt OR status NOT IN {open})
+        AND (in_doubt OR status NOT IN {open} OR $3)
     RETURNING customer
     """
 )
+
+_UNDOUBTED: Final = sql(
+    """
+    SELECT seq, notes FROM leads WHERE status IN {open} AND NOT in_doubt
+    ORDER BY seq LIMIT $1 FOR UPDATE
+    """
+)
+
+_DOUBT: Final = """
+    UPDATE leads SET in_doubt = TRUE, notes = $2,
+        key_claimed_at = coalesce(key_claimed_at, $1::bigint)
+    WHERE seq = $3
+"""
 
 _RESENDABLE: Final = sql(
     """
@@ -247,10 +260,26 @@ async def next_in_queue(db: Database, free: Iterable[tuple[str, int]]) -> None:
 
 
 @each
-async def confirm(db: Database, lead_ids: Sequence[str], now: int) -> int:
+async def confirm(
+    db: Database,
+    lead_ids: Sequence[str],
+    now: int,
+    ours: bool,  # noqa: FBT001 - a value to bind
+) -> int:
     """Mark leads that Dub says it has; the next in their queues may go."""
-    rows = await db.fetch(CONFIRM, now, list(lead_ids))
+    rows = await db.fetch(CONFIRM, now, list(lead_ids), ours)
     await next_in_queue(db, [(row[0], now) for row in rows])
+    return len(rows)
+
+
+@each
+async def doubt(db: Database, note: str, now: int, limit: int) -> int:
+    """Take open leads for ones that may have counted, and say why."""
+    rows = await db.fetch(_UNDOUBTED, limit)
+    await db.execute_many(
+        _DOUBT,
+        [(now, encode_notes([*json.loads(notes), note]), seq) for seq, notes in rows],
+    )
     return len(rows)
 
 

@@ -7,6 +7,7 @@ and the person signing up never notices.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -37,12 +38,17 @@ log = get_logger()
 
 T = TypeVar("T")
 
-STORE_WAIT_S: Final = 2.0
-"""How long a person's sign-up waits for the store before it goes on.
+STORE_WAIT_S: Final = 0.2
+"""How long a person's sign-up waits for the database, in all.
 
-A commit takes milliseconds. The store's work is not given up with the waiting:
-a commit that was cut off in the middle would be neither taken nor not.
+A commit takes milliseconds; one that takes longer is a database in trouble, and the
+lead goes to the spill file. The database's work is not given up with the waiting: a
+commit that was cut off in the middle would be neither taken nor not.
 """
+
+
+SPILL_WAIT_S: Final = 0.3
+"""How long it waits for the spill file, whose disk may be as slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ _NO_CLICK: Final = _Click(None, "none")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A sign-up that is written down, and what it was made of.
+    """A sign-up that is to be written down, and what it is made of.
 
     ``ready`` is the store's own: what it becomes if the answer changes nothing.
     """
@@ -72,15 +78,18 @@ class Held:
 class Signups(Protocol):
     """Where sign-ups that passed the proxy are kept."""
 
-    async def hold(
+    def prepare(
         self,
         draft: Draft,
         notes: Sequence[str],
         *,
         click_id: str,
         origin: Mapping[str, str],
-    ) -> Held | None:
-        """Commit a held lead before the request goes on; None if it failed."""
+    ) -> Held:
+        """Make the lead that is to be held, under an id of its own."""
+
+    async def hold(self, held: Held) -> None:
+        """Commit a held lead before the request goes on."""
 
     async def take(
         self,
@@ -90,8 +99,12 @@ class Signups(Protocol):
         click_id: str | None,
         origin: Mapping[str, str],
         held: Held | None,
+        patience: float,
     ) -> bool:
-        """Commit the lead, or why there is none; True when it is safe."""
+        """Commit the lead, or why there is none; True when it is safe.
+
+        After ``patience`` seconds it is written to the spill file instead.
+        """
 
     async def drop(self, held: Held) -> None:
         """Forget a held lead: it was no sign-up after all."""
@@ -128,15 +141,20 @@ class SignupExchange:
         self._store = store
         self._asked = Document({})
         self._draft: Draft | None = None
-        self._held: asyncio.Task[Held | None] | None = None
+        self._held: Held | None = None
+        self._holding: asyncio.Task[None] | None = None
+        self._patience = STORE_WAIT_S
         self._click: _Click = _NO_CLICK
 
     async def hold(self, body: bytes | None) -> None:
         """Write the sign-up down before the site sees it; None: no copy."""
         self._unfailing(lambda: self._look(body), None)
-        if self._click.id is not None:
-            self._held = self._store.tasks.start(self._hold(self._click.id))
-            await self._bounded(self._held)
+        if self._click.id is None:
+            return
+        self._held = self._unfailing(lambda: self._prepare(self._click.id or ""), None)
+        if self._held is not None:
+            self._holding = self._store.tasks.start(self._hold(self._held))
+            await self._bounded(self._holding)
 
     def _look(self, body: bytes | None) -> None:
         self._click = self._find_click()
@@ -148,9 +166,9 @@ class SignupExchange:
             roots=self.rule.roots,
         )
 
-    async def drop(self) -> None:
+    def drop(self) -> None:
         """Forget it: the site cannot have taken it."""
-        await self._bounded(self._store.tasks.start(self._drop()))
+        self._store.tasks.start(self._drop())
 
     async def conclude(
         self, status: int, headers: Headers, body: Copy | None
@@ -160,40 +178,46 @@ class SignupExchange:
         Returns the Set-Cookie values that go with it: once the lead is safe the
         click is used up. ``body`` is None where the rule does not look at it.
         """
-        work = self._conclude(status, headers, body)
-        safe = await self._bounded(self._store.tasks.start(work))
+        work = self._store.tasks.start(self._conclude(status, headers, body))
+        # The store keeps to what is left of the patience; then it has a file to write.
+        await patiently(work, self._patience + SPILL_WAIT_S)
+        safe = work.done() and work.result()
         if not safe or not self._click.id or not self.rule.clear_cookie:
             return []
         return self._unfailing(lambda: self._store.landing.used(self._visit), [])
 
-    async def _hold(self, click_id: str) -> Held | None:
+    def _prepare(self, click_id: str) -> Held:
+        made = draft(self.rule, self._asked)
+        if self.rule.told_by_request:
+            self._draft = made
+        notes = self._notes(made) if self._draft is made else ()
+        return self._store.signups.prepare(
+            made, notes, click_id=click_id, origin=self._origin
+        )
+
+    async def _hold(self, held: Held) -> None:
         try:
-            made = draft(self.rule, self._asked)
-            if self.rule.told_by_request:
-                self._draft = made
-            notes = self._notes(made) if self._draft is made else ()
-            return await self._store.signups.hold(
-                made, notes, click_id=click_id, origin=self._origin
-            )
+            await self._store.signups.hold(held)
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             # Not missed yet: the lead is still taken when the site has answered.
             log.error("signup.hold_failed", error=type(error).__name__)
-            return None
 
     async def _conclude(self, status: int, headers: Headers, body: Copy | None) -> bool:
         try:
-            held = await self._held if self._held is not None else None
             made = self._judge(status, headers, body)
             if made is None:
-                if held is not None:
-                    await self._store.signups.drop(held)
+                if self._held is not None:
+                    # Nobody need wait for that: it stands in the database's queue.
+                    self._store.tasks.start(self._drop())
                 return False
+            hangs = self._holding is not None and not self._holding.done()
             return await self._store.signups.take(
                 made,
                 self._notes(made),
                 click_id=self._click.id,
                 origin=self._origin,
-                held=held,
+                held=self._held,
+                patience=0.0 if hangs else self._patience,
             )
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             self._missed(error)
@@ -210,18 +234,19 @@ class SignupExchange:
 
     async def _drop(self) -> None:
         try:
-            held = await self._held if self._held is not None else None
-            if held is not None:
-                await self._store.signups.drop(held)
+            if self._holding is not None:
+                await self._holding
+            if self._held is not None:
+                await self._store.signups.drop(self._held)
         except Exception as error:  # noqa: BLE001 - ours; it stays held, for a person
             log.error("signup.drop_failed", error=type(error).__name__)
 
-    async def _bounded(self, task: asyncio.Task[T]) -> T | None:
-        await _patiently(task, STORE_WAIT_S)
-        if task.done():
-            return task.result()
-        log.error("signup.store_slow", seconds=STORE_WAIT_S)
-        return None
+    async def _bounded(self, task: asyncio.Task[None]) -> None:
+        started = time.monotonic()
+        await patiently(task, self._patience)
+        self._patience = max(0.0, self._patience - (time.monotonic() - started))
+        if not task.done():
+            log.error("signup.store_slow", seconds=STORE_WAIT_S)
 
     def _unfailing(self, work: Callable[[], T], default: T) -> T:
         try:
@@ -340,11 +365,11 @@ async def settle(
         answer = await send()
     except UpstreamError as error:
         if not error.sent:
-            await signup.drop()
+            signup.drop()
         raise
     except RequestBodyError:
         # Half a request, which the site cannot have taken.
-        await signup.drop()
+        signup.drop()
         raise
     try:
         copied = await copied_answer(answer, signup.rule, bound)
@@ -361,7 +386,7 @@ def close_answer(work: asyncio.Task[Settled]) -> None:
         work.result().answer.close()
 
 
-async def _patiently(task: asyncio.Task[Any], seconds: float) -> None:
+async def patiently(task: asyncio.Task[Any], seconds: float) -> None:
     """Wait for a task for so long at most; as asyncio.wait, in half its time."""
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()

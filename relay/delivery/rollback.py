@@ -58,13 +58,12 @@ class LastSeen:
 
     async def _doubt(self, lead_id: str) -> None:
         doubted = 0
-        now = self._outbox.now()
-        while some := await self._outbox.doubt(NOTE, now, BATCH):
+        while some := await self._outbox.doubt(NOTE, BATCH):
             doubted += some
         log.error("database.older_copy", missing=lead_id, in_doubt=doubted)
         detail = f"{lead_id} was delivered and is not; {doubted} open leads in doubt"
         await self._outbox.record(
-            AuditEntry(now, "relay", "older-copy", "database", detail)
+            AuditEntry(self._outbox.now(), "relay", "older-copy", "database", detail)
         )
         self._lead_id = self._written = None
         await asyncio.to_thread(self._path.unlink, missing_ok=True)

@@ -329,8 +329,8 @@ class Outbox(Protocol):
 
         It was set back: their round began after now, or they wait beyond latest,
         which nothing written by now would. What waits for Dub's dedupe key is never
-        made due: it waits until free_at at most, when any key claimed by now is
-        free. How many there were.
+        made due: if it waits twice as long as to free_at, when any key claimed by now
+        is free, it waits until then. How many there were.
         """
 
     async def circuit(self) -> Circuit:
@@ -360,7 +360,7 @@ class Outbox(Protocol):
         who sends it again knows that it did not count.
         """
 
-    async def doubt(self, note: str, now: int, limit: int) -> int:
+    async def doubt(self, note: str, limit: int) -> int:
         """Take up to limit open leads for ones that may have counted; how many."""
 
     async def pause(self, *, paused: bool) -> None:

@@ -86,8 +86,8 @@ _UNDOUBTED: Final = sql(
 
 _DOUBT: Final = """
     UPDATE leads SET in_doubt = TRUE, notes = $2,
-        key_claimed_at = coalesce(key_claimed_at, $1::bigint)
-    WHERE seq = $3
+        key_claimed_at = coalesce(key_claimed_at, created_at)
+    WHERE seq = $1
 """
 
 _RESENDABLE: Final = sql(
@@ -136,20 +136,25 @@ UNPARK: Final = """
     ))
 """
 
-# What waits for Dub's key is never made due: its call would be for nothing.
+_WAITS_FOR_KEY: Final = "(key_claimed_at IS NOT NULL AND NOT in_doubt)"
+
+# What waits for Dub's key is never made due: its call would be for nothing. Only a time
+# that no clock can have meant, twice as far off as any key, is brought nearer.
 RESCHEDULE: Final = sql(
-    """
-    UPDATE leads SET round_at = least(round_at, {made_due}), due_at = {made_due}
+    f"""
+    UPDATE leads SET
+        round_at = least(
+            round_at, CASE WHEN {_WAITS_FOR_KEY} THEN $3::bigint ELSE $1 END
+        ),
+        due_at = CASE WHEN {_WAITS_FOR_KEY} THEN $3::bigint ELSE $1 END
     WHERE seq = ANY(ARRAY(
         SELECT seq FROM leads /*sqlite:INDEXED BY leads_due*/
-        WHERE due_at > $1 AND due_at > {made_due} AND (status || '') IN {parkable}
-            AND (round_at > {made_due} OR due_at > $2)
+        WHERE due_at > $1 AND (status || '') IN {{parkable}}
+            AND CASE WHEN {_WAITS_FOR_KEY} THEN due_at > $3::bigint + $3::bigint - $1::bigint
+                ELSE round_at > $1 OR due_at > $2 END
         ORDER BY due_at, seq LIMIT $4 FOR UPDATE SKIP LOCKED
     ))
-    """.replace(
-        "{made_due}",
-        "CASE WHEN key_claimed_at IS NULL OR in_doubt THEN $1::bigint ELSE $3 END",
-    )
+    """  # noqa: S608 - of constants
 )
 
 NO_KEYS: Final = frozenset({"", SALE_KEY})
@@ -273,12 +278,12 @@ async def confirm(
 
 
 @each
-async def doubt(db: Database, note: str, now: int, limit: int) -> int:
-    """Take open leads for ones that may have counted, and say why."""
+async def doubt(db: Database, note: str, limit: int) -> int:
+    """Take open leads for ones that may have counted since they came; say why."""
     rows = await db.fetch(_UNDOUBTED, limit)
     await db.execute_many(
         _DOUBT,
-        [(now, encode_notes([*json.loads(notes), note]), seq) for seq, notes in rows],
+        [(seq, encode_notes([*json.loads(notes), note])) for seq, notes in rows],
     )
     return len(rows)
 

@@ -271,8 +271,8 @@ class StoredOutbox(Outbox, ABC):
     ) -> int:
         return await self.channel.submit(deliveries.confirm, (lead_ids, now, ours))
 
-    async def doubt(self, note: str, now: int, limit: int) -> int:
-        return await self.channel.submit(deliveries.doubt, (note, now, limit))
+    async def doubt(self, note: str, limit: int) -> int:
+        return await self.channel.submit(deliveries.doubt, (note, limit))
 
     async def requeue(
         self, lead_id: str, now: int, *, window_ms: int, key_ms: int

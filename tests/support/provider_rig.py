@@ -14,9 +14,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import standardwebhooks
-import stripe
-import svix
-from workos.webhooks._verification import verify_header
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLUSw"
 ROLLED = "whsec_bm90IGEgc2VjcmV0LCBidXQgYW4gZXhhbXBsZQ=="
@@ -24,6 +21,8 @@ Sign = Callable[[str, str, str, float], dict[str, str]]
 
 
 def by_svix(secret: str, message_id: str, body: str, at: float) -> dict[str, str]:
+    import svix  # noqa: PLC0415 - loads slowly
+
     moment = datetime.fromtimestamp(int(at), UTC)
     return {
         "svix-id": message_id,
@@ -43,11 +42,15 @@ def by_standard(secret: str, message_id: str, body: str, at: float) -> dict[str,
 
 
 def by_stripe(secret: str, _: str, body: str, at: float) -> dict[str, str]:
+    import stripe  # noqa: PLC0415 - loads slowly
+
     header = stripe.WebhookSignature.generate_signature_header(body, secret, int(at))
     return {"Stripe-Signature": header}
 
 
 def by_workos(secret: str, _: str, body: str, at: float) -> dict[str, str]:
+    from workos.webhooks._verification import verify_header  # noqa: PLC0415 - loads slowly
+
     stamp = int(at * 1000)
     digest = hmac.new(secret.encode(), f"{stamp}.{body}".encode(), "sha256")
     header = f"t={stamp}, v1={digest.hexdigest()}"

@@ -12,7 +12,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Module:
     tree: ast.Module
     is_package: bool = False
 
-    @property
+    @cached_property
     def imports(self) -> frozenset[str]:
         """Every module and name it imports, relative ones resolved."""
         return frozenset(self._imports())
@@ -138,7 +138,7 @@ class Module:
         package = parts[: len(parts) - node.level + self.is_package]
         return ".".join([*package, *([node.module] if node.module else [])])
 
-    @property
+    @cached_property
     def references(self) -> frozenset[str]:
         """Every dotted name in its code, such as "aiohttp.ClientSession"."""
         names = (

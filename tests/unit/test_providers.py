@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-import stripe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -193,6 +192,8 @@ class TestSignatures:
         )
 
     def test_stripe_signs_with_each_secret_while_one_is_rolled(self) -> None:
+        import stripe  # noqa: PLC0415 - loads slowly
+
         def v1(secret: str) -> str:
             make = stripe.WebhookSignature.generate_signature_header
             return str(make("{}", secret, NOW // 1000)).split("v1=")[1]

@@ -391,6 +391,8 @@ def _terms(settings: Settings) -> DeliveryTerms:
             base_ms=round(settings.delivery_retry_base * 1000),
             max_ms=round(settings.delivery_retry_max * 1000),
             for_ms=round(settings.delivery_retry_for * 1000),
+            click_ms=round(settings.delivery_unknown_click_for * 1000),
+            sale_ms=round(settings.delivery_sale_waits * 1000),
         ),
         in_flight=settings.delivery_in_flight,
         lease_ms=lease_ms(settings.dub_timeout, two_step=settings.two_step),

@@ -263,6 +263,7 @@ def retry(
     """
     if bool(lead_ids) == bool(status):
         raise click.UsageError("Give either lead ids or --status.")
+    settings = read_settings(complete=False)
     refused: list[str] = []
 
     async def send(outbox: Outbox) -> None:
@@ -280,18 +281,23 @@ def retry(
         click.echo(f"{count} {verb} sent again", err=as_json)
         sent = chosen
         if chosen and not dry_run:
-            done = await operator.retry(chosen, subject)
-            refused.extend(f"{one} has moved on meanwhile" for one in done.moved_on)
+            done = await operator.retry(
+                chosen, subject, dedupe_days=settings.dedupe_days
+            )
+            refused.extend(done.refused)
             sent = list(done.sent)
         before = {one.lead.id: one.status for one in chosen}
         for entry in sorted(sent, key=lambda entry: entry.lead.created_at):
             lead_id = entry.lead.id
-            line = f"{lead_id}  {before[lead_id]} -> {LeadStatus.QUEUED}"
+            after = LeadStatus.QUEUED if dry_run else entry.status
+            line = f"{lead_id}  {before[lead_id]} -> {after}"
+            if after is LeadStatus.WAITING:
+                line += f" until {iso(entry.due_at or 0)}: {entry.last_error}"
             click.echo(json.dumps(entry_json(entry)) if as_json else line)
         if chosen and (circuit := await outbox.circuit()).open:
             waits_for = "a person" if circuit.parks else "Dub"
             say(f"Delivery waits for {waits_for}: {printable(circuit.reason)}")
 
-    run_with_outbox(read_settings(complete=False), send)
+    run_with_outbox(settings, send)
     if refused:
         raise FailedError("; ".join(map(printable, refused)))

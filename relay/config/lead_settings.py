@@ -267,6 +267,19 @@ class LeadSettings:
         env="RELAY_RETRY_FOR",
         help="How long a lead is tried before it is rejected.",
     )
+    delivery_unknown_click_for: float = setting(
+        "delivery.unknown_click_for",
+        values.duration,
+        "6h",
+        help="How long a lead is tried whose click Dub does not know. A click is there"
+        " within minutes, or was never counted.",
+    )
+    delivery_sale_waits: float = setting(
+        "delivery.sale_waits",
+        values.duration,
+        "1h",
+        help="How long a sale waits for its customer's lead, which may come after it.",
+    )
     delivery_rate: int = setting(
         "delivery.rate",
         values.whole(1, 1_000_000),

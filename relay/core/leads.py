@@ -61,7 +61,9 @@ MOVES: Final[Mapping[LeadStatus, frozenset[LeadStatus]]] = MappingProxyType(
         #
         # The site answered (queued), refused (the row is removed), or the
         # relay died in between and a person decides.
-        LeadStatus.HELD: frozenset({LeadStatus.QUEUED, LeadStatus.REJECTED}),
+        LeadStatus.HELD: frozenset(
+            {LeadStatus.QUEUED, LeadStatus.WAITING, LeadStatus.REJECTED}
+        ),
         # Dub's webhook may report a lead whose call got no answer, at any
         # moment before the lead is settled: whatever is in doubt -> confirmed.
         LeadStatus.QUEUED: frozenset(
@@ -86,11 +88,20 @@ MOVES: Final[Mapping[LeadStatus, frozenset[LeadStatus]]] = MappingProxyType(
         ),
         # The probe is sent straight from parked; the others go back in line.
         LeadStatus.PARKED: frozenset(
-            {LeadStatus.SENDING, LeadStatus.QUEUED, LeadStatus.CONFIRMED} | _FORGOTTEN
+            {
+                LeadStatus.SENDING,
+                LeadStatus.QUEUED,
+                LeadStatus.WAITING,
+                LeadStatus.CONFIRMED,
+            }
+            | _FORGOTTEN
         ),
         LeadStatus.DELIVERED: frozenset({LeadStatus.CONFIRMED}),
-        LeadStatus.UNCONFIRMED: frozenset({LeadStatus.CONFIRMED, LeadStatus.QUEUED}),
-        LeadStatus.REJECTED: frozenset({LeadStatus.QUEUED}),
+        # Sent again by a person: at once, or when Dub's dedupe key is free again.
+        LeadStatus.UNCONFIRMED: frozenset(
+            {LeadStatus.CONFIRMED, LeadStatus.QUEUED, LeadStatus.WAITING}
+        ),
+        LeadStatus.REJECTED: frozenset({LeadStatus.QUEUED, LeadStatus.WAITING}),
         LeadStatus.DUPLICATE: frozenset(),
         LeadStatus.CONFIRMED: frozenset(),
     },
@@ -176,7 +187,9 @@ class LeadRecord:
     ``attempts`` counts calls to Dub. ``due_at`` (epoch ms) is the next attempt
     of an open lead, the end of the lease while it is being sent, else None.
     ``in_doubt`` is true while an earlier recording call of ours may have
-    counted although no answer proved it. ``since`` (epoch ms) is when this round
+    counted although no answer proved it. ``key_claimed_at`` (epoch ms) is when the
+    last call of ours began that may have claimed Dub's dedupe key; None: none did.
+    ``since`` (epoch ms) is when this round
     of attempts began: retry_for counts from here. ``erased_at`` (epoch ms) is when
     the personal data was erased: such a lead cannot be sent any more.
     ``sealed`` says why the personal data, which is there, cannot be read: it is
@@ -195,6 +208,7 @@ class LeadRecord:
     erased_at: int | None = None
     sealed: str | None = None
     answer: str | None = field(default=None, repr=False)
+    key_claimed_at: int | None = None
 
 
 def why_not_again(entry: LeadRecord) -> str | None:

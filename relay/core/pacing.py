@@ -14,7 +14,7 @@ from typing import Final
 WINDOW_MS: Final = 60_000
 """Dub's window."""
 
-LONGEST_PAUSE_MS: Final = 3_600_000
+LONGEST_PAUSE_MS: Final = 300_000
 """The longest wait that a Retry-After can ask for (relay/core/dub/replies.py)."""
 
 RECOVERY_MS: Final = 600_000
@@ -116,7 +116,7 @@ def _spent_until(budget: Budget, now: int) -> float:
 
 
 def _paused_until(budget: Budget, now: int) -> int:
-    """Read the pause, likewise: no answer of Dub's is believed for over an hour."""
+    """Read the pause, likewise: no answer of Dub's is believed for longer."""
     return 0 if budget.paused_until > now + LONGEST_PAUSE_MS else budget.paused_until
 
 

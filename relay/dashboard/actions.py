@@ -50,12 +50,15 @@ class Acting:
         watch: LiveWatch,
         pages: Pages,
         clock: Clock,
+        *,
         database: str,
         seal: Seal,
+        dedupe_days: int,
     ) -> None:
         self._outbox = outbox
         self._database = database
         self._seal = seal
+        self._dedupe_days = dedupe_days
         self._watch = watch
         self._pages = pages
         self._clock = clock
@@ -94,7 +97,8 @@ class Acting:
         entry = await self._found(lead_id)
 
         async def run(operator: Operator) -> str:
-            return str(await operator.retry([entry], lead_id))
+            days = self._dedupe_days
+            return str(await operator.retry([entry], lead_id, dedupe_days=days))
 
         question = f"Send {lead_id} again? It is {entry.status} now."
         return Plan(question, "Send it again", run)
@@ -106,8 +110,13 @@ class Acting:
         alike = await reading.in_state(like.status, MOST, like)
 
         async def run(operator: Operator) -> str:
-            act, subject = "retry-like", f"like {lead_id}"
-            return str(await operator.retry(alike, subject, act=act))
+            done = await operator.retry(
+                alike,
+                f"like {lead_id}",
+                dedupe_days=self._dedupe_days,
+                act="retry-like",
+            )
+            return str(done)
 
         many = "1 lead is" if len(alike) == 1 else f"{len(alike)} leads are"
         why = f", with the reason “{like.last_error}”" if like.last_error else ""

@@ -71,8 +71,9 @@ class Dashboard:
             watch,
             self._pages,
             clock,
-            settings.database,
-            Seal(settings.data_key),
+            database=settings.database,
+            seal=Seal(settings.data_key),
+            dedupe_days=settings.dedupe_days,
         )
         self._tools = ToolPages(settings, self._pages)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from relay.core import jsontext, signing
 from relay.core.clock import (
@@ -16,7 +18,7 @@ from relay.core.clock import (
 from relay.core.dub.lookup import (
     CustomerMatch,
     LookupVerdict,
-    can_tell,
+    can_show,
     judge,
     over_at,
     unlocked_at,
@@ -43,7 +45,9 @@ from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus, Mode, Step
 from relay.core.pacing import Pace
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
-from relay.outbox.contract import Claim, Outbox, Settlement
+from relay.outbox.contract import Claim, Outbox, OutboxUnavailableError, Settlement
+
+T = TypeVar("T")
 
 log = get_logger()
 
@@ -62,6 +66,12 @@ SETTLE_S: Final = 5.0
 too short, a lead would be claimed a second time while its call is under way:
 Dub would not count it twice, but its state would end in doubt."""
 
+
+DATABASE_NAP_S: Final = 0.5
+"""Pause before the database is asked again to keep what Dub has answered."""
+
+EMPTY: Final = b"{}"
+"""A lead that Dub refuses, whose sender has passed all its checks by then."""
 
 AWAITED_MS: Final = 10_000
 """How long after its capture a caller may wait for the answer to a lead."""
@@ -130,6 +140,9 @@ class Delivered:
         return self.meaning in KEY_WORKS
 
 
+NOTHING_ASKED: Final = Delivered()
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call that was made, and its answer where somebody waits for it."""
@@ -166,9 +179,12 @@ class Delivery:
         """Make the calls and write how they ended; the claim must be leased."""
         lead = claim.entry.lead
         if claim.entry.sealed is not None:
-            return await self._wait_for_key(claim, claim.entry.sealed)
+            return await self._wait_for_data_key(claim, claim.entry.sealed)
+        now = self._clock()
+        if (move := unrepeatable(claim.entry, now)) is not None:
+            return await self._end(claim, _settlement(move, [], now))
         if lead.sale is not None:
-            return await self._deliver_sale(claim)
+            return await self._record(claim, Step.SALE, [])
         calls: list[Call] = []
         if self._terms.two_step or lead.mode is Mode.DEFERRED:
             outcome = await self._call(lead, Step.PROVE, calls)
@@ -177,15 +193,20 @@ class Delivery:
                 return await self._settle(claim, decision, outcome, calls)
         return await self._record(claim, Step.RECORD, calls)
 
-    async def _deliver_sale(self, claim: Claim) -> Delivered:
-        """Make the one call of a sale, unless it may count a second time."""
+    async def probe(self) -> Outcome:
+        """Ask Dub with an empty lead, which it refuses once key and plan are right.
+
+        A lead of somebody's could fail for what is in it. The call counts nothing.
+        """
         now = self._clock()
-        if (move := unrepeatable(claim.entry, now)) is not None:
-            end = _settlement(move, [], now)
-            settled = await self._outbox.settle(claim, end, now)
-            _tell(claim.entry.lead, end, kept=settled)
-            return Delivered()
-        return await self._record(claim, Step.SALE, [])
+        await self._outbox.spend(self._terms.pace.plan, now, 1)
+        signature = signing.sign_call(self._secrets, "probe", EMPTY, now)
+        started = time.perf_counter()
+        reply = await self._dub.track_lead(EMPTY, signature)
+        outcome = interpret(reply, Step.PROVE, self._clock())
+        took = time.perf_counter() - started
+        self._metrics.calls.labels("probe", outcome.meaning.value).observe(took)
+        return outcome
 
     async def _record(self, claim: Claim, step: Step, calls: list[Call]) -> Delivered:
         """Make the call that counts; write down before that it may."""
@@ -213,17 +234,17 @@ class Delivery:
 
         ``answered``: Dub holds its lock, so that the same call again is harmless.
         """
-        attempts = await self._outbox.attempts(entry.lead.id)
+        attempts = await self._persistently(
+            lambda: self._outbox.attempts(entry.lead.id)
+        )
         attempts += [call.attempt for call in calls]
         doubted = replace(entry, in_doubt=True)
-        if not can_tell(doubted, attempts):
+        if not can_show(doubted, attempts):
             return move
-        verdict = await self._look_up(doubted, attempts, calls)
-        if verdict.found is CustomerMatch.RECORDED:
-            return Move(LeadStatus.DELIVERED, note=f"{verdict.reason}.")
+        verdict = await self._look_up(doubted, calls)
         over = over_at(attempts)
         early = self._clock() < over
-        if verdict.found is CustomerMatch.UNTOLD or (early and not answered):
+        if verdict.found is CustomerMatch.UNKNOWN or (early and not answered):
             return move
         if early:
             # Dub may still be at work on the call that we gave up.
@@ -235,19 +256,18 @@ class Delivery:
         )
         return Move(LeadStatus.WAITING, due_at, verdict.reason, note=note, since=due_at)
 
-    async def _look_up(
-        self, entry: LeadRecord, attempts: list[Attempt], calls: list[Call]
-    ) -> LookupVerdict:
+    async def _look_up(self, entry: LeadRecord, calls: list[Call]) -> LookupVerdict:
         at = self._clock()
         # It belongs to no claim: the next one finds that much less.
-        await self._outbox.spend(self._terms.pace.plan, at, 1)
+        plan = self._terms.pace.plan
+        await self._persistently(lambda: self._outbox.spend(plan, at, 1))
         signature = signing.sign_call(self._secrets, entry.lead.id, b"", at)
         started = time.perf_counter()
         reply = await self._dub.find_customer(
             entry.lead.customer_external_id, signature
         )
         took = time.perf_counter() - started
-        verdict = judge(reply, entry, attempts)
+        verdict = judge(reply, entry)
         self._metrics.calls.labels(Step.LOOK_UP.value, verdict.found.value).observe(
             took
         )
@@ -261,15 +281,13 @@ class Delivery:
         calls.append(Call(attempt))
         return verdict
 
-    async def _wait_for_key(self, claim: Claim, reason: str) -> Delivered:
+    async def _wait_for_data_key(self, claim: Claim, reason: str) -> Delivered:
         """Leave a lead whose data cannot be read for later; no call is made."""
         now = self._clock()
         end = Settlement(
             LeadStatus.WAITING, due_at=now + KEY_WAIT_MS, last_error=reason, since=now
         )
-        settled = await self._outbox.settle(claim, end, now)
-        _tell(claim.entry.lead, end, kept=settled)
-        return Delivered()
+        return await self._end(claim, end)
 
     async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
         sale = step is Step.SALE
@@ -286,7 +304,9 @@ class Delivery:
         self._metrics.calls.labels(step.value, outcome.meaning.value).observe(took)
         if outcome.meaning is Meaning.THROTTLED:
             until = outcome.retry_at or now
-            await self._outbox.throttled(self._terms.pace.plan, now, until)
+            plan = self._terms.pace.plan
+            await self._persistently(lambda: self._outbox.throttled(plan, now, until))
+            log.warning("delivery.throttled", until=iso(until))
         attempt = Attempt(
             at=at,
             step=step,
@@ -319,11 +339,47 @@ class Delivery:
         outcome: Outcome,
         calls: list[Call],
     ) -> Delivered:
-        now = self._clock()
-        end = _settlement(decision, calls, now)
-        settled = await self._outbox.settle(claim, end, now)
-        _tell(claim.entry.lead, end, kept=settled)
-        return Delivered(outcome.meaning, outcome.reason)
+        end = _settlement(decision, calls, self._clock())
+        if not outcome.claims_key:
+            # begin_recording took the call for one that claims it.
+            end = replace(end, key_claimed_at=claim.entry.key_claimed_at)
+        return await self._end(claim, end, Delivered(outcome.meaning, outcome.reason))
+
+    async def _end(
+        self, claim: Claim, end: Settlement, delivered: Delivered = NOTHING_ASKED
+    ) -> Delivered:
+        """Write how a delivery ended, however long the database is away."""
+        lead = claim.entry.lead
+        settled = await self._persistently(
+            lambda: self._outbox.settle(claim, end, self._clock())
+        )
+        if not settled and end.status is LeadStatus.DELIVERED:
+            # The lease ran out meanwhile; Dub's word is as good as its webhook's.
+            settled = bool(
+                await self._persistently(
+                    lambda: self._outbox.confirm([lead.id], self._clock())
+                )
+            )
+        _log_end(lead, end, kept=settled)
+        return delivered
+
+    async def _persistently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Repeat what the database could not do: a call of ours has its answer.
+
+        Were that thrown away, the lead would be in doubt although Dub's word was
+        there. Cancelled, it tries once more.
+        """
+        while True:
+            try:
+                return await work()
+            except OutboxUnavailableError as error:
+                log.error("delivery.database_unavailable", reason=str(error))
+            try:
+                await asyncio.sleep(DATABASE_NAP_S)
+            except asyncio.CancelledError:
+                with contextlib.suppress(OutboxUnavailableError):  # logged above
+                    await work()
+                raise
 
 
 def _settlement(
@@ -355,7 +411,7 @@ def _settlement(
     )
 
 
-def _tell(lead: Lead, end: Settlement, *, kept: bool) -> None:
+def _log_end(lead: Lead, end: Settlement, *, kept: bool) -> None:
     if not kept:
         log.warning("lead.lease_lost", lead=lead.id)
     elif end.status in (LeadStatus.DELIVERED, LeadStatus.DUPLICATE):

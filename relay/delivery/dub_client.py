@@ -102,7 +102,8 @@ class DubClient:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return NoAnswer(sent=False, reason=f"no connection to Dub ({_kind(error)})")
         except TimeoutError:
-            return NoAnswer(sent=True, reason="Dub did not answer in time")
+            reason = "Dub did not answer in time"
+            return NoAnswer(sent=True, reason=reason, timed_out=True)
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             return NoAnswer(sent=True, reason=f"the call was cut ({_kind(error)})")
 

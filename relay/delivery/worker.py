@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from relay.core.dub.retry import probe_delay
 from relay.core.leads import Lead, LeadStatus, Step
 from relay.core.pacing import LONGEST_PAUSE_MS, ready_at
 from relay.delivery.deliver import (
+    KEY_WORKS,
     Call,
     Delivered,
     Delivery,
@@ -106,7 +108,10 @@ class Worker:
         self._wake = asyncio.Event()
         self.stopping = False
         self._failures_in_a_row = 0
+        self._failures_before = 0
+        self._look_for_parked_at = 0.0
         self._running: dict[asyncio.Task[None], Claim] = {}
+        self._probing: asyncio.Task[None] | None = None
         outbox.on_ready(self._wake.set)
 
     async def run(self) -> None:
@@ -143,6 +148,8 @@ class Worker:
         """Stop claiming, let the calls under way end, give the others back."""
         self.stopping = True
         self._wake.set()
+        if self._probing is not None:
+            self._probing.cancel()
         if not self._running:
             return
         _, late = await asyncio.wait(self._running, timeout=STOP_GRACE_S)
@@ -179,7 +186,11 @@ class Worker:
         log.warning("delivery.clock_set_back")
         now = self._clock()
         latest = now + max(self._terms.policy.max_ms, LONGEST_PAUSE_MS)
-        while await self._outbox.reschedule(now, latest, PARK_BATCH) == PARK_BATCH:
+        free_at = now + self._terms.policy.key_ms
+        while (
+            await self._outbox.reschedule(now, latest, free_at, PARK_BATCH)
+            == PARK_BATCH
+        ):
             pass
         self._stepped = False
         await self._probe_soon()
@@ -202,17 +213,21 @@ class Worker:
             return False
         if circuit.open:
             return await self._turn_open(circuit, now)
+        self._failures_before = circuit.failures
+        await self._unpark(now)
         free = self._free
         claims = await self._outbox.claim(
             free, now, self._terms.lease_ms, self._terms.pace
         )
         for claim in claims:
-            self._start(claim, probing=None)
+            self._start(claim)
         return bool(claims) and len(claims) < free
 
     async def _turn_open(self, circuit: Circuit, now: int) -> bool:
+        self._look_for_parked_at = 0.0
         parked = await self._outbox.park_due(now, PARK_BATCH) if circuit.parks else 0
-        if circuit.probe_at is None or circuit.probe_at <= now:
+        idle = self._probing is None or self._probing.done()
+        if idle and (circuit.probe_at is None or circuit.probe_at <= now):
             # The next probe is booked before this one goes, so that of several
             # relays on one database only one sends it.
             booked = replace(
@@ -221,14 +236,24 @@ class Worker:
                 failures=circuit.failures + 1,
             )
             await self._outbox.set_circuit(booked)
-            claim = await self._outbox.claim_probe(now, self._terms.lease_ms)
-            if claim is not None:
-                log.info("delivery.probe", lead=claim.entry.lead.id)
-                self._start(claim, probing=booked)
+            self._probing = asyncio.create_task(self._probe(booked))
         return parked == PARK_BATCH
 
-    def _start(self, claim: Claim, *, probing: Circuit | None) -> None:
-        task = asyncio.create_task(self._deliver(claim, probing))
+    async def _unpark(self, now: int) -> None:
+        """Let parked leads go on: no call is known to fail any more.
+
+        Looked for now and then, for a relay may have died after it parked a lead
+        and before it opened the circuit, or after it closed it.
+        """
+        if time.monotonic() < self._look_for_parked_at:
+            return
+        while await self._outbox.list(Query(status=LeadStatus.PARKED, limit=1)):
+            if not await self._outbox.unpark(now, PARK_BATCH):
+                break
+        self._look_for_parked_at = time.monotonic() + POLL_S
+
+    def _start(self, claim: Claim) -> None:
+        task = asyncio.create_task(self._deliver(claim))
         self._running[task] = claim
         task.add_done_callback(self._done)
 
@@ -245,7 +270,7 @@ class Worker:
                 detail=str(error),
             )
 
-    async def _deliver(self, claim: Claim, probing: Circuit | None) -> None:
+    async def _deliver(self, claim: Claim) -> None:
         try:
             end = await self._delivery.deliver(claim)
         except asyncio.CancelledError:
@@ -257,7 +282,7 @@ class Worker:
                 "delivery.not_settled", lead=claim.entry.lead.id, reason=str(error)
             )
             return
-        await self._move_circuit(end, probing)
+        await self._move_circuit(end)
 
     async def _give_back(self, claim: Claim) -> None:
         """Return a claim at a stop; begin_recording has said if it is in doubt."""
@@ -267,42 +292,68 @@ class Worker:
             due_at=now,
             last_error="the relay was stopped during the call",
         )
-        await self._outbox.settle(claim, end, now)
-        log.info("lead.given_back", lead=claim.entry.lead.id)
+        if await self._outbox.settle(claim, end, now):
+            log.info("lead.given_back", lead=claim.entry.lead.id)
 
-    async def _move_circuit(self, end: Delivered, probing: Circuit | None) -> None:
-        """Close the circuit where further calls would fail, open it after a probe."""
+    async def _move_circuit(self, end: Delivered) -> None:
+        """Open the circuit where further calls would fail."""
         if end.meaning is Meaning.OPERATOR:
-            await self._close_circuit(end.reason, parks=True)
+            await self._open_circuit(end.reason, parks=True)
         elif end.meaning is Meaning.AGAIN:
             self._failures_in_a_row += 1
-            if self._failures_in_a_row >= DOWN_AFTER and probing is None:
-                await self._close_circuit(end.reason, parks=False)
-        elif end.meaning is not None:
+            if self._failures_in_a_row >= DOWN_AFTER:
+                await self._open_circuit(end.reason, parks=False)
+        elif end.key_works:
             self._failures_in_a_row = 0
-            if probing is not None and (not probing.parks or end.key_works):
-                await self._open_circuit(probing)
+            if self._failures_before:
+                await self._forget_failures()
 
-    async def _close_circuit(self, reason: str, *, parks: bool) -> None:
+    async def _open_circuit(self, reason: str, *, parks: bool) -> None:
         circuit = await self._outbox.circuit()
         if circuit.open and (circuit.parks or not parks):
             return  # as tight already; the probe that is booked stands
-        probe_at = self._clock() + probe_delay(0, self._terms.policy)
-        await self._outbox.set_circuit(
-            Circuit(open=True, reason=reason, probe_at=probe_at, parks=parks)
+        # Leads that fail although the probes pass: each time a longer pause.
+        before = 0 if circuit.open else circuit.failures
+        opened = Circuit(
+            open=True,
+            reason=reason,
+            probe_at=self._clock() + probe_delay(before, self._terms.policy),
+            failures=before,
+            parks=parks,
         )
+        await self._outbox.set_circuit(opened)
         log.error("delivery.parked" if parks else "delivery.dub_down", reason=reason)
 
-    async def _open_circuit(self, probed: Circuit) -> None:
-        await self._outbox.set_circuit(Circuit())
-        log.info("delivery.resumed")
-        while probed.parks and await self._outbox.unpark(self._clock(), PARK_BATCH):
-            pass
+    async def _probe(self, booked: Circuit) -> None:
+        """Close the circuit if Dub answers as it should; else say why not."""
+        log.info("delivery.probe")
+        try:
+            found = await self._delivery.probe()
+            if found.meaning in KEY_WORKS or found.meaning is Meaning.THROTTLED:
+                await self._outbox.set_circuit(Circuit(failures=booked.failures))
+                self._failures_in_a_row = 0
+                log.info("delivery.resumed")
+            elif found.meaning is Meaning.OPERATOR or not booked.parks:
+                parks = found.meaning is Meaning.OPERATOR
+                seen = replace(booked, reason=found.reason, parks=parks)
+                await self._outbox.set_circuit(seen)
+        except OutboxUnavailableError as error:
+            log.error("delivery.database_unavailable", reason=str(error))
+        finally:
+            self._wake.set()
+
+    async def _forget_failures(self) -> None:
+        """Write that leads get through again, unless the circuit has opened since."""
+        self._failures_before = 0
+        circuit = await self._outbox.circuit()
+        if not circuit.open and circuit.failures:
+            await self._outbox.set_circuit(Circuit())
 
     async def _until_due(self) -> float:
         """Return the seconds to sleep: until a lead is due and can be paid for."""
         due = await self._outbox.next_due()
-        if due is None or (await self._outbox.circuit()).paused:
+        circuit = await self._outbox.circuit()
+        if due is None or circuit.paused or circuit.open:
             return POLL_S
         now, pace = self._clock(), self._terms.pace
         paid = ready_at(await self._outbox.budget(), pace.plan, now, pace.calls)

@@ -12,13 +12,17 @@ import getpass
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from relay.capture import spill
-from relay.core.clock import Clock
+from relay.core.clock import Clock, iso
+from relay.core.dub.retry import CLOCKS_MS, KEY_MS
 from relay.core.leads import Lead, LeadRecord, LeadStatus, why_not_again
 from relay.outbox.contract import AuditEntry, Forgotten, Outbox, Query, Scrubbed, Wanted
 from relay.outbox.encryption import Seal
 from relay.outbox.records import pseudonym
+
+DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +90,25 @@ def system_user() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """Which leads are on their way again, and which had moved on meanwhile."""
+    """Which leads are on their way again, and of which others why not.
+
+    Of those that are, some wait until Dub's dedupe key is free: they are WAITING.
+    """
 
     sent: Sequence[LeadRecord]
-    moved_on: Sequence[str]
+    refused: Sequence[str] = ()
 
     def __str__(self) -> str:
         """Say so in a line."""
-        left = len(self.moved_on)
-        moved = f"; {left} had moved on meanwhile" if left else ""
-        return f"{len(self.sent)} sent again{moved}."
+        waiting = [one.due_at for one in self.sent if one.status is LeadStatus.WAITING]
+        said = f"{len(self.sent) - len(waiting)} sent again"
+        if waiting:
+            free = iso(max(at or 0 for at in waiting))
+            said += f"; {len(waiting)} wait for Dub's key, until {free} at the latest"
+        if self.refused:
+            said += f"; {len(self.refused)} not: {self.refused[0]}"
+            said += " …" if len(self.refused) > 1 else ""
+        return f"{said}."
 
 
 class Operator:
@@ -147,17 +160,34 @@ class Operator:
         return found
 
     async def retry(
-        self, entries: Sequence[LeadRecord], subject: str, *, act: str = "retry"
+        self,
+        entries: Sequence[LeadRecord],
+        subject: str,
+        *,
+        dedupe_days: int,
+        act: str = "retry",
     ) -> Retried:
-        """Send leads again, in the order in which they came."""
-        sent, moved_on = [], []
+        """Send leads again, in the order in which they came.
+
+        Not one that was reported again meanwhile: within ``dedupe_days`` (0: ever)
+        another lead of the same customer and event has counted in its place.
+        """
+        sent, refused = [], []
         for entry in sorted(entries, key=lambda entry: entry.lead.created_at):
             lead_id = entry.lead.id
-            if await self._outbox.requeue(lead_id, self._clock()):
-                sent.append(await self._outbox.get(lead_id) or entry)
+            done = await self._outbox.requeue(
+                lead_id,
+                self._clock(),
+                window_ms=dedupe_days * DAY_MS,
+                key_ms=KEY_MS + CLOCKS_MS,
+            )
+            if done.other is not None:
+                refused.append(f"{lead_id} was reported again as {done.other}")
+            elif done.due_at is None:
+                refused.append(f"{lead_id} has moved on meanwhile")
             else:
-                moved_on.append(lead_id)
-        retried = Retried(sent, moved_on)
+                sent.append(await self._outbox.get(lead_id) or entry)
+        retried = Retried(sent, refused)
         await self.note(act, subject, str(retried))
         return retried
 

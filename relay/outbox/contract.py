@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
+
+KEEP: Final = -1
+"""Leaves a time as it is stored, where None would remove it."""
 
 
 class OutboxError(Exception):
@@ -115,6 +118,7 @@ class Settlement:
     ``due_at`` is set for WAITING and QUEUED only. ``attempts`` are the calls
     made since the last write. ``in_doubt`` None leaves it as it was written.
     ``since`` begins a new round of attempts then. ``answer`` is for who waits.
+    ``key_claimed_at`` KEEP leaves what begin_recording has written.
     """
 
     status: LeadStatus
@@ -126,6 +130,18 @@ class Settlement:
     notes: Sequence[str] = ()
     since: int | None = None
     answer: str | None = None
+    key_claimed_at: int | None = KEEP
+
+
+class Requeued(NamedTuple):
+    """What became of a lead that a person wants to be sent again.
+
+    ``due_at`` (epoch ms) is when it goes, None if it does not: ``other`` is then the
+    id of the lead that has counted in its place, None if it is not one to be sent.
+    """
+
+    due_at: int | None = None
+    other: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,28 +279,27 @@ class Outbox(Protocol):
     ) -> list[Claim]:
         """Lease up to limit due entries, oldest due first; spend their calls.
 
-        With a pace, no more than the shared budget affords. A part of a large
-        claim is taken from the newest due, so that a fresh sign-up does not wait
-        behind a backlog.
+        With a pace, no more than the shared budget affords. Every fourth lead,
+        counted over all claims of this relay, is the newest that was never tried,
+        so that a fresh sign-up does not wait behind a backlog.
 
         Only the oldest open lead of a customer is ever claimed, so that one
-        customer's leads leave in the order they came; a lease that ran out is
-        claimed like any other due entry. Parked entries are not claimed.
+        customer's leads leave in the order they came, and the sales after all of
+        them; a lease that ran out is claimed like any other due entry. Parked
+        entries are not claimed.
 
         It may return fewer than are due; next_due says whether to claim again. The
         due time of an entry that waits behind another may be moved until it is
         first in line.
         """
 
-    async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
-        """Lease the oldest parked or due entry although the circuit is open."""
-
     async def begin_recording(
         self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
     ) -> bool:
-        """Write down that the recording call is about to be sent (in_doubt).
+        """Write down that the recording call is about to be sent.
 
-        Also renews the lease. False when the lease was lost: do not send.
+        It is in doubt from then on, and may have claimed Dub's dedupe key. Also
+        renews the lease. False when the lease was lost: do not send.
         """
 
     async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
@@ -305,11 +320,13 @@ class Outbox(Protocol):
         Their round of attempts begins anew, as with requeue.
         """
 
-    async def reschedule(self, now: int, latest: int, limit: int) -> int:
+    async def reschedule(self, now: int, latest: int, free_at: int, limit: int) -> int:
         """Make up to limit QUEUED or WAITING entries due that the clock left behind.
 
         It was set back: their round began after now, or they wait beyond latest,
-        which nothing written by now would. How many there were.
+        which nothing written by now would. What waits for Dub's dedupe key is never
+        made due: it waits until free_at at most, when any key claimed by now is
+        free. How many there were.
         """
 
     async def circuit(self) -> Circuit:
@@ -325,10 +342,15 @@ class Outbox(Protocol):
         the story, the state stays.
         """
 
-    async def requeue(self, lead_id: str, now: int) -> bool:
-        """Send a RETRYABLE entry again, at once. False if it is not one.
+    async def requeue(
+        self, lead_id: str, now: int, *, window_ms: int, key_ms: int
+    ) -> Requeued:
+        """Send a RETRYABLE entry again: at once, or when Dub's dedupe key is free.
 
-        A sale is not in doubt then: who sends it again knows that it did not count.
+        A call of ours that recorded nothing may hold the key, for ``key_ms``. It is
+        not sent if a lead of the same dedupe key counts, captured within
+        ``window_ms`` of it (0: whenever). A sale is not in doubt then: the person
+        who sends it again knows that it did not count.
         """
 
     async def pause(self, *, paused: bool) -> None:

@@ -8,15 +8,23 @@ that it waits for a claim that is putting it off just now.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from relay.core.leads import OPEN, Attempt
+from relay.core.dub.retry import Move, key_free_at, wait_for_key
+from relay.core.dub.track_sale import SALE_KEY
+from relay.core.leads import OPEN, Attempt, LeadStatus
 from relay.core.pacing import Budget, spend, throttled
-from relay.outbox.contract import Circuit, OutboxUnavailableError, Settlement
-from relay.outbox.database import Database, Row, each, fetch_one
+from relay.outbox.contract import (
+    Circuit,
+    OutboxUnavailableError,
+    Requeued,
+    Settlement,
+)
+from relay.outbox.database import NO_LIMIT, Database, Row, each, fetch_one
 from relay.outbox.leases import ending, require_end
-from relay.outbox.records import attempt_row, readable, sql
+from relay.outbox.records import attempt_row, both, encode_notes, readable, sql
 
 # (|| '': SQLite's planner would walk every lead in these states, not look up the ids.)
 UNDER_WAY: Final = """
@@ -27,7 +35,8 @@ UNDER_WAY: Final = """
 """
 
 _RECORD: Final = """
-    UPDATE leads SET in_doubt = TRUE, due_at = $1, attempts = $2 WHERE seq = $3
+    UPDATE leads SET in_doubt = TRUE, key_claimed_at = $1, due_at = $2, attempts = $3
+    WHERE seq = $4
 """
 
 _SETTLE: Final = """
@@ -36,8 +45,9 @@ _SETTLE: Final = """
         last_error = $5, delivered_at = coalesce($6::bigint, delivered_at),
         in_doubt = coalesce($7::boolean, in_doubt),
         round_at = coalesce($8::bigint, round_at),
-        answer = coalesce($9::text, answer)
-    WHERE seq = $10
+        answer = coalesce($9::text, answer),
+        key_claimed_at = CASE WHEN $10::bigint = -1 THEN key_claimed_at ELSE $10 END
+    WHERE seq = $11
 """
 
 _OVERTAKEN: Final = "UPDATE leads SET attempts = $1, token = NULL WHERE seq = $2"
@@ -67,11 +77,29 @@ CONFIRM: Final = sql(
     """
 )
 
+_RESENDABLE: Final = sql(
+    """
+    SELECT customer, dedupe_key, created_at, in_doubt, key_claimed_at, last_error, notes
+    FROM leads WHERE id = $1 AND (status || '') IN {resendable} AND erased_at IS NULL
+    FOR UPDATE
+    """
+)
+
+_COUNTED: Final = sql(
+    """
+    SELECT id FROM leads
+    WHERE customer = ANY($1::text[]) AND dedupe_key = ANY($2::text[])
+        AND id <> $3 AND status NOT IN {uncounted}
+        AND created_at BETWEEN $4 AND $5
+    ORDER BY seq LIMIT 1
+    """
+)
+
 _REQUEUE: Final = sql(
     """
-    UPDATE leads SET status = 'queued', due_at = $1, round_at = $1,
-        in_doubt = in_doubt AND sale IS NULL
-    WHERE id = $2 AND status IN {resendable} AND erased_at IS NULL
+    UPDATE leads SET status = $1, due_at = $2, round_at = $2, last_error = $3,
+        notes = $4, in_doubt = in_doubt AND sale IS NULL
+    WHERE id = $5
     """
 )
 
@@ -95,22 +123,29 @@ UNPARK: Final = """
     ))
 """
 
+# What waits for Dub's key is never made due: its call would be for nothing.
 RESCHEDULE: Final = sql(
     """
-    UPDATE leads SET due_at = $1, round_at = least(round_at, $1)
+    UPDATE leads SET round_at = least(round_at, {made_due}), due_at = {made_due}
     WHERE seq = ANY(ARRAY(
         SELECT seq FROM leads /*sqlite:INDEXED BY leads_due*/
-        WHERE due_at > $1 AND (status || '') IN {parkable}
-            AND (round_at > $1 OR due_at > $2)
-        ORDER BY due_at, seq LIMIT $3 FOR UPDATE SKIP LOCKED
+        WHERE due_at > $1 AND due_at > {made_due} AND (status || '') IN {parkable}
+            AND (round_at > {made_due} OR due_at > $2)
+        ORDER BY due_at, seq LIMIT $4 FOR UPDATE SKIP LOCKED
     ))
-    """
+    """.replace(
+        "{made_due}",
+        "CASE WHEN key_claimed_at IS NULL OR in_doubt THEN $1::bigint ELSE $3 END",
+    )
 )
+
+NO_KEYS: Final = frozenset({"", SALE_KEY})
+"""Dedupe keys of what repeats nothing: unusable leads, sales without an invoice."""
 
 _BUDGET: Final = "SELECT spent_until, paused_until, share, lowered_at FROM budget"
 
-Recording = tuple[tuple[str, str], Sequence[Attempt], int]
-"""A lead's id and token, the calls made, and until when its lease is renewed."""
+Recording = tuple[tuple[str, str], Sequence[Attempt], int, int]
+"""A lead's id and token, the calls made, when, and until when its lease is renewed."""
 
 Ending = tuple[tuple[str, str], Settlement, int]
 """A lead's id and token, how its delivery ended, and when."""
@@ -148,23 +183,26 @@ async def _leased(
 
 async def begin_recording(db: Database, arguments: Sequence[Recording]) -> list[bool]:
     """Note that the leads may count from now on; renew their leases."""
-    held = await _leased(db, [lease for lease, _, _ in arguments])
-    found = [(held.pop(lease, None), calls, until) for lease, calls, until in arguments]
+    held = await _leased(db, [lease for lease, *_ in arguments])
+    found = [
+        (held.pop(lease, None), attempts, now, until)
+        for lease, attempts, now, until in arguments
+    ]
     mine = [
-        (lead, attempts, until)
-        for lead, attempts, until in found
+        (lead, attempts, now, until)
+        for lead, attempts, now, until in found
         if lead is not None and lead.is_sending
     ]
-    calls = [row for lead, attempts, _ in mine for row in lead.calls(attempts)]
+    calls = [row for lead, attempts, _, _ in mine for row in lead.calls(attempts)]
     await db.execute_many(_ATTEMPT, calls)
     await db.execute_many(
         _RECORD,
         [
-            (until, lead.attempts + len(attempts), lead.seq)
-            for lead, attempts, until in mine
+            (now, until, lead.attempts + len(attempts), lead.seq)
+            for lead, attempts, now, until in mine
         ],
     )
-    return [lead is not None and lead.is_sending for lead, _, _ in found]
+    return [lead is not None and lead.is_sending for lead, *_ in found]
 
 
 async def settle(db: Database, arguments: Sequence[Ending]) -> list[bool]:
@@ -217,9 +255,30 @@ async def confirm(db: Database, lead_ids: Sequence[str], now: int) -> int:
 
 
 @each
-async def requeue(db: Database, lead_id: str, now: int) -> bool:
-    """Begin a new round for a lead that rests."""
-    return await db.execute(_REQUEUE, now, lead_id) == 1
+async def requeue(
+    db: Database, lead_id: str, now: int, window_ms: int, key_ms: int
+) -> Requeued:
+    """Begin a new round for a lead that rests, unless another has counted for it."""
+    row = await fetch_one(db, _RESENDABLE, lead_id)
+    if row is None:
+        return Requeued()
+    customer, dedupe_key, created_at, in_doubt, claimed_at, reason, notes = row
+    if dedupe_key not in NO_KEYS:
+        span = NO_LIMIT if dedupe_key.startswith(SALE_KEY) else window_ms or NO_LIMIT
+        names = both([customer]), both([dedupe_key])
+        around = created_at - span, created_at + span
+        other = await fetch_one(db, _COUNTED, *names, lead_id, *around)
+        if other is not None:
+            return Requeued(other=other[0])
+    # Whether a call in doubt has counted, only the same call again can show.
+    free_at = None if in_doubt else key_free_at(claimed_at, now, key_ms)
+    move = Move(LeadStatus.QUEUED, now, reason)
+    if free_at is not None:
+        move = wait_for_key(claimed_at, free_at)
+        notes = encode_notes([*json.loads(notes), str(move.note)])
+    due_at = move.due_at
+    await db.execute(_REQUEUE, move.status.value, due_at, move.reason, notes, lead_id)
+    return Requeued(due_at=due_at)
 
 
 @each
@@ -238,9 +297,11 @@ async def unpark(db: Database, now: int, limit: int) -> int:
 
 
 @each
-async def reschedule(db: Database, now: int, latest: int, limit: int) -> int:
+async def reschedule(
+    db: Database, now: int, latest: int, free_at: int, limit: int
+) -> int:
     """Make due what only a clock that was set back keeps waiting."""
-    return await db.execute(RESCHEDULE, now, latest, limit)
+    return await db.execute(RESCHEDULE, now, latest, free_at, limit)
 
 
 async def next_due(db: Database) -> int | None:

@@ -23,12 +23,12 @@ the next claim goes on behind it.
 """
 
 FRESH_SHARE: Final = 4
-"""One in so many of a claim goes to the newest that is due. A backlog, of an
+"""One in so many claimed leads is the newest that was never tried. A backlog, of an
 import or of a night with Dub down, then costs a fresh sign-up no wait, and is
 itself slowed by a quarter at most."""
 
-PROBE_SCAN: Final = 1_000
-"""Parked leads looked at for one that may be sent: some milliseconds at most."""
+FRESH_SCAN: Final = 1_000
+"""Newest leads looked at for those: some milliseconds at most."""
 
 _STATUS: Final = ENTRY_COLUMNS.index("status")
 _DUE_AT: Final = ENTRY_COLUMNS.index("due_at")
@@ -39,6 +39,23 @@ class Leased(NamedTuple):
 
     rows: list[Row]
     token: str
+
+
+class Wish(NamedTuple):
+    """What a claim wants: how many leads, and from when until when they are leased.
+
+    ``claimed`` is how many this relay has claimed before: every fourth is a fresh one.
+    """
+
+    limit: int
+    now: int
+    until: int
+    pace: Pace | None
+    claimed: int
+
+    def fresh(self, limit: int) -> int:
+        """Return how many of so many leads are to be the newest."""
+        return (self.claimed + limit) // FRESH_SHARE - self.claimed // FRESH_SHARE
 
 
 class Lease(NamedTuple):
@@ -99,7 +116,8 @@ def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
     """Return what a settlement writes over what the lead has made and noted so far.
 
     In this order: status, due_at, attempts, notes, last_error, delivered_at,
-    in_doubt, round_at, answer; None in the last four leaves what is there. Raises
+    in_doubt, round_at, answer, key_claimed_at; None in the four before the last
+    leaves what is there, and KEEP in that one. Raises
     IllegalMoveError for a state in which no delivery ends.
     """
     require_end(end.status)
@@ -112,6 +130,7 @@ def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
         *(end.status.value, due_at, made + len(end.attempts), notes),
         *(readable(end.last_error), end.delivered_at, end.in_doubt, end.since),
         readable(end.answer),
+        end.key_claimed_at,
     )
 
 

@@ -37,7 +37,7 @@ ENTRY_COLUMNS: Final = (
     *("id", "source", "customer", "event", "click_id", "mode"),
     *("person", "notes", "origin", "created_at"),
     *("status", "attempts", "last_error", "due_at", "delivered_at", "in_doubt"),
-    *("round_at", "erased_at", "sale", "answer"),
+    *("round_at", "erased_at", "sale", "answer", "key_claimed_at"),
 )
 """What :func:`entry_of` reads, in this order."""
 
@@ -63,7 +63,9 @@ PARKABLE: Final = from_to({LeadStatus.QUEUED, LeadStatus.WAITING}, LeadStatus.PA
 CONFIRMABLE: Final = frozenset(
     s for s in LeadStatus if LeadStatus.CONFIRMED in MOVES[s]
 )
-RESENDABLE: Final = from_to(RETRYABLE, LeadStatus.QUEUED)
+RESENDABLE: Final = from_to(RETRYABLE, LeadStatus.QUEUED) & from_to(
+    RETRYABLE, LeadStatus.WAITING
+)
 
 UNCOUNTED: Final = frozenset({LeadStatus.HELD, LeadStatus.REJECTED})
 """States whose leads make no later one a duplicate: nothing came of them yet."""
@@ -102,6 +104,7 @@ _PARTS: Final = {
     "parkable": _listed(PARKABLE),
     "confirmable": _listed(CONFIRMABLE),
     "resendable": _listed(RESENDABLE),
+    "uncounted": _listed(UNCOUNTED),
     "settled": _listed(SETTLED),
 }
 
@@ -115,11 +118,14 @@ def sql(text: str) -> str:
 
 
 # When an older open lead of the same customer is due, 0 when that one is parked,
-# NULL when there is none: then the lead l is first in its customer's line.
+# NULL when there is none: then the lead l is first in its customer's line. Leads go
+# before sales, which Dub refuses of a customer that it does not know yet.
 _PARTS["behind"] = sql(
     """(
         SELECT coalesce(o.due_at, 0) FROM leads AS o
-        WHERE o.customer = l.customer AND o.status IN {open} AND o.seq < l.seq
+        WHERE o.customer = l.customer AND o.status IN {open} AND o.seq <> l.seq
+            AND CASE WHEN l.sale IS NULL THEN o.sale IS NULL AND o.seq < l.seq
+                ELSE o.sale IS NULL OR o.seq < l.seq END
         LIMIT 1
     )"""
 )
@@ -211,6 +217,7 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> LeadRecord:
         erased_at=row[17],
         sealed=sealed,
         answer=answer,
+        key_claimed_at=row[20],
     )
 
 

@@ -34,6 +34,7 @@ from relay.outbox.contract import (
     OutboxUnavailableError,
     Query,
     Rekeyed,
+    Requeued,
     Sample,
     Scrubbed,
     Settlement,
@@ -41,7 +42,7 @@ from relay.outbox.contract import (
 )
 from relay.outbox.database import AnyOperation, Database, Operation, Row
 from relay.outbox.encryption import Seal
-from relay.outbox.leases import Leased, final_new_lead, lease_of
+from relay.outbox.leases import Leased, Wish, final_new_lead, lease_of
 from relay.outbox.records import entry_of, row_of, sealed_end
 
 Argument = TypeVar("Argument")
@@ -98,6 +99,7 @@ class StoredOutbox(Outbox, ABC):
     def __init__(self, seal: Seal) -> None:
         self._seal = seal
         self._wakes: list[Callable[[], None]] = []
+        self._claimed = 0
         self._channel: Channel | None = None
 
     # --- What each database does in its own way. ---
@@ -110,14 +112,8 @@ class StoredOutbox(Outbox, ABC):
         """
 
     @abstractmethod
-    async def lease(
-        self, limit: int, now: int, lease_ms: int, pace: Pace | None
-    ) -> Leased:
+    async def lease(self, wish: Wish) -> Leased:
         """Lease what is due and first in its customer's queue."""
-
-    @abstractmethod
-    async def lease_probe(self, now: int, lease_ms: int) -> Leased:
-        """Lease one lead: the oldest parked one, or what a claim would take first."""
 
     @abstractmethod
     async def counts(self) -> Mapping[LeadStatus, int]:
@@ -184,19 +180,15 @@ class StoredOutbox(Outbox, ABC):
     async def claim(
         self, limit: int, now: int, lease_ms: int, pace: Pace | None = None
     ) -> builtins.list[Claim]:
-        return self._claims(await self.lease(limit, now, lease_ms, pace))
-
-    async def claim_probe(self, now: int, lease_ms: int) -> Claim | None:
-        claims = self._claims(await self.lease_probe(now, lease_ms))
-        return claims[0] if claims else None
-
-    def _claims(self, leased: Leased) -> builtins.list[Claim]:
+        wish = Wish(limit, now, now + lease_ms, pace, self._claimed)
+        leased = await self.lease(wish)
+        self._claimed += len(leased.rows)
         return [Claim(entry_of(row, self._seal), leased.token) for row in leased.rows]
 
     async def begin_recording(
         self, claim: Claim, attempts: Sequence[Attempt], now: int, lease_ms: int
     ) -> bool:
-        argument = (lease_of(claim), attempts, now + lease_ms)
+        argument = (lease_of(claim), attempts, now, now + lease_ms)
         return await self.channel.submit(deliveries.begin_recording, argument)
 
     async def settle(self, claim: Claim, end: Settlement, now: int) -> bool:
@@ -219,8 +211,9 @@ class StoredOutbox(Outbox, ABC):
     async def unpark(self, now: int, limit: int) -> int:
         return await self.channel.submit(deliveries.unpark, (now, limit))
 
-    async def reschedule(self, now: int, latest: int, limit: int) -> int:
-        return await self.channel.submit(deliveries.reschedule, (now, latest, limit))
+    async def reschedule(self, now: int, latest: int, free_at: int, limit: int) -> int:
+        argument = (now, latest, free_at, limit)
+        return await self.channel.submit(deliveries.reschedule, argument)
 
     async def circuit(self) -> Circuit:
         return await self.channel.read(deliveries.circuit)
@@ -236,8 +229,11 @@ class StoredOutbox(Outbox, ABC):
     async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
         return await self.channel.submit(deliveries.confirm, (lead_ids, now))
 
-    async def requeue(self, lead_id: str, now: int) -> bool:
-        return await self.channel.submit(deliveries.requeue, (lead_id, now))
+    async def requeue(
+        self, lead_id: str, now: int, *, window_ms: int, key_ms: int
+    ) -> Requeued:
+        argument = (lead_id, now, window_ms, key_ms)
+        return await self.channel.submit(deliveries.requeue, argument)
 
     async def pause(self, *, paused: bool) -> None:
         await self.channel.submit(deliveries.pause, (paused,))

@@ -339,8 +339,7 @@ async def test_a_lead_is_visible_to_claims_only_after_the_customers_earlier_ones
     ("statement", "index"),
     [
         pytest.param(f"{postgres_native.DUE} 64", "leads_due", id="claim"),
-        pytest.param(f"{postgres_native.NEWEST_DUE} 64", "leads_due", id="newest"),
-        pytest.param(f"{postgres_native.PARKED} 64", "leads_status", id="probe"),
+        pytest.param(f"{postgres_native.NEWEST_DUE} 64", "leads_status", id="newest"),
         pytest.param(deliveries.PARK, "leads_due", id="park"),
         pytest.param(deliveries.UNPARK, "leads_status", id="unpark"),
     ],

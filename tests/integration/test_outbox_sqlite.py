@@ -307,7 +307,7 @@ async def test_a_writer_that_stops_finishes_what_waits_to_be_handed_over(
     "statement",
     [
         pytest.param(sqlite_native.DUE, id="claim"),
-        pytest.param(sqlite_native.PARKED, id="probe"),
+        pytest.param(sqlite_native.NEWEST_DUE, id="newest"),
         pytest.param(deliveries.PARK, id="park"),
         pytest.param(deliveries.UNPARK, id="unpark"),
         pytest.param(deliveries.RESCHEDULE, id="reschedule"),

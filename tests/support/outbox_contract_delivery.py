@@ -24,6 +24,8 @@ from tests.support.outbox_rig import (
     lead,
     new_lead,
     put_all,
+    requeue,
+    signup,
     status,
 )
 
@@ -233,7 +235,7 @@ class DeliveryContract:
         await outbox.put(older)
         await finish(outbox, Settlement(LeadStatus.REJECTED))
         await outbox.put(newer)
-        await outbox.requeue(older.lead.id, NOW)
+        await requeue(outbox, older.lead.id, NOW)
 
         assert await finish(outbox, DELIVERED) == older.lead.id
         assert await finish(outbox, DELIVERED) == newer.lead.id
@@ -408,18 +410,18 @@ class DeliveryContract:
         waits = (await outbox.list(Query(LeadStatus.WAITING)))[0].lead.id
 
         assert await outbox.claim(9, NOW + 1, LEASE) == []
-        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, 2) == 2
-        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, 2) == 1
-        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, 2) == 0
+        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, NOW + 7 * DAY, 2) == 2
+        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, NOW + 7 * DAY, 2) == 1
+        assert await outbox.reschedule(NOW + 1, NOW + 2 * HOUR, NOW + 7 * DAY, 2) == 0
         claims = await outbox.claim(9, NOW + 1, LEASE)
         assert {one.entry.lead.id for one in claims} == {it.lead.id for it in late}
         assert {one.entry.since for one in claims} == {NOW + 1}
 
-        assert await outbox.reschedule(NOW + 1, NOW + HOUR, 9) == 1
+        assert await outbox.reschedule(NOW + 1, NOW + HOUR, NOW + 7 * DAY, 9) == 1
         [claim] = await outbox.claim(9, NOW + 1, LEASE)
         assert claim.entry.lead.id == waits
         # The leases of those under way are their holders'.
-        assert await outbox.reschedule(NOW - DAY, NOW - DAY, 9) == 0
+        assert await outbox.reschedule(NOW - DAY, NOW - DAY, NOW + 7 * DAY, 9) == 0
 
     async def test_leads_under_way_are_not_parked(self, outbox: Outbox) -> None:
         await outbox.put(new_lead())
@@ -427,48 +429,6 @@ class DeliveryContract:
 
         assert await outbox.park_due(NOW + DAY, 9) == 0
         assert await outbox.settle(claim, DELIVERED, NOW)
-
-    async def test_a_probe_takes_the_oldest_parked_lead(self, outbox: Outbox) -> None:
-        new_leads = [new_lead(), new_lead(), new_lead()]
-        await put_all(outbox, new_leads)
-        await outbox.park_due(NOW, 2)
-
-        probe = await outbox.claim_probe(NOW, LEASE)
-
-        assert probe is not None
-        assert probe.entry.lead.id == new_leads[0].lead.id
-        assert probe.entry == await outbox.get(new_leads[0].lead.id)
-        assert await outbox.settle(probe, Settlement(LeadStatus.PARKED), NOW)
-
-    async def test_a_probe_takes_what_is_due_when_nothing_is_parked(
-        self, outbox: Outbox
-    ) -> None:
-        assert await outbox.claim_probe(NOW, LEASE) is None
-        made = new_lead()
-        await outbox.put(made)
-
-        probe = await outbox.claim_probe(NOW, LEASE)
-
-        assert probe is not None
-        assert probe.entry.lead.id == made.lead.id
-        assert await outbox.claim_probe(NOW, LEASE) is None
-
-    async def test_a_probe_keeps_to_the_line(self, outbox: Outbox) -> None:
-        first, second, other = (
-            new_lead(lead("u")),
-            new_lead(lead("u")),
-            new_lead(lead("v")),
-        )
-        await outbox.put(first)
-        await finish(outbox, waiting(NOW + HOUR))
-        await put_all(outbox, [second, other])
-        assert await outbox.park_due(NOW, 9) == 2
-
-        probe = await outbox.claim_probe(NOW, LEASE)
-
-        assert probe is not None
-        assert probe.entry.lead.id == other.lead.id
-        assert await outbox.claim_probe(NOW, LEASE) is None
 
     async def test_the_circuit_is_one_for_all_on_the_database(
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
@@ -497,7 +457,8 @@ class DeliveryContract:
             LeadStatus.REJECTED,
         }
 
-        assert await outbox.requeue(made, NOW + HOUR) is (state in rests)
+        done = await requeue(outbox, made, NOW + HOUR)
+        assert (done.due_at is not None) is (state in rests)
 
         found = await entry(outbox, made)
         if state in rests:
@@ -506,6 +467,103 @@ class DeliveryContract:
         else:
             assert (found.status, found.since) == (state, NOW)
 
+    async def test_what_waits_for_dubs_key_is_not_sent_again_before_it_is_free(
+        self, outbox: Outbox
+    ) -> None:
+        await outbox.put(new_lead())
+        claim = await claim_one(outbox)
+        assert await outbox.begin_recording(claim, [], NOW + 5, LEASE)
+        refused = Settlement(LeadStatus.REJECTED, in_doubt=False)
+        assert await outbox.settle(claim, refused, NOW + 9)
+        lead_id = claim.entry.lead.id
+
+        done = await requeue(outbox, lead_id, NOW + DAY)
+
+        free_at = NOW + 5 + 7 * DAY + HOUR
+        assert done.due_at == free_at
+        found = await entry(outbox, lead_id)
+        assert (found.status, found.due_at) == (LeadStatus.WAITING, free_at)
+        assert found.key_claimed_at == NOW + 5
+        assert "our own call" in (found.last_error or "")
+        assert "our own call" in found.lead.notes[-1]
+        assert await outbox.claim(9, free_at - 1, LEASE) == []
+        assert claimed(await outbox.claim(9, free_at, LEASE)) == [lead_id]
+
+    async def test_a_refusal_that_claimed_no_key_leaves_the_earlier_one(
+        self, outbox: Outbox
+    ) -> None:
+        await outbox.put(new_lead())
+        for earlier in (None, NOW - DAY):
+            claim = await claim_one(outbox, NOW + HOUR)
+            await outbox.begin_recording(claim, [], NOW + 5, LEASE)
+            end = replace(waiting(NOW), in_doubt=False, key_claimed_at=earlier)
+            await outbox.settle(claim, end, NOW + 9)
+
+            found = await entry(outbox, claim.entry.lead.id)
+            assert found.key_claimed_at == earlier
+
+    async def test_a_clock_set_back_makes_nothing_due_that_waits_for_dubs_key(
+        self, outbox: Outbox
+    ) -> None:
+        free_at = NOW + 7 * DAY + HOUR
+        await outbox.put(new_lead())
+        claim = await claim_one(outbox)
+        await outbox.begin_recording(claim, [], NOW, LEASE)
+        poisoned = replace(waiting(free_at), in_doubt=False, since=free_at)
+        await outbox.settle(claim, poisoned, NOW)
+        lead_id = claim.entry.lead.id
+
+        back = NOW - HOUR
+        latest = back + 7 * DAY + HOUR
+        assert await outbox.reschedule(back, back + HOUR, latest, 9) == 1
+        assert (await entry(outbox, lead_id)).due_at == latest
+        assert await outbox.reschedule(back, back + HOUR, latest, 9) == 0
+
+        later = NOW + DAY
+        assert await outbox.reschedule(later, later + HOUR, later + 8 * DAY, 9) == 0
+        assert (await entry(outbox, lead_id)).due_at == latest
+
+    async def test_a_lead_that_was_reported_again_meanwhile_is_not_sent_again(
+        self, outbox: Outbox
+    ) -> None:
+        await outbox.put(signup("u"))
+        first = await finish(outbox, Settlement(LeadStatus.REJECTED))
+        again = signup("u", NOW + DAY)
+        much_later = signup("u", NOW + 9 * DAY)
+        await put_all(outbox, [again, much_later])
+
+        assert await requeue(outbox, first, NOW + 10 * DAY) == (None, again.lead.id)
+        assert await status(outbox, first) is LeadStatus.REJECTED
+
+    async def test_a_lead_of_another_time_counts_for_itself(
+        self, outbox: Outbox
+    ) -> None:
+        await outbox.put(signup("u"))
+        first = await finish(outbox, Settlement(LeadStatus.REJECTED))
+        await outbox.put(signup("u", NOW + 9 * DAY))
+
+        assert (await requeue(outbox, first, NOW + 10 * DAY)).due_at is not None
+
+    async def test_leads_that_nothing_came_of_stand_in_nobodys_way(
+        self, outbox: Outbox
+    ) -> None:
+        await outbox.put(signup("u"))
+        first = await finish(outbox, Settlement(LeadStatus.REJECTED))
+        await outbox.put(signup("u", NOW + 1))
+        await finish(outbox, Settlement(LeadStatus.REJECTED), NOW + 1)
+        await outbox.put(signup("u", NOW + 2, status=LeadStatus.HELD))
+
+        assert (await requeue(outbox, first, NOW + DAY)).due_at == NOW + DAY
+
+    async def test_a_held_sign_up_that_was_stored_again_is_not_sent_again(
+        self, outbox: Outbox
+    ) -> None:
+        held = signup("u", status=LeadStatus.HELD)
+        again = signup("u", NOW + 1)
+        await put_all(outbox, [held, again])
+
+        assert (await requeue(outbox, held.lead.id, NOW + DAY)).other == again.lead.id
+
     async def test_sending_again_keeps_the_doubt_and_the_story(
         self, outbox: Outbox
     ) -> None:
@@ -513,12 +571,12 @@ class DeliveryContract:
         end = Settlement(LeadStatus.UNCONFIRMED, [attempt()], in_doubt=True)
         made = await finish(outbox, end)
 
-        await outbox.requeue(made, NOW + HOUR)
+        await requeue(outbox, made, NOW + HOUR)
 
         found = await entry(outbox, made)
         assert (found.in_doubt, found.attempts) == (True, 1)
         assert await outbox.attempts(made) == [attempt()]
-        assert not await outbox.requeue("lead_unknown", NOW)
+        assert (await requeue(outbox, "lead_unknown", NOW)).due_at is None
 
     @pytest.mark.parametrize("state", list(LeadStatus))
     async def test_only_what_dub_may_have_is_confirmed(
@@ -572,6 +630,42 @@ class DeliveryContract:
 
         assert fresh.lead.id in claims
         assert len(claims) == 8
+
+    @pytest.mark.parametrize("customers", [200, 10])
+    async def test_every_fourth_lead_is_a_fresh_one_however_small_the_claims(
+        self, outbox: Outbox, customers: int
+    ) -> None:
+        backlog = [new_lead(lead(f"u_{n % customers}")) for n in range(200)]
+        await put_all(outbox, backlog)
+        fresh = [new_lead(replace(lead(), created_at=NOW + 9)) for _ in range(2)]
+        await put_all(outbox, fresh)
+
+        came = []
+        for _ in range(8):
+            claim = await claim_one(outbox, NOW + 9)
+            came.append(claim.entry.lead.id)
+            # The next of this customer's leads becomes due just now.
+            await outbox.settle(claim, DELIVERED, NOW + 9)
+
+        assert [made.lead.id for made in fresh] == [came[7], came[3]]
+
+    async def test_leads_that_were_tried_before_are_no_fresh_ones(
+        self, outbox: Outbox
+    ) -> None:
+        await put_all(outbox, [new_lead() for _ in range(9)])
+        fresh, tried = new_lead(), new_lead()
+        await put_all(outbox, [fresh, tried])
+        claims = await outbox.claim(99, NOW, LEASE)
+        for claim in claims:
+            back = LeadStatus.QUEUED
+            if claim.entry.lead.id == tried.lead.id:
+                back = LeadStatus.WAITING
+            await outbox.settle(claim, Settlement(back, due_at=NOW), NOW)
+
+        came = claimed([await claim_one(outbox) for _ in range(4)])
+
+        assert fresh.lead.id in came
+        assert tried.lead.id not in came
 
     async def test_a_webhook_that_overtakes_the_answer_settles_what_is_in_doubt(
         self, outbox: Outbox
@@ -636,7 +730,7 @@ class DeliveryContract:
         await outbox.put(held)
         assert await wakes(outbox.release(held.lead.id, new_lead()))
         assert await wakes(
-            outbox.requeue(await lead_in(outbox, LeadStatus.REJECTED), NOW)
+            requeue(outbox, await lead_in(outbox, LeadStatus.REJECTED), NOW)
         )
         assert not await wakes(outbox.claim(9, NOW, LEASE))
         assert not await wakes(outbox.check_writable())

@@ -33,6 +33,7 @@ from tests.support.outbox_rig import (
     lead,
     new_lead,
     put_all,
+    requeue,
     signup,
     status,
 )
@@ -207,7 +208,7 @@ class KeepingContract:
         assert found.status is (state if stays else LeadStatus.REJECTED)
         if found.status in RETRYABLE:
             assert found.last_error == FORGOTTEN
-        assert not await outbox.requeue(lead_id, NOW)
+        assert (await requeue(outbox, lead_id, NOW)).due_at is None
         assert await outbox.claim(9, NOW + 2 * DAY, LEASE) == []
         assert (await entry(outbox, other)).lead.customer_name == "Zoë"
         assert (await outbox.scrub(forgotten)).clean
@@ -219,7 +220,7 @@ class KeepingContract:
         forgotten = await outbox.forget(U, NOW)
 
         assert dict(forgotten.leads) == {LeadStatus.PARKED: 1}
-        assert await outbox.claim_probe(NOW, LEASE) is None
+        assert await outbox.claim(9, NOW + DAY, LEASE) == []
 
     async def test_a_call_under_way_loses_its_lease(self, outbox: Outbox) -> None:
         await outbox.put(zoe())

@@ -30,6 +30,7 @@ from tests.support.outbox_rig import (
     new_lead,
     put_all,
     put_together,
+    requeue,
     signup,
     status,
 )
@@ -95,6 +96,35 @@ class SalesContract:
         assert await outbox.claim(9, NOW + 1, LEASE) == []
         assert claimed(await outbox.claim(9, NOW + DAY, LEASE)) == [claim.entry.lead.id]
 
+    async def test_a_sale_that_came_first_waits_for_its_lead_and_holds_it_up_never(
+        self, outbox: Outbox
+    ) -> None:
+        sold, signed_up = purchase("u"), signup("u")
+        await outbox.put(sold)
+        claim = await claim_one(outbox)
+        missing = Settlement(LeadStatus.WAITING, [attempt()], due_at=NOW + 1)
+        await outbox.settle(claim, missing, NOW)
+        await outbox.put(signed_up)
+
+        [lead_first] = await outbox.claim(9, NOW + 1, LEASE)
+
+        assert lead_first.entry.lead.id == signed_up.lead.id
+        await outbox.settle(lead_first, Settlement(LeadStatus.DELIVERED), NOW + 1)
+        again = await outbox.claim(9, NOW + 1 + LEASE, LEASE)
+        assert claimed(again) == [sold.lead.id]
+
+    async def test_sales_of_one_customer_keep_their_order(self, outbox: Outbox) -> None:
+        sales = [purchase("u", Sale(4900, invoice_id=f"in_{n}")) for n in range(3)]
+        await put_all(outbox, sales)
+
+        came = []
+        for _ in sales:
+            [claim] = await outbox.claim(9, NOW, LEASE)
+            came.append(claim.entry.lead.id)
+            await outbox.settle(claim, Settlement(LeadStatus.DELIVERED), NOW)
+
+        assert came == [one.lead.id for one in sales]
+
     async def test_a_lead_that_dub_refused_does_not(self, outbox: Outbox) -> None:
         sold = purchase("u")
         await put_all(outbox, [signup("u"), sold])
@@ -156,7 +186,7 @@ class SalesContract:
 
         for one in (sold, made):
             assert (await entry(outbox, one.lead.id)).in_doubt
-            assert await outbox.requeue(one.lead.id, NOW)
+            assert (await requeue(outbox, one.lead.id, NOW)).due_at is not None
 
         assert not (await entry(outbox, sold.lead.id)).in_doubt
         assert (await entry(outbox, made.lead.id)).in_doubt
@@ -208,4 +238,4 @@ class SalesContract:
 
         assert await outbox.claim(9, NOW + DAY, LEASE) == []
         assert await status(outbox, made.lead.id) is LeadStatus.REJECTED
-        assert not await outbox.requeue(made.lead.id, NOW)
+        assert (await requeue(outbox, made.lead.id, NOW)).due_at is None

@@ -11,7 +11,7 @@ from subprocess import PIPE
 from typing import Any
 
 from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus, Step
-from relay.outbox.contract import Claim, InsertResult, NewLead, Outbox, Query
+from relay.outbox.contract import Claim, InsertResult, NewLead, Outbox, Query, Requeued
 
 NOW = 1_700_000_000_000
 LEASE = 60_000
@@ -95,6 +95,11 @@ async def claim_one(outbox: Outbox, now: int = NOW) -> Claim:
     """Claim exactly one lead."""
     (claim,) = await outbox.claim(1, now, LEASE)
     return claim
+
+
+async def requeue(outbox: Outbox, lead_id: str, now: int) -> Requeued:
+    """Send a lead again, as an operator does."""
+    return await outbox.requeue(lead_id, now, window_ms=7 * DAY, key_ms=7 * DAY + HOUR)
 
 
 def with_id(made: NewLead, lead_id: str) -> NewLead:

@@ -192,30 +192,49 @@ def test_a_reason_does_not_repeat_what_a_person_typed(code: str, message: str) -
     assert "ann@example.com" not in reason
 
 
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 407, 408, 409])
+@pytest.mark.parametrize("body", [b"<html>Not Found</html>", b'{"error": "x"}', b""])
+@pytest.mark.parametrize("step", [Step.RECORD, Step.SALE])
+def test_a_refusal_that_is_not_dub_shaped_proves_nothing(
+    status: int, body: bytes, step: Step
+) -> None:
+    outcome = interpret(Answer(status, {}, body), step, NOW)
+
+    assert (outcome.meaning, outcome.code) == (Meaning.AGAIN, None)
+    assert outcome.may_have_counted
+    assert outcome.claims_key is (step is Step.RECORD)
+
+
+@pytest.mark.parametrize("status", [410, 413, 425, 451, 499])
+def test_no_refusal_of_something_between_is_final(status: int) -> None:
+    outcome = interpret(Answer(status, {}, b"<html>"), Step.PROVE, NOW)
+
+    assert (outcome.meaning, outcome.may_have_counted) == (Meaning.AGAIN, False)
+
+
+def test_a_rate_limit_of_something_between_is_kept_to() -> None:
+    outcome = interpret(Answer(429, {}, b"<html>"), Step.RECORD, NOW)
+
+    assert (outcome.meaning, outcome.may_have_counted) == (Meaning.THROTTLED, True)
+
+
 @pytest.mark.parametrize(
-    ("status", "expected"),
+    ("message", "claims"),
     [
-        (400, Meaning.FINAL),
-        (401, Meaning.OPERATOR),
-        (402, Meaning.OPERATOR),
-        (403, Meaning.OPERATOR),
-        (404, Meaning.OPERATOR),
-        (405, Meaning.OPERATOR),
-        (407, Meaning.OPERATOR),
-        (408, Meaning.AGAIN),
-        (413, Meaning.FINAL),
-        (425, Meaning.AGAIN),
-        (429, Meaning.THROTTLED),
+        ("Click event not found for click ID: x", True),
+        ("Link not found for this click", True),
+        ("Link x does not belong to the workspace", True),
+        ("Link x is disabled, lead not tracked", True),
+        ("Workspace not found.", False),
     ],
 )
-@pytest.mark.parametrize("body", [b"<html>Not Found</html>", b'{"error": "x"}', b""])
-def test_a_refusal_that_is_not_dub_shaped_is_judged_by_its_status(
-    status: int, expected: Meaning, body: bytes
+def test_a_refusal_shows_whether_dub_has_claimed_its_key(
+    message: str, *, claims: bool
 ) -> None:
-    outcome = interpret(Answer(status, {}, body), Step.RECORD, NOW)
-
-    assert (outcome.meaning, outcome.code) == (expected, None)
-    assert not outcome.may_have_counted
+    assert (
+        interpret(refusal("not_found", message), Step.RECORD, NOW).claims_key is claims
+    )
+    assert not interpret(refusal("not_found", message), Step.PROVE, NOW).claims_key
 
 
 @pytest.mark.parametrize(
@@ -230,7 +249,7 @@ def test_a_refusal_that_is_not_dub_shaped_is_judged_by_its_status(
     ],
 )
 def test_only_dubs_own_envelope_tells_of_a_missing_click(error: object) -> None:
-    assert meaning(answer(404, {"error": error})) is Meaning.OPERATOR
+    assert meaning(answer(404, {"error": error})) is Meaning.AGAIN
 
 
 # --- no clear answer ---
@@ -263,7 +282,10 @@ def test_no_answer_may_have_counted_once_the_recording_call_was_sent(
     outcome = interpret(NoAnswer(sent=sent, reason="Dub did not answer"), step, NOW)
 
     assert outcome == Outcome(
-        Meaning.AGAIN, "Dub did not answer", may_have_counted=counted
+        Meaning.AGAIN,
+        "Dub did not answer",
+        may_have_counted=counted,
+        claims_key=counted,
     )
 
 
@@ -293,7 +315,7 @@ def test_every_answer_means_something(reply: Answer, step: Step) -> None:
     assert outcome.http_status == reply.status
     if outcome.may_have_counted:
         assert step is not Step.PROVE
-        assert outcome.meaning is Meaning.AGAIN
+        assert outcome.meaning in {Meaning.AGAIN, Meaning.THROTTLED}
     if outcome.meaning in (Meaning.TAKEN, Meaning.NO_LINK):
         assert reply.status == 200
     assert outcome.retry_at is None or NOW <= outcome.retry_at <= NOW + MAX_WAIT_MS
@@ -374,7 +396,7 @@ def test_all_forms_of_one_time_agree(seconds: int) -> None:
 
 
 @untimed
-@given(st.floats(0, 3600, allow_nan=False))
+@given(st.floats(0, MAX_WAIT_MS / 1000, allow_nan=False))
 def test_a_wait_is_never_cut_short(seconds: float) -> None:
     at = retry_after(f"{seconds:.9f}", NOW)
 

@@ -21,8 +21,9 @@ from relay.core.dub.retry import (
     backoff,
     decide,
     probe_delay,
+    unrepeatable,
 )
-from relay.core.leads import MOVES, Lead, LeadRecord, LeadStatus, Mode, Step
+from relay.core.leads import MOVES, Lead, LeadRecord, LeadStatus, Mode, Sale, Step
 
 NOW = 1_750_000_000_000  # 2025-06-15T15:06:40Z
 POLICY = Policy()
@@ -33,11 +34,23 @@ untimed = settings(deadline=None)
 
 
 def entry(
-    *, mode: Mode = Mode.ASYNC, attempts: int = 0, in_doubt: bool = False
+    *,
+    mode: Mode = Mode.ASYNC,
+    attempts: int = 0,
+    in_doubt: bool = False,
+    key_claimed_at: int | None = None,
+    sale: Sale | None = None,
 ) -> LeadRecord:
     """Make a lead that is being sent, as it stood before the call."""
-    lead = Lead("lead_1", "hook", "click_0001", "Sign Up", "u_1", 0, mode)
-    return LeadRecord(lead, LeadStatus.SENDING, attempts=attempts, in_doubt=in_doubt)
+    made_at = NOW if sale else 0
+    lead = Lead("lead_1", "hook", "c_1", "Sign Up", "u_1", made_at, mode, sale=sale)
+    return LeadRecord(
+        lead,
+        LeadStatus.SENDING,
+        attempts=attempts,
+        in_doubt=in_doubt,
+        key_claimed_at=key_claimed_at,
+    )
 
 
 def next_move(
@@ -87,11 +100,103 @@ def test_no_link_after_a_call_of_ours_that_may_have_counted_is_unconfirmed() -> 
     assert "earlier call of ours" in move.reason
 
 
+@pytest.mark.parametrize("ago", [-HOUR, 0, DAY, 7 * DAY])
+def test_no_link_while_a_call_of_ours_holds_dubs_key_is_nobody_elses_lead(
+    ago: int,
+) -> None:
+    move = next_move(Step.RECORD, Meaning.NO_LINK, entry(key_claimed_at=NOW - ago))
+
+    assert isinstance(move, Move)
+    assert (move.status, move.in_doubt) == (LeadStatus.WAITING, False)
+    # An hour ahead: the clock was set back since, and no key is held for longer.
+    assert move.due_at == NOW - max(ago, 0) + 7 * DAY + HOUR
+    assert "our own call of 2025-06" in (move.reason or "")
+
+
+def test_no_link_once_the_key_of_our_call_has_run_out_is_somebody_elses_lead() -> None:
+    long_ago = entry(key_claimed_at=NOW - 7 * DAY - HOUR)
+
+    move = next_move(Step.RECORD, Meaning.NO_LINK, long_ago)
+
+    assert isinstance(move, Move)
+    assert move.status is LeadStatus.DUPLICATE
+
+
 def test_no_link_for_the_proving_call_is_a_passing_fault() -> None:
     assert next_move(Step.PROVE, Meaning.NO_LINK) == Move(
         LeadStatus.WAITING,
         due_at=NOW + 2_500,
         reason="Dub answered the deferred call without a link",
+    )
+
+
+# --- what Dub would count a second time ---
+
+
+@pytest.mark.parametrize(
+    ("ago", "ends"), [(0, False), (7 * DAY - HOUR - 1, False), (7 * DAY - HOUR, True)]
+)
+def test_a_lead_in_doubt_is_not_sent_once_dubs_key_may_have_run_out(
+    ago: int, *, ends: bool
+) -> None:
+    move = unrepeatable(entry(in_doubt=True, key_claimed_at=NOW - ago), NOW)
+
+    assert (move is not None) is ends
+    if move is not None:
+        assert (move.status, move.in_doubt) == (LeadStatus.UNCONFIRMED, True)
+
+
+def test_without_doubt_an_old_key_stops_nothing() -> None:
+    assert unrepeatable(entry(key_claimed_at=NOW - 30 * DAY), NOW) is None
+
+
+@pytest.mark.parametrize("meaning", [Meaning.AGAIN, Meaning.THROTTLED])
+def test_a_sale_without_invoice_that_may_have_counted_is_not_repeated(
+    meaning: Meaning,
+) -> None:
+    outcome = Outcome(meaning, "a proxy said so", may_have_counted=True)
+
+    move = next_move(Step.SALE, outcome, entry(sale=Sale(4900)))
+
+    assert isinstance(move, Move)
+    assert (move.status, move.in_doubt) == (LeadStatus.UNCONFIRMED, True)
+
+
+def test_a_sale_cut_by_our_time_limit_is_not_repeated_while_dub_may_be_at_work() -> (
+    None
+):
+    sale = entry(sale=Sale(4900, invoice_id="in_1"))
+    outcome = Outcome(Meaning.AGAIN, "no answer", may_have_counted=True, timed_out=True)
+
+    move = next_move(Step.SALE, outcome, sale)
+
+    assert isinstance(move, Move)
+    assert (move.status, move.in_doubt) == (LeadStatus.WAITING, True)
+    assert move.due_at == NOW + 300_000
+
+
+# --- a sale before its lead ---
+
+
+def test_a_sale_of_a_customer_whom_dub_does_not_know_waits_for_the_lead() -> None:
+    sale = entry(sale=Sale(4900, invoice_id="in_1"), attempts=9)
+
+    move = next_move(Step.SALE, Meaning.NO_LINK, sale)
+
+    assert isinstance(move, Move)
+    assert (move.status, move.due_at) == (LeadStatus.WAITING, NOW + 60_000)
+    assert "not yet" in (move.reason or "")
+
+
+def test_a_sale_whose_lead_never_comes_says_how_long_it_waited() -> None:
+    sale = entry(sale=Sale(4900))
+
+    move = next_move(Step.SALE, Meaning.NO_LINK, sale, since=NOW - 2 * HOUR)
+
+    assert isinstance(move, Move)
+    assert (move.status, move.reason) == (
+        LeadStatus.REJECTED,
+        "Dub said so, after 2 hours",
     )
 
 
@@ -303,7 +408,7 @@ def test_a_lead_in_doubt_is_not_called_rejected(step: Step) -> None:
 
 
 def test_a_link_refused_while_recording_warns_of_dubs_lock() -> None:
-    outcome = Outcome(Meaning.FINAL, "the link is disabled", http_status=404)
+    outcome = Outcome(Meaning.FINAL, "the link is disabled", claims_key=True)
 
     assert next_move(Step.PROVE, outcome) == Move(
         LeadStatus.REJECTED, reason="the link is disabled"
@@ -312,7 +417,8 @@ def test_a_link_refused_while_recording_warns_of_dubs_lock() -> None:
         LeadStatus.REJECTED,
         reason="the link is disabled",
         note="Dub recorded nothing but keeps this customer and event locked for a "
-        "week: sent again before 2025-06-22T16:06:40Z it would be ignored.",
+        "week: sent again before 2025-06-22T16:06:40Z it would be ignored, so "
+        "`leads retry` waits until then.",
     )
     assert next_move(Step.RECORD, outcome, entry(in_doubt=True)) == Move(
         LeadStatus.UNCONFIRMED, reason="the link is disabled", in_doubt=True
@@ -326,7 +432,7 @@ policies = st.builds(
     base_ms=st.integers(1, 10 * HOUR),
     max_ms=st.integers(1, 10 * HOUR),
     for_ms=st.integers(0, 10 * DAY),
-    poisoned_ms=st.integers(1, 10 * DAY),
+    key_ms=st.integers(1, 10 * DAY),
 )
 rolls = st.floats(0, 1, exclude_max=True)
 entries = st.builds(
@@ -406,7 +512,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         base_ms=5_000,
         max_ms=3_600_000,
         for_ms=72 * 3_600_000,
-        poisoned_ms=(7 * 24 + 1) * 3_600_000,
+        key_ms=(7 * 24 + 1) * 3_600_000,
     )
 
 

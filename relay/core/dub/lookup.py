@@ -1,12 +1,10 @@
-"""Whether Dub's list of customers shows if a lead was recorded. Pure.
+"""Whether Dub's list of customers shows that a lead was not recorded. Pure.
 
 Dub creates the customer in the call that records the lead, after it has claimed its
-dedupe key and found click and link; what records the event comes right after, and
-is all that a good answer proves either (``POST /track/lead`` answers 200 with a link
-at the same point). So where the recording call is the first that can have made the
-customer, ``GET /customers?externalId=`` shows whether it went through. Where an
-earlier call has made it, a deferred one say, it shows nothing: Dub shows neither
-clicks nor leads of a customer.
+dedupe key and found click and link. So where the recording call is the first that can
+have made the customer, and ``GET /customers?externalId=`` has none, nothing was
+recorded. A customer who is there proves nothing: another call may have made it, and
+whose clock the time of its creation is, nobody can say to the second.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -22,26 +19,21 @@ from relay.core.dub.replies import (
     Answer,
     NoAnswer,
 )
-from relay.core.dub.retry import (
-    DAY,
-    HOUR,
-)
+from relay.core.dub.retry import AT_WORK_MS, CLOCKS_MS, KEY_MS
 from relay.core.leads import Attempt, LeadRecord, Mode, Step
 
-LATE_MS: Final = 300_000
-"""How long after we gave a call up Dub may still work on it: what its host grants a
-function at most by default (Vercel, maxDuration)."""
+LATE_MS: Final = AT_WORK_MS
+"""How long after we gave a call up Dub may still work on it."""
 
-LOCKED_MS: Final = 7 * DAY + HOUR
-"""Dub's dedupe key lives for seven days; an hour on top for clocks that disagree."""
+LOCKED_MS: Final = KEY_MS + CLOCKS_MS
+"""When Dub's dedupe key is free again for sure."""
 
 
 class CustomerMatch(StrEnum):
     """What a look-up shows about the recording call."""
 
-    RECORDED = "recorded"
     NOT_RECORDED = "not recorded"
-    UNTOLD = "untold"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +44,7 @@ class LookupVerdict:
     reason: str
 
 
-def can_tell(entry: LeadRecord, attempts: Sequence[Attempt]) -> bool:
+def can_show(entry: LeadRecord, attempts: Sequence[Attempt]) -> bool:
     """Return whether a look-up can say anything about a lead in doubt.
 
     Not after a proving call, which makes the customer, nor for a lead that stands
@@ -64,42 +56,34 @@ def can_tell(entry: LeadRecord, attempts: Sequence[Attempt]) -> bool:
     return entry.in_doubt and by_itself and recorded and not proved
 
 
-def judge(
-    reply: Answer | NoAnswer, entry: LeadRecord, attempts: Sequence[Attempt]
-) -> LookupVerdict:
+def judge(reply: Answer | NoAnswer, entry: LeadRecord) -> LookupVerdict:
     """Read the answer of ``GET /customers?externalId=…`` for a lead in doubt."""
     customers = _customers(reply)
     if customers is None:
         return LookupVerdict(
-            CustomerMatch.UNTOLD, "Dub's list of customers could not be read"
+            CustomerMatch.UNKNOWN, "Dub's list of customers could not be read"
         )
     customer = entry.lead.customer_external_id
-    same = [one for one in customers if one[0] == customer]
-    if not same and customers:
+    if customer not in customers and customers:
         # The database behind compares without regard to case; its words decide.
         return LookupVerdict(
-            CustomerMatch.UNTOLD, "Dub has only a customer whose id looks alike"
+            CustomerMatch.UNKNOWN, "Dub has only a customer whose id looks alike"
         )
-    if not same:
+    if not customers:
         return LookupVerdict(
             CustomerMatch.NOT_RECORDED,
             "Dub has no such customer: the call that got no answer recorded nothing",
         )
-    first, last = _span(attempts)
-    if first <= same[0][1] <= last:
-        return LookupVerdict(
-            CustomerMatch.RECORDED,
-            "Dub made the customer in the call that got no answer: it went through",
-        )
     return LookupVerdict(
-        CustomerMatch.UNTOLD,
-        "Dub knew the customer from another call, which shows nothing",
+        CustomerMatch.UNKNOWN,
+        "Dub knows the customer, perhaps from another call, which shows nothing",
     )
 
 
 def over_at(attempts: Sequence[Attempt]) -> int:
     """Return from when on no call in doubt can be worked on any more."""
-    return _span(attempts)[1]
+    calls = [one for one in attempts if _in_doubt(one)]
+    return max(one.at + one.duration_ms for one in calls) + LATE_MS
 
 
 def unlocked_at(attempts: Sequence[Attempt]) -> int:
@@ -109,28 +93,17 @@ def unlocked_at(attempts: Sequence[Attempt]) -> int:
 
 def _in_doubt(attempt: Attempt) -> bool:
     """Recognise a recording call that may have counted without proof."""
-    answered = attempt.http_status is not None and attempt.http_status < 500
+    status = attempt.http_status
+    refused = attempt.code is not None and status is not None and status < 500
+    answered = status == 200 or refused
     return attempt.step is Step.RECORD and not answered
 
 
-def _span(attempts: Sequence[Attempt]) -> tuple[int, int]:
-    """Return from when until when calls in doubt can have made a customer."""
-    calls = [one for one in attempts if _in_doubt(one)]
-    return calls[0].at, max(one.at + one.duration_ms for one in calls) + LATE_MS
-
-
-def _customers(reply: Answer | NoAnswer) -> list[tuple[str, int]] | None:
-    """Read ids and times (epoch ms) of creation; None for anything else."""
+def _customers(reply: Answer | NoAnswer) -> list[str] | None:
+    """Read the external ids; None for anything that is no list of customers."""
     if isinstance(reply, NoAnswer) or reply.status != 200:
         return None
     try:
-        return [
-            (str(one["externalId"]), _epoch_ms(one["createdAt"]))
-            for one in json.loads(reply.body)
-        ]
+        return [str(one["externalId"]) for one in json.loads(reply.body)]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _epoch_ms(stamp: str) -> int:
-    return round(datetime.fromisoformat(stamp).timestamp() * 1000)

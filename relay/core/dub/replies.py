@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -20,9 +20,9 @@ from typing import Any, Final
 from relay.core import jsontext
 from relay.core.leads import Step
 
-MAX_WAIT_MS: Final = 3_600_000
-"""The longest wait taken from a header. Dub's window is one minute; an hour
-forgives clocks that disagree, and a wrong value cannot stop delivery."""
+MAX_WAIT_MS: Final = 300_000
+"""The longest wait taken from a header. Dub's window is one minute; five forgive
+clocks that disagree, and a wrong value cannot stop delivery."""
 
 EPOCH_MS_ABOVE: Final = 1e11
 EPOCH_S_ABOVE: Final = 1e9
@@ -36,6 +36,9 @@ _FIELD_MESSAGE: Final = re.compile(r"[a-z_]+: [\w.]*: .{1,200}", re.ASCII)
 
 MAX_DATE: Final = 40
 """RFC 9110's longest date form has 33 characters."""
+
+CUT_STATUSES: Final = (408, 502, 504)
+"""What a proxy answers that has given the call up, while Dub may be at work on it."""
 
 WAIT_STATUSES: Final = (429, 503)
 """Where Retry-After asks for a wait. Dub sends it on other errors as well, but
@@ -53,10 +56,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """No answer came. ``sent`` is False when the request cannot have counted."""
+    """No answer came. ``sent`` is False when the request cannot have counted.
+
+    ``timed_out``: our own time limit cut the call, and Dub may still be at work.
+    """
 
     sent: bool
     reason: str
+    timed_out: bool = False
 
 
 class Meaning(StrEnum):
@@ -77,12 +84,16 @@ class Outcome:
 
     ``reason`` is one plain sentence without personal data. ``may_have_counted``:
     a recording call that may have reached Dub's counters although no answer
-    proves it. ``retry_at`` (epoch ms) is the wait that was asked for.
+    proves it. ``claims_key``: it may have claimed Dub's dedupe key, counted or not.
+    ``timed_out``: Dub may still be at work on it. ``retry_at`` (epoch ms) is the
+    wait that was asked for.
     """
 
     meaning: Meaning
     reason: str
     may_have_counted: bool = False
+    claims_key: bool = False
+    timed_out: bool = False
     retry_at: int | None = None
     http_status: int | None = None
     code: str | None = None
@@ -99,7 +110,10 @@ class _Error:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A row of the table. ``message`` matches at the start of Dub's message."""
+    """A row of the table. ``message`` matches at the start of Dub's message.
+
+    ``claims_key``: Dub answers so after it has claimed its dedupe key.
+    """
 
     statuses: range
     meaning: Meaning
@@ -107,6 +121,7 @@ class _Rule:
     message: str = ""
     code: str = ""
     dub_shaped: bool | None = None
+    claims_key: bool = False
 
     def matches(self, error: _Error) -> bool:
         """Return whether this row speaks of the error."""
@@ -131,6 +146,15 @@ _RULES: Final = (
     # Request Timeout and Too Early say "repeat it" (RFC 9110 15.5.9, RFC 8470).
     _Rule(_one(408), _AGAIN, "The request was too slow for Dub (408)"),
     _Rule(_one(425), _AGAIN, "Dub asks to repeat the request (425)"),
+    # A proxy, a firewall, a captive portal: its answer proves nothing about the
+    # lead nor about the key, and Dub may have done the work before it.
+    _Rule(
+        range(400, 500),
+        _AGAIN,
+        "Not Dub but something else answered ({status}): is DUB_API_URL right, and"
+        " does anything between change the calls?",
+        dub_shaped=False,
+    ),
     _Rule(
         _one(401),
         _OPERATOR,
@@ -175,21 +199,12 @@ _RULES: Final = (
         "The invitation to the API key's workspace was not accepted ({status})",
         code="invite_",
     ),
-    # Dub's route never gives these: something else answers at DUB_API_URL.
-    *(
-        _Rule(
-            _one(status),
-            _OPERATOR,
-            "Not Dub but something else answered ({status}): is DUB_API_URL right?",
-            dub_shaped=False,
-        )
-        for status in (402, 404, 405, 407)
-    ),
     _Rule(
         _one(404),
         Meaning.CLICK_MISSING,
         "Dub does not know the click, or not yet",
         message="Click event not found",
+        claims_key=True,
     ),
     _Rule(
         _one(404),
@@ -202,18 +217,21 @@ _RULES: Final = (
         _FINAL,
         "The link of this click does not exist any more",
         message="Link not found",
+        claims_key=True,
     ),
     _Rule(
         _one(404),
         _FINAL,
         "The link of this click belongs to another workspace",
         message=r"Link .* does not belong to the workspace",
+        claims_key=True,
     ),
     _Rule(
         _one(404),
         _FINAL,
         "The link of this click is disabled",
         message=r"Link .* is disabled",
+        claims_key=True,
     ),
     _Rule(
         _one(400),
@@ -230,11 +248,23 @@ _RULES: Final = (
 def interpret(reply: Answer | NoAnswer, step: Step, now: int) -> Outcome:
     """Say what a reply to this step's call means; now in epoch ms."""
     if isinstance(reply, NoAnswer):
-        counted = reply.sent and step is not Step.PROVE
-        return Outcome(Meaning.AGAIN, reply.reason, may_have_counted=counted)
-    if reply.status == 200:
-        return _interpret_success(_parse(reply.body), step)
-    return _interpret_error(reply, step, now)
+        outcome = Outcome(
+            Meaning.AGAIN,
+            reply.reason,
+            may_have_counted=reply.sent,
+            claims_key=reply.sent,
+            timed_out=reply.timed_out,
+        )
+    elif reply.status == 200:
+        outcome = _interpret_success(_parse(reply.body), step)
+    else:
+        outcome = _interpret_error(reply, now)
+    return replace(
+        outcome,
+        may_have_counted=outcome.may_have_counted and step is not Step.PROVE,
+        # A deferred call passes the key by, and a sale has none.
+        claims_key=outcome.claims_key and step is Step.RECORD,
+    )
 
 
 def kept(reply: Answer | NoAnswer) -> str | None:
@@ -250,7 +280,7 @@ def kept(reply: Answer | NoAnswer) -> str | None:
 
 
 def retry_after(value: str | None, now: int) -> int | None:
-    """Read Retry-After as epoch ms, never before now nor an hour after it.
+    """Read Retry-After as epoch ms, never before now nor five minutes after it.
 
     Takes Dub's epoch milliseconds, epoch seconds, seconds from now, and dates.
     None when it is absent or absurd.
@@ -294,16 +324,12 @@ def _interpret_success(document: object, step: Step) -> Outcome:
         reason = "Dub took the lead"
         if step is Step.PROVE:
             reason = "Dub knows the click and its link"
-        return Outcome(Meaning.TAKEN, reason, http_status=200)
+        return Outcome(Meaning.TAKEN, reason, claims_key=True, http_status=200)
     if _is_without_link(fields):
+        # The key was claimed before: by an earlier call, of ours or another's.
         reason = "Dub answered without a link: it had this customer and event before"
         return Outcome(Meaning.NO_LINK, reason, http_status=200)
-    return Outcome(
-        Meaning.AGAIN,
-        "Dub's answer (200) could not be understood",
-        may_have_counted=step is Step.RECORD,
-        http_status=200,
-    )
+    return _not_understood()
 
 
 def _interpret_sale(fields: Mapping[str, Any]) -> Outcome:
@@ -313,10 +339,15 @@ def _interpret_sale(fields: Mapping[str, Any]) -> Outcome:
     if fields.get("sale", ...) is None and fields.get("customer", ...) is None:
         reason = "Dub counted nothing: it knows no lead of this customer"
         return Outcome(Meaning.NO_LINK, reason, http_status=200)
+    return _not_understood()
+
+
+def _not_understood() -> Outcome:
     return Outcome(
         Meaning.AGAIN,
         "Dub's answer (200) could not be understood",
         may_have_counted=True,
+        claims_key=True,
         http_status=200,
     )
 
@@ -330,15 +361,18 @@ def _is_without_link(fields: Mapping[str, Any]) -> bool:
     )
 
 
-def _interpret_error(answer: Answer, step: Step, now: int) -> Outcome:
+def _interpret_error(answer: Answer, now: int) -> Outcome:
     """Read any other answer by the table."""
     error = _error(answer)
     rule = next(rule for rule in _RULES if rule.matches(error))
-    refused_before_counting = 400 <= error.status < 500
+    # Only Dub's own word shows that it refused the call before it counted.
+    refused = error.code is not None and 400 <= error.status < 500
     return Outcome(
         rule.meaning,
         _reason(rule, error),
-        may_have_counted=step is not Step.PROVE and not refused_before_counting,
+        may_have_counted=not refused,
+        claims_key=rule.claims_key or not refused,
+        timed_out=error.code is None and error.status in CUT_STATUSES,
         retry_at=_asked_wait(answer, now),
         http_status=error.status,
         code=error.code,

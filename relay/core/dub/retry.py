@@ -22,8 +22,19 @@ SECOND: Final = 1000
 HOUR: Final = 3600 * SECOND
 DAY: Final = 24 * HOUR
 
-INVOICE_MS: Final = 7 * DAY - HOUR
-"""Dub keeps the answer to an ``invoiceId`` for seven days; an hour for clocks."""
+KEY_MS: Final = 7 * DAY
+"""How long Dub keeps its dedupe key, and its answer to an ``invoiceId``."""
+
+CLOCKS_MS: Final = HOUR
+"""What clocks may disagree by: so much later the key is free, so much earlier it may
+be."""
+
+AT_WORK_MS: Final = 300 * SECOND
+"""How long Dub may work on a call that was given up: what its host grants a function
+at most (Vercel, maxDuration)."""
+
+MISSING_LEAD_MS: Final = 60 * SECOND
+"""The longest wait between two tries of a sale whose customer Dub does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,10 @@ class Policy:
     ``max_ms``: after a long outage the last lead leaves within the hour, while
     a dead Dub is asked only once an hour for each lead.
     ``for_ms``: an outage that begins on a Friday evening is outlived.
-    ``poisoned_ms``: Dub's dedupe key lives for seven days; an hour on top for
+    ``click_ms``: a click is at Dub within minutes, or was never counted (a bot, a
+    made-up id); six hours outlast a bad day of Dub's own store.
+    ``sale_ms``: how long a sale waits for its customer's lead.
+    ``key_ms``: Dub's dedupe key lives for seven days; an hour on top for
     clocks that disagree, because coming early would renew nothing but answer
     "link: null" and leave the lead in doubt.
     """
@@ -43,7 +57,9 @@ class Policy:
     base_ms: int = 5 * SECOND
     max_ms: int = HOUR
     for_ms: int = 72 * HOUR
-    poisoned_ms: int = 7 * DAY + HOUR
+    click_ms: int = 6 * HOUR
+    sale_ms: int = HOUR
+    key_ms: int = KEY_MS + CLOCKS_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +140,39 @@ def decide(
 
 
 def unrepeatable(entry: LeadRecord, now: int) -> Move | None:
-    """End a sale that may have counted and that Dub would count again.
+    """End a lead or a sale that may have counted and that Dub would count again.
 
-    Asked before a call: Dub folds repeats of one ``invoiceId`` alone, and those
-    only for a week. None: it may be sent.
+    Asked before a call: Dub folds repeats for a week, of sales those of one
+    ``invoiceId`` alone. None: it may be sent.
     """
-    sale = entry.lead.sale
-    if sale is None or not entry.in_doubt:
+    if not entry.in_doubt:
         return None
-    if sale.invoice_id and now - entry.lead.created_at < INVOICE_MS:
+    sale = entry.lead.sale
+    counted_since = entry.lead.created_at if sale else entry.key_claimed_at
+    foldable = sale is None or bool(sale.invoice_id)
+    if foldable and counted_since is not None:
+        if now - counted_since < KEY_MS - CLOCKS_MS:
+            return None
+    elif sale is None:
         return None
     reason = (
         "a call that got no answer may have counted, and Dub would count it again"
-        if sale.invoice_id
+        if foldable
         else "a call that got no answer may have counted, and without an invoiceId"
         " Dub would count the sale again"
     )
     return Move(LeadStatus.UNCONFIRMED, reason=reason, in_doubt=True)
+
+
+def key_free_at(key_claimed_at: int | None, now: int, key_ms: int) -> int | None:
+    """Return when Dub's dedupe key, claimed by a call of ours, is free (epoch ms).
+
+    None: no call of ours holds it any more. Never later than a whole term from now,
+    should the clock have been set back since.
+    """
+    if key_claimed_at is None or key_claimed_at + key_ms <= now:
+        return None
+    return min(key_claimed_at, now) + key_ms
 
 
 def backoff(failures: int, roll: float, policy: Policy) -> int:
@@ -156,7 +188,7 @@ def backoff(failures: int, roll: float, policy: Policy) -> int:
 
 
 def probe_delay(failures: int, policy: Policy) -> int:
-    """Return the milliseconds until the next probe through a open circuit.
+    """Return the milliseconds until the next probe through an open circuit.
 
     As :func:`backoff`, without jitter: one probe is alone on all relays.
     """
@@ -189,35 +221,74 @@ def _no_link(case: _Case) -> Move:
             "ours that got no answer",
             in_doubt=True,
         )
+    free_at = key_free_at(case.entry.key_claimed_at, case.now, case.policy.key_ms)
+    if free_at is not None:
+        return wait_for_key(case.entry.key_claimed_at or case.now, free_at)
     reason = "Dub had this customer and event from elsewhere"
     return Move(LeadStatus.DUPLICATE, reason=reason)
 
 
+def wait_for_key(claimed_at: int, free_at: int) -> Move:
+    """Wait until Dub's dedupe key is free, which a call of ours has claimed in vain."""
+    reason = (
+        "Dub keeps this customer and event locked since our own call of "
+        f"{_iso(claimed_at)}, which recorded nothing"
+    )
+    note = f"{reason}; it is sent again at {_iso(free_at)}."
+    return Move(LeadStatus.WAITING, free_at, reason, note=note, since=free_at)
+
+
 def _nothing_sold(case: _Case) -> Move:
-    """Separate a sale of nothing, which Dub passes over, from one of nobody."""
+    """Separate a sale of nothing, which Dub passes over, from one of nobody.
+
+    A sale may be here before its customer's lead: it waits for it.
+    """
     sale = case.entry.lead.sale
     if sale is not None and sale.amount == 0:
         return Move(LeadStatus.DELIVERED, note="Dub counts no sale of an amount of 0.")
-    return _end(case, case.outcome.reason)
+    waited = case.now - case.since
+    if waited >= case.policy.sale_ms:
+        reason = f"{case.outcome.reason}, after {_duration(waited)}"
+        return _end(case, reason)
+    delay = backoff(case.entry.attempts, case.roll, case.policy)
+    reason = f"{case.outcome.reason}, or not yet"
+    due_at = case.now + min(delay, MISSING_LEAD_MS)
+    return replace(_wait(case, due_at), reason=reason)
 
 
-def _again(case: _Case) -> Move:
+def _again(case: _Case, longest_ms: int | None = None) -> Move:
     """Try later, until this round of attempts is over."""
-    sent = replace(case.entry, in_doubt=case.in_doubt)
-    if (move := unrepeatable(sent, case.now)) is not None:
-        return replace(move, reason=f"{case.outcome.reason}: {move.reason}")
+    longest_ms = case.policy.for_ms if longest_ms is None else longest_ms
+    if (move := _unrepeatable_now(case)) is not None:
+        return move
     elapsed = case.now - case.since
-    if elapsed >= case.policy.for_ms:
+    if elapsed >= longest_ms:
         reason = f"gave up after {_duration(elapsed)}: {case.outcome.reason}"
         return _end(case, reason)
     # Calls stand for failures here: nothing else is counted. A try of two calls
     # counts twice, which only reaches the longest wait a few tries earlier.
     delay = backoff(case.entry.attempts, case.roll, case.policy)
+    if case.step is Step.SALE and case.outcome.timed_out:
+        # Dub looks at the invoice first and writes it down last: two calls at once
+        # would both count. A lead's key it claims first.
+        delay = max(delay, AT_WORK_MS)
     return _wait(case, max(case.now + delay, case.outcome.retry_at or 0))
+
+
+def _unrepeatable_now(case: _Case) -> Move | None:
+    """End what this call may have counted, if Dub would count a repeat of it."""
+    claimed = case.now if case.outcome.claims_key else case.entry.key_claimed_at
+    sent = replace(case.entry, in_doubt=case.in_doubt, key_claimed_at=claimed)
+    move = unrepeatable(sent, case.now)
+    if move is None:
+        return None
+    return replace(move, reason=f"{case.outcome.reason}: {move.reason}")
 
 
 def _throttled(case: _Case) -> Move:
     """Wait as long as Dub asks; it is not the lead's fault, so never give up."""
+    if (move := _unrepeatable_now(case)) is not None:
+        return move
     asked = case.outcome.retry_at
     if asked is not None and asked > case.now:
         return _wait(case, asked)
@@ -233,10 +304,12 @@ def _click_missing(case: _Case) -> Move:
             f"{case.outcome.reason}. An id that stays unknown comes from a visit "
             "that Dub did not count (a bot, a test, another workspace)"
         )
-        return _again(replace(case, outcome=replace(case.outcome, reason=reason)))
+        outcome = replace(case.outcome, reason=reason)
+        longest_ms = min(case.policy.click_ms, case.policy.for_ms)
+        return _again(replace(case, outcome=outcome), longest_ms)
     # Dub claimed its key and then failed to find the click. Had an earlier call
     # of ours counted, the key would have been taken: so nothing is in doubt.
-    due_at = case.now + case.policy.poisoned_ms
+    due_at = case.now + case.policy.key_ms
     note = (
         "Dub recorded nothing but keeps this customer and event locked for a week, "
         f"and would ignore the lead; it is sent again at {_iso(due_at)}."
@@ -254,13 +327,14 @@ def _operator(case: _Case) -> Park:
 def _final(case: _Case) -> Move:
     """End it; warn when Dub may have locked what it refused."""
     note = None
-    refused_late = case.step is Step.RECORD and case.outcome.http_status == 404
+    refused_late = case.step is Step.RECORD and case.outcome.claims_key
     if refused_late and not case.in_doubt:
         # The link is checked after the dedupe key was claimed.
-        until = _iso(case.now + case.policy.poisoned_ms)
+        until = _iso(case.now + case.policy.key_ms)
         note = (
             "Dub recorded nothing but keeps this customer and event locked for a "
-            f"week: sent again before {until} it would be ignored."
+            f"week: sent again before {until} it would be ignored, so `leads retry` "
+            "waits until then."
         )
     return replace(_end(case, case.outcome.reason), note=note)
 

@@ -94,9 +94,13 @@ def sanitise_sale(body: Mapping[str, object]) -> tuple[LeadFields, tuple[str, ..
     return replace(fields, **person), tuple(notes)
 
 
+SALE_KEY: Final = "sale:"
+"""The dedupe key of a sale without an invoice, which repeats nothing; begins others."""
+
+
 def sale_key(sale: Sale) -> str:
-    """Say which of a customer's sales count once: those of one invoice."""
-    return f"sale:{sale.invoice_id or ''}"
+    """Return what a customer's sales that count once have in common: the invoice."""
+    return f"{SALE_KEY}{sale.invoice_id or ''}"
 
 
 def sale_body(lead: Lead) -> dict[str, object]:

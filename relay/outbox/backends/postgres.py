@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from relay.core.leads import LeadStatus
-from relay.core.pacing import Pace
 from relay.outbox import deliveries
 from relay.outbox.backends import postgres_native
 from relay.outbox.backends.postgres_session import (
@@ -33,7 +32,7 @@ from relay.outbox.database import (
     run_jobs,
 )
 from relay.outbox.encryption import PLAIN, Seal
-from relay.outbox.leases import Leased
+from relay.outbox.leases import Leased, Wish
 from relay.outbox.store import StoredOutbox
 
 READERS: Final = 2
@@ -76,30 +75,11 @@ class PostgresOutbox(StoredOutbox):
         """Return the row of ``lines`` to lock for a new lead."""
         return postgres_native.locks_of(new_lead)
 
-    async def lease(
-        self, limit: int, now: int, lease_ms: int, pace: Pace | None
-    ) -> Leased:
+    async def lease(self, wish: Wish) -> Leased:
         """Lease what is due and first in its customer's queue."""
-        return await self._claiming_channel.claim(
-            partial(
-                postgres_native.claim,
-                limit=limit,
-                now=now,
-                lease_ms=lease_ms,
-                pace=pace,
-            )
-        )
-
-    async def lease_probe(self, now: int, lease_ms: int) -> Leased:
-        """Lease one lead: the oldest parked one, or what a claim would take first."""
-        work = partial(postgres_native.claim_probe, now=now, lease_ms=lease_ms)
-        return await self._claiming_channel.claim(work)
-
-    @property
-    def _claiming_channel(self) -> PostgresChannel:
         channel = self.channel
         assert isinstance(channel, PostgresChannel)  # noqa: S101 - connect made it
-        return channel
+        return await channel.claim(partial(postgres_native.claim, wish=wish))
 
     async def counts(self) -> Mapping[LeadStatus, int]:
         """How many entries are in each state that has any."""

@@ -14,7 +14,7 @@ from zlib import crc32
 import asyncpg
 
 from relay.core.leads import LeadStatus
-from relay.core.pacing import Pace, spend
+from relay.core.pacing import spend
 from relay.outbox.backends.postgres_session import connect
 from relay.outbox.contract import InsertResult, NewLead, Scrubbed
 from relay.outbox.database import Database, Row
@@ -30,11 +30,11 @@ from relay.outbox.insertion import (
 from relay.outbox.leases import (
     CLAIM_PAGE,
     CLAIM_PAGES,
-    FRESH_SHARE,
-    PROBE_SCAN,
+    FRESH_SCAN,
     Due,
     Lease,
     Leased,
+    Wish,
     can_pay,
     due,
 )
@@ -73,19 +73,19 @@ DUE: Final = sql(
     """
 )
 
+# The newest that were never tried. Few are looked at: the others are put off, behind
+# leads of their customers. (+ 0: it is to walk them by seq.)
 NEWEST_DUE: Final = sql(
-    """
-    SELECT {entry}, l.seq, {behind} FROM leads AS l
-    WHERE l.due_at <= $1
-    ORDER BY l.due_at DESC, l.seq DESC LIMIT
-    """
-)
-
-PARKED: Final = sql(
-    """
-    SELECT {entry}, l.seq, {behind} FROM leads AS l
-    WHERE l.status = 'parked' ORDER BY l.seq LIMIT
-    """
+    f"""
+    SELECT {{entry}}, l.seq, {{behind}} FROM leads AS l
+    WHERE l.status = 'queued' AND l.due_at + 0 <= $1 AND l.seq >= (
+        SELECT min(seq) FROM (
+            SELECT seq FROM leads WHERE status = 'queued'
+            ORDER BY seq DESC LIMIT {FRESH_SCAN}
+        ) AS newest
+    )
+    ORDER BY l.seq DESC LIMIT
+    """  # noqa: S608 - of constants
 )
 
 # Looked at again under the lock: another relay may have been here since.
@@ -95,7 +95,7 @@ _LEASE: Final = sql(
     WHERE l.seq = ANY(ARRAY(
         SELECT l.seq FROM leads AS l
         WHERE l.seq = ANY($1::bigint[]) AND l.status IN {sendable}
-            AND (l.due_at <= $4 OR ($5 AND l.status = 'parked'))
+            AND l.due_at <= $4
             AND {behind} IS NULL
         ORDER BY l.seq FOR UPDATE OF l SKIP LOCKED
     ))
@@ -144,28 +144,20 @@ def _columns(rows: Sequence[Row]) -> Sequence[Sequence[Any]]:
     return list(zip(*rows, strict=True)) or [()] * _COLUMNS
 
 
-async def claim(
-    db: Database, limit: int, now: int, lease_ms: int, pace: Pace | None
-) -> Leased:
+async def claim(db: Database, wish: Wish) -> Leased:
     """Lease what is due and first in its customer's queue, oldest due first."""
-    lease = Lease(secrets.token_hex(16), now, now + lease_ms)
-    if pace is None:
-        return Leased(await _oldest_and_newest(db, limit, lease), lease.token)
-    # Claims that pay go one after the other, over all relays.
-    spent = await lock_budget(db)
-    rows = await _oldest_and_newest(db, can_pay(spent, pace, limit, now), lease)
-    if rows:
+    limit, now, pace = wish.limit, wish.now, wish.pace
+    lease = Lease(secrets.token_hex(16), now, wish.until)
+    if pace is not None:
+        # Claims that pay go one after the other, over all relays.
+        spent = await lock_budget(db)
+        limit = can_pay(spent, pace, limit, now)
+    fresh = await _first(db, NEWEST_DUE, wish.fresh(limit), lease)
+    rows = await _first(db, DUE, limit - len(fresh), lease) + fresh[::-1]
+    if pace is not None and rows:
         calls = len(rows) * pace.calls
         await write_budget(db, spend(spent, pace.plan, now, calls))
     return Leased(rows, lease.token)
-
-
-async def _oldest_and_newest(db: Database, limit: int, lease: Lease) -> list[Row]:
-    oldest = limit - limit // FRESH_SHARE
-    found = await _first(db, DUE, oldest, lease)
-    if len(found) == oldest:
-        found += await _first(db, NEWEST_DUE, limit - oldest, lease)
-    return found
 
 
 async def _first(db: Database, statement: str, limit: int, lease: Lease) -> list[Row]:
@@ -186,14 +178,12 @@ async def _first(db: Database, statement: str, limit: int, lease: Lease) -> list
     return found
 
 
-async def _lease(
-    db: Database, first: Sequence[Due], lease: Lease, *, probe: bool = False
-) -> list[Row]:
+async def _lease(db: Database, first: Sequence[Due], lease: Lease) -> list[Row]:
     """Lease those that are still there for it; return their rows, in this order."""
     if not first:
         return []
     seqs = [one.seq for one in first]
-    rows = await db.fetch(_LEASE, seqs, lease.until, lease.token, lease.now, probe)
+    rows = await db.fetch(_LEASE, seqs, lease.until, lease.token, lease.now)
     taken = {row[0]: row[1:] for row in rows}
     return [taken[seq] for seq in seqs if seq in taken]
 
@@ -207,16 +197,6 @@ async def _put_off(db: Database, behind: Sequence[Due], lease: Lease) -> None:
             [one.put_off(lease) for one in behind],
             lease.now,
         )
-
-
-async def claim_probe(db: Database, now: int, lease_ms: int) -> Leased:
-    """Lease one lead: the oldest parked one, or what a claim would take first."""
-    lease = Lease(secrets.token_hex(16), now, now + lease_ms)
-    parked = await db.fetch(f"{PARKED} {PROBE_SCAN:d}")
-    for one in [one for row in parked if (one := due(row)).behind is None]:
-        if rows := await _lease(db, [one], lease, probe=True):
-            return Leased(rows, lease.token)
-    return await claim(db, 1, now, lease_ms, None)
 
 
 async def counts(db: Database) -> dict[LeadStatus, int]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from relay.core.leads import LeadStatus
-from relay.core.pacing import Pace
 from relay.outbox import deliveries
 from relay.outbox.backends import sqlite_native
 from relay.outbox.backends.sqlite_file import (
@@ -40,7 +39,7 @@ from relay.outbox.database import (
     run_jobs,
 )
 from relay.outbox.encryption import PLAIN, Seal
-from relay.outbox.leases import Leased
+from relay.outbox.leases import Leased, Wish
 from relay.outbox.store import StoredOutbox
 
 READERS: Final = 2
@@ -80,16 +79,9 @@ class SqliteOutbox(StoredOutbox):
             raise OutboxUnavailableError(message) from error
         return channel
 
-    async def lease(
-        self, limit: int, now: int, lease_ms: int, pace: Pace | None
-    ) -> Leased:
+    async def lease(self, wish: Wish) -> Leased:
         """Lease what is due and first in its customer's queue."""
-        argument = (limit, now, lease_ms, pace)
-        return await self.channel.submit(sqlite_native.claim, argument)
-
-    async def lease_probe(self, now: int, lease_ms: int) -> Leased:
-        """Lease one lead: the oldest parked one, or what a claim would take first."""
-        return await self.channel.submit(sqlite_native.claim_probe, (now, lease_ms))
+        return await self.channel.submit(sqlite_native.claim, (wish,))
 
     async def counts(self) -> Mapping[LeadStatus, int]:
         """How many entries are in each state that has any."""

@@ -24,6 +24,8 @@ CREATE TABLE leads (
     last_error TEXT,
     delivered_at BIGINT,
     in_doubt BOOLEAN NOT NULL DEFAULT FALSE,
+    -- When the last call of ours began that may have claimed Dub's dedupe key.
+    key_claimed_at BIGINT,
     -- When this round of attempts began.
     round_at BIGINT NOT NULL,
     dedupe_key TEXT NOT NULL,

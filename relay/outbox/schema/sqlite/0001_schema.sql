@@ -22,6 +22,8 @@ CREATE TABLE leads (
     last_error TEXT,
     delivered_at INTEGER,
     in_doubt INTEGER NOT NULL DEFAULT 0,
+    -- When the last call of ours began that may have claimed Dub's dedupe key.
+    key_claimed_at INTEGER,
     -- When this round of attempts began.
     round_at INTEGER NOT NULL,
     dedupe_key TEXT NOT NULL,

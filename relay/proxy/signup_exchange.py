@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aiohttp import StreamReader
 
@@ -25,12 +25,22 @@ from relay.core.rules.documents import (
     answered,
     asked_document,
 )
-from relay.core.rules.rule import Draft, SignupRule, draft, evaluate
+from relay.core.rules.evaluation import (
+    Beside,
+    Draft,
+    Judgement,
+    decide,
+    draft,
+    placed,
+)
+from relay.core.rules.rule import Match, SignupRule
+from relay.core.rules.success import Asked, Verdict
 from relay.http.callers import Visit
 from relay.http.request_body import RequestBodyError, Tasks, read_visitor
 from relay.http.request_guard import Framing, every
 from relay.observability.logging import get_logger
 from relay.proxy.exchange import Body, UpstreamError
+from relay.proxy.signup_leads import Held, Signups
 from relay.proxy.upstream_connection import UpstreamAnswer
 
 log = get_logger()
@@ -57,47 +67,8 @@ class _Click:
 _NO_CLICK: Final = _Click(None, "none")
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A sign-up that is written down, and what it was made of.
-
-    ``ready`` is the store's own: what it becomes if the answer changes nothing.
-    """
-
-    lead_id: str
-    draft: Draft
-    ready: object = None
-
-
-class Signups(Protocol):
-    """Where sign-ups that passed the proxy are kept."""
-
-    async def hold(
-        self,
-        draft: Draft,
-        notes: Sequence[str],
-        *,
-        click_id: str,
-        origin: Mapping[str, str],
-    ) -> Held | None:
-        """Commit a held lead before the request goes on; None if it failed."""
-
-    async def take(
-        self,
-        draft: Draft,
-        notes: Sequence[str],
-        *,
-        click_id: str | None,
-        origin: Mapping[str, str],
-        held: Held | None,
-    ) -> bool:
-        """Commit the lead, or why there is none; True when it is safe."""
-
-    async def drop(self, held: Held) -> None:
-        """Forget a held lead: it was no sign-up after all."""
-
-    def missed(self, reason: str) -> None:
-        """Count and log a sign-up whose lead could not be kept."""
+Report = Callable[[SignupRule, Verdict], None]
+"""Counts a response that the default test did not take for a sign-up's success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +78,17 @@ class Store:
     signups: Signups
     landing: Landing
     tasks: Tasks
+    report: Report | None = None
 
 
 class SignupExchange:
-    """One request that a rule matches, from its body to the site's answer.
+    """One request that rules match, from its body to the site's answer.
 
     No method raises for a mistake of the relay's own.
     """
 
-    def __init__(
-        self,
-        rule: SignupRule,
-        path_params: Mapping[str, str],
-        visit: Visit,
-        store: Store,
-    ) -> None:
-        self.rule = rule
-        self._path_params = path_params
+    def __init__(self, matches: Sequence[Match], visit: Visit, store: Store) -> None:
+        self._matches = matches
         self._visit = visit
         self._store = store
         self._asked = Document({})
@@ -134,18 +99,24 @@ class SignupExchange:
     async def hold(self, body: bytes | None) -> None:
         """Write the sign-up down before the site sees it; None: no copy."""
         self._unfailing(lambda: self._look(body), None)
-        if self._click.id is not None:
-            self._held = self._store.tasks.start(self._hold(self._click.id))
+        holder = next((one for one in self._matches if self._has_click(one.rule)), None)
+        if holder is not None:
+            self._held = self._store.tasks.start(self._hold(holder))
             await self._bounded(self._held)
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether the body of the site's answer may decide anything."""
+        return any(one.rule.reads_answer for one in self._matches)
 
     def _look(self, body: bytes | None) -> None:
         self._click = self._find_click()
         self._asked = asked_document(
             query=self._visit.target.partition("?")[2],
-            path_params=self._path_params,
+            path_params=self._matches[0].params,
             headers=self._visit.headers,
             request=Copy.of(self._visit.headers, body),
-            roots=self.rule.roots,
+            roots=frozenset[str]().union(*(one.rule.roots for one in self._matches)),
         )
 
     async def drop(self) -> None:
@@ -162,48 +133,64 @@ class SignupExchange:
         """
         work = self._conclude(status, headers, body)
         safe = await self._bounded(self._store.tasks.start(work))
-        if not safe or not self._click.id or not self.rule.clear_cookie:
+        if safe is None or not self._click.id or not safe.clear_cookie:
             return []
         return self._unfailing(lambda: self._store.landing.used(self._visit), [])
 
-    async def _hold(self, click_id: str) -> Held | None:
+    async def _hold(self, holder: Match) -> Held | None:
+        rule = holder.rule
         try:
-            made = draft(self.rule, self._asked)
-            if self.rule.told_by_request:
+            made = draft(rule, placed(self._asked, holder.params))
+            if rule.told_by_request and holder is self._matches[0]:
                 self._draft = made
+            click = self._click_of(rule)
             notes = self._notes(made) if self._draft is made else ()
             return await self._store.signups.hold(
-                made, notes, click_id=click_id, origin=self._origin
+                made,
+                notes,
+                click_id=click.id or "",
+                origin=_origin(click, rule),
             )
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             # Not missed yet: the lead is still taken when the site has answered.
             log.error("signup.hold_failed", error=type(error).__name__)
             return None
 
-    async def _conclude(self, status: int, headers: Headers, body: Copy | None) -> bool:
+    async def _conclude(
+        self, status: int, headers: Headers, body: Copy | None
+    ) -> SignupRule | None:
+        """Settle it; return the rule whose lead is safe, None if there is none."""
         try:
             held = await self._held if self._held is not None else None
-            made = self._judge(status, headers, body)
-            if made is None:
+            rule, judged = self._judge(status, headers, body)
+            if judged.draft is None:
+                if self._store.report is not None:
+                    self._store.report(rule, judged.verdict)
                 if held is not None:
                     await self._store.signups.drop(held)
-                return False
-            return await self._store.signups.take(
-                made,
-                self._notes(made),
-                click_id=self._click.id,
-                origin=self._origin,
+                return None
+            click = self._click_of(rule)
+            safe = await self._store.signups.take(
+                judged.draft,
+                self._notes(judged.draft),
+                click_id=click.id,
+                origin=_origin(click, rule),
                 held=held,
             )
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             self._missed(error)
-            return False
+            return None
+        return rule if safe else None
 
-    def _judge(self, status: int, headers: Headers, body: Copy | None) -> Draft | None:
-        seen = () if self.rule.reads_status_alone else headers
-        whole = answered(self._asked, status, seen, body)
+    def _judge(
+        self, status: int, headers: Headers, body: Copy | None
+    ) -> tuple[SignupRule, Judgement]:
+        whole = answered(self._asked, status, headers, body)
         same = whole.notes == self._asked.notes
-        return evaluate(self.rule, whole, self._draft if same else None)
+        start = body.body if body is not None and not body.content_encoding else None
+        asked = Asked.of(self._visit.target, self._visit.host, self._visit.headers)
+        beside = Beside(asked, start, unreadable=not same)
+        return decide(self._matches, whole, beside, self._draft if same else None)
 
     def _notes(self, made: Draft) -> tuple[str, ...]:
         return (*made.notes, *_remarks(self._visit))
@@ -233,12 +220,14 @@ class SignupExchange:
     def _missed(self, error: Exception) -> None:
         self._store.signups.missed(f"the relay failed: {type(error).__name__}")
 
-    @property
-    def _origin(self) -> Mapping[str, str]:
-        origin = {"click": self._click.source, "rule": self.rule.label}
-        if self._click.seen is not None:
-            origin["landed"] = iso(self._click.seen.first_seen)
-        return origin
+    def _has_click(self, rule: SignupRule) -> bool:
+        return self._click_of(rule).id is not None
+
+    def _click_of(self, rule: SignupRule) -> _Click:
+        """Return the click that a lead by this rule counts for."""
+        if self._click.id is None and rule.known_customer:
+            return _Click("", "customer")
+        return self._click
 
     def _find_click(self) -> _Click:
         click_id = self._visit.click_id()
@@ -248,7 +237,7 @@ class SignupExchange:
             return _Click(click_id, "cookie", signed_cookie if same else None)
         if signed_cookie is not None and not signed_cookie.used:
             return _Click(signed_cookie.click_id, "companion", signed_cookie)
-        return _Click("", "customer") if self.rule.known_customer else _NO_CLICK
+        return _NO_CLICK
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,13 +276,13 @@ async def copied_request(
 
 
 async def copied_answer(
-    answer: UpstreamAnswer, rule: SignupRule, bound: int = MAX_BODY
+    answer: UpstreamAnswer, *, wanted: bool, bound: int = MAX_BODY
 ) -> CopiedAnswer:
-    """Read an answer's body up to the bound where the rule looks at it.
+    """Read an answer's body up to the bound where a rule looks at it.
 
-    Only JSON is of use to a rule; anything else streams on as ever.
+    Only JSON is of use to a rule, and a short text; anything else streams on as ever.
     """
-    if answer.empty or not rule.reads_answer:
+    if answer.empty or not wanted:
         return CopiedAnswer()
     kinds = every(answer.headers, b"content-type")
     if not any(b"json" in kind.lower() for kind in kinds):
@@ -347,7 +336,7 @@ async def settle(
         await signup.drop()
         raise
     try:
-        copied = await copied_answer(answer, signup.rule, bound)
+        copied = await copied_answer(answer, wanted=signup.reads_answer, bound=bound)
         cookies = await signup.conclude(answer.status, answer.headers, copied.copy)
     except BaseException:
         answer.close()
@@ -377,6 +366,13 @@ async def _patiently(task: asyncio.Task[Any], seconds: float) -> None:
     finally:
         timer.cancel()
         task.remove_done_callback(end)
+
+
+def _origin(click: _Click, rule: SignupRule) -> Mapping[str, str]:
+    origin = {"click": click.source, "rule": rule.label}
+    if click.seen is not None:
+        origin["landed"] = iso(click.seen.first_seen)
+    return origin
 
 
 def _remarks(visit: Visit) -> tuple[str, ...]:

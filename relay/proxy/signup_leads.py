@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 from relay.capture.intake import Capture, Intake
 from relay.capture.spill import Spill
 from relay.core.dub.track_lead import InvalidFieldError, LeadFields, sanitise
 from relay.core.leads import LeadStatus
-from relay.core.rules.rule import Draft
+from relay.core.rules.evaluation import Draft
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import NewLead, OutboxUnavailableError
-from relay.proxy.signup_exchange import Held
 
 log = get_logger()
 
@@ -22,6 +21,49 @@ SOURCE: Final = "proxy"
 
 _UNKNOWN: Final = "unknown"
 """Stands in for a required field while a held sign-up's answer is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A sign-up that is written down, and what it was made of.
+
+    ``ready`` is the store's own: what it becomes if the answer changes nothing.
+    """
+
+    lead_id: str
+    draft: Draft
+    ready: object = None
+
+
+class Signups(Protocol):
+    """Where sign-ups that passed the proxy are kept."""
+
+    async def hold(
+        self,
+        draft: Draft,
+        notes: Sequence[str],
+        *,
+        click_id: str,
+        origin: Mapping[str, str],
+    ) -> Held | None:
+        """Commit a held lead before the request goes on; None if it failed."""
+
+    async def take(
+        self,
+        draft: Draft,
+        notes: Sequence[str],
+        *,
+        click_id: str | None,
+        origin: Mapping[str, str],
+        held: Held | None,
+    ) -> bool:
+        """Commit the lead, or why there is none; True when it is safe."""
+
+    async def drop(self, held: Held) -> None:
+        """Forget a held lead: it was no sign-up after all."""
+
+    def missed(self, reason: str) -> None:
+        """Count and log a sign-up whose lead could not be kept."""
 
 
 class ProxiedSignups:

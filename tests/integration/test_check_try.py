@@ -83,7 +83,7 @@ async def test_people_read_lines(tmp_path: Path) -> None:
     ("saved", "reason"),
     [
         (changed(request={"target": "/login"}), "no rule matches POST /login"),
-        (changed(response={"status": 422}), "when says no: response.status < `400`"),
+        (changed(response={"status": 422}), "none  HTTP 422"),
         (changed(request={"headers": {}}), "no dub_id cookie"),
         (
             changed(request={"body": ""}, response={"body": "{}"}),

@@ -52,7 +52,7 @@ class Ambiguity:
         for root in ("form", "query"):
             for name, value in self._values[root].items():
                 given = value if isinstance(value, list) else [value]
-                found[_canonical(name)].update(given)
+                found[_canonical(name)].update(filter(_is_text, given))
         return found
 
     @cached_property
@@ -74,6 +74,10 @@ class Ambiguity:
                 return True
             value = value.get(name)
         return False
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _canonical(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from relay.core.rules.ambiguity import Ambiguity
 from relay.core.rules.documents import Document
 from relay.core.rules.expressions import EvaluationError, Expression, is_empty, is_true
-from relay.core.rules.json_verdict import Outcome
+from relay.core.rules.json_verdict import Ruling
 from relay.core.rules.rule import Match, SignupRule
 from relay.core.rules.success import Answered, Asked, Verdict, judge
 
@@ -45,12 +45,12 @@ class Judgement(NamedTuple):
     @property
     def accepted(self) -> bool:
         """Whether it was a sign-up, and the site accepted it."""
-        return self.verdict.outcome is Outcome.ACCEPTED
+        return self.verdict.outcome is Ruling.ACCEPTED
 
     @property
     def weight(self) -> int:
         """How much there is to keep or to report of a sign-up that makes no lead."""
-        undecided = self.verdict.outcome is Outcome.UNDECIDED
+        undecided = self.verdict.outcome is Ruling.UNDECIDED
         return 2 if self.draft is not None else int(undecided)
 
 
@@ -85,15 +85,15 @@ def evaluate(
         made = made or draft(rule, document)
         why = f"when: {error}"
         return Judgement(
-            replace(made, problem=why), Verdict(Outcome.UNDECIDED, "when fails")
+            replace(made, problem=why), Verdict(Ruling.UNDECIDED, "when fails")
         )
     if not holds:
-        verdict = Verdict(Outcome.REFUSED, f"when says no: {rule.when.text}")
+        verdict = Verdict(Ruling.REFUSED, f"when says no: {rule.when.text}")
         return Judgement(None, verdict)
     return Judgement(made or draft(rule, document), _HOLDS)
 
 
-_HOLDS: Final = Verdict(Outcome.ACCEPTED, "when holds")
+_HOLDS: Final = Verdict(Ruling.ACCEPTED, "when holds")
 
 
 def _by_default(
@@ -102,21 +102,21 @@ def _by_default(
     verdict = judge(
         replace(beside.asked, names=_sent(document)), _answered(document, beside)
     )
-    if verdict.outcome is Outcome.REFUSED:
+    if verdict.outcome is Ruling.REFUSED:
         return Judgement(None, verdict)
     made = made or draft(rule, document)
     if not rule.customer.by_request and not beside.unreadable:
         # The site's own id of a customer: it is there if there is one.
         found = made.problem is None
-        if verdict.outcome is Outcome.ACCEPTED and not found:
+        if verdict.outcome is Ruling.ACCEPTED and not found:
             verdict = Verdict(
-                Outcome.UNDECIDED,
+                Ruling.UNDECIDED,
                 "the response has no id where the rule looks",
                 rule.customer.text,
             )
         elif found:
-            verdict = Verdict(Outcome.ACCEPTED, "the response has the customer's id")
-    accepted = verdict.outcome is Outcome.ACCEPTED
+            verdict = Verdict(Ruling.ACCEPTED, "the response has the customer's id")
+    accepted = verdict.outcome is Ruling.ACCEPTED
     return Judgement(made if accepted else None, verdict)
 
 
@@ -151,7 +151,7 @@ def decide(
     """
     best: tuple[SignupRule, Judgement] | None = None
     for number, (rule, params) in enumerate(matches):
-        whole = replace(document, values={**document.values, "path": dict(params)})
+        whole = placed(document, params)
         judged = evaluate(rule, whole, beside, None if number else made)
         if judged.accepted:
             return rule, judged
@@ -160,6 +160,11 @@ def decide(
     if best is None:
         raise ValueError("no rule matches")
     return best
+
+
+def placed(document: Document, params: Mapping[str, str]) -> Document:
+    """Return the document for a rule's placeholders."""
+    return replace(document, values={**document.values, "path": dict(params)})
 
 
 def draft(rule: SignupRule, document: Document) -> Draft:
@@ -171,39 +176,42 @@ def draft(rule: SignupRule, document: Document) -> Draft:
     """
     notes = list(document.notes)
     fields: dict[str, object] = {"eventName": rule.event, "mode": rule.mode.value}
-    ambiguity = Ambiguity(document.values)
-    problem = None
     for name, value in _results(rule.fields, document, notes):
         kept = _CONVERSIONS[name](value)
-        doubtful = ambiguity.among(rule.fields[name].reads)
-        if doubtful and _is_of_request(rule.fields[name], value, document):
-            what = f"the request has {'.'.join(doubtful)} more than once, and differing"
-            notes.append(f"{name} was left out: {what}.")
-            problem = _AMBIGUOUS if name == "customerExternalId" else problem
-        elif kept is None:
+        if kept is None:
             notes.append(f"{name} was left out: it is not text.")
         else:
             fields[name] = kept
     metadata = dict(_results(rule.metadata, document, notes, "metadata."))
     if metadata:
         fields["metadata"] = metadata
-    if problem is None and "customerExternalId" not in fields:
-        problem = "customer_external_id found no id in this sign-up"
+    problem = _problem(rule, document, fields.get("customerExternalId"))
     return Draft(fields, tuple(notes), problem)
 
 
-_AMBIGUOUS: Final = (
-    "customer_external_id is ambiguous: the site may have read another value of it"
-)
+def _problem(rule: SignupRule, document: Document, customer: object) -> str | None:
+    """Return why no lead can be made, None if nothing stands against it."""
+    trail = Ambiguity(document.values).among(rule.customer.reads)
+    if trail and _is_of_request(rule.customer, customer, document):
+        return (
+            f"the request has {'.'.join(trail)} more than once, and differing: the site"
+            " may have signed up another customer than the one that the rule reads"
+        )
+    if customer is None:
+        return "customer_external_id found no id in this sign-up"
+    return None
 
 
-def _is_of_request(expression: Expression, value: object, document: Document) -> bool:
-    """Whether a value comes out of the request, not of the response."""
+def _is_of_request(
+    expression: Expression, customer: object, document: Document
+) -> bool:
+    """Whether an id comes out of the request, not of the response."""
     if not expression.by_request:
         return False
     blank: dict[str, Any] = {"status": None, "headers": {}, "cookies": {}, "json": None}
     try:
-        return bool(expression.search({**document.values, "response": blank}) == value)
+        found = expression.search({**document.values, "response": blank})
+        return _text_or_int(found) == customer
     except EvaluationError:
         return False
 

@@ -65,7 +65,11 @@ def _entry(entry: Mapping[str, Any]) -> Exchange:
         pairs = (f"{each['name']}={each['value']}" for each in request["cookies"])
         lines.append((b"Cookie", "; ".join(pairs).encode()))
     posted = request.get("postData") or {}
-    if b"content-type" not in names and posted.get("mimeType"):
+    if not posted.get("text") and posted.get("params"):
+        # Its fields alone are there, and are written as the plain kind of form.
+        lines = [line for line in lines if line[0].lower() != b"content-type"]
+        lines.append((b"Content-Type", b"application/x-www-form-urlencoded"))
+    elif b"content-type" not in names and posted.get("mimeType"):
         lines.append((b"Content-Type", str(posted["mimeType"]).encode()))
     return Exchange(
         method=str(request["method"]).upper(),

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 
-class Outcome(StrEnum):
+class Ruling(StrEnum):
     """What a response says about a sign-up."""
 
     ACCEPTED = "accepted"
@@ -125,10 +125,10 @@ _PAGE: Final = frozenset({"component", "props"})
 _LETTERS: Final = re.compile(r"[^a-z]")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,6}")
 
-Said = tuple[Outcome, str]
+Said = tuple[Ruling, str]
 """An outcome and where it stands, by names alone."""
 
-_NOTHING: Final[Said] = (Outcome.UNDECIDED, "")
+_NOTHING: Final[Said] = (Ruling.UNDECIDED, "")
 
 
 def judge_json(value: Any, sent: Collection[str] = ()) -> Said:
@@ -143,14 +143,14 @@ def judge_json(value: Any, sent: Collection[str] = ()) -> Said:
 
 def _of_object(value: Mapping[str, Any], sent: Collection[str]) -> Said:
     if not value:
-        return Outcome.ACCEPTED, ""
+        return Ruling.ACCEPTED, ""
     said = [*_signs(value, "", 0)]
-    for outcome in (Outcome.REFUSED, Outcome.ACCEPTED):
+    for outcome in (Ruling.REFUSED, Ruling.ACCEPTED):
         for each in said:
             if each[0] is outcome:
                 return each
     if _are_field_errors(value, sent):
-        return Outcome.REFUSED, next(iter(value))
+        return Ruling.REFUSED, next(iter(value))
     if value.keys() >= _PAGE or _is_null(value.get("data", value)):
         return _NOTHING
     return _by_content(value)
@@ -159,11 +159,11 @@ def _of_object(value: Mapping[str, Any], sent: Collection[str]) -> Said:
 def judge_text(text: str) -> Said:
     """Judge a sentence for people; what has no known word says nothing."""
     if _TAKEN.search(text):
-        return Outcome.REFUSED, ""
+        return Ruling.REFUSED, ""
     good, bad = _GOOD_WORDS.search(text), _BAD_WORDS.search(text)
     if good:
-        return _NOTHING if bad else (Outcome.ACCEPTED, "")
-    return (Outcome.REFUSED, "") if bad or _WEAK_WORDS.search(text) else _NOTHING
+        return _NOTHING if bad else (Ruling.ACCEPTED, "")
+    return (Ruling.REFUSED, "") if bad or _WEAK_WORDS.search(text) else _NOTHING
 
 
 def _of_all(said: list[Said]) -> Said:
@@ -176,8 +176,8 @@ def _scalar(value: Any) -> Said:
     if isinstance(value, str):
         return judge_text(value)
     if value is True or (value is not False and isinstance(value, int) and value > 0):
-        return Outcome.ACCEPTED, ""
-    return (Outcome.REFUSED, "") if value is False else _NOTHING
+        return Ruling.ACCEPTED, ""
+    return (Ruling.REFUSED, "") if value is False else _NOTHING
 
 
 def _signs(value: Mapping[str, Any], where: str, depth: int) -> Iterator[Said]:
@@ -196,17 +196,17 @@ def _signs(value: Mapping[str, Any], where: str, depth: int) -> Iterator[Said]:
 def _sign(key: str, inner: Any, path: str) -> Iterator[Said]:
     """Return what a key and its value say: at most one thing."""
     if key == "identities" and inner == []:
-        yield Outcome.REFUSED, path  # Supabase's answer for a known address
+        yield Ruling.REFUSED, path  # Supabase's answer for a known address
     elif key in _FLAGS or key in _FAULT_FLAGS:
         flag = _flag(inner)
         if flag is not None:
             good = flag is (key in _FLAGS)
             # Valid is what was typed; whether there is an account is not said.
             if not good or "valid" not in key:
-                yield (Outcome.ACCEPTED if good else Outcome.REFUSED), path
+                yield (Ruling.ACCEPTED if good else Ruling.REFUSED), path
     elif _FAULTS.fullmatch(key):
         if _has_content(inner):
-            yield Outcome.REFUSED, path
+            yield Ruling.REFUSED, path
     elif key in _STATES and (outcome := _state(inner)) is not None:
         yield outcome, path
 
@@ -224,21 +224,21 @@ _FLAG_WORDS: Final = {
 }
 
 
-def _state(value: Any) -> Outcome | None:
+def _state(value: Any) -> Ruling | None:
     """Read a status in words, or a number as of HTTP."""
     if isinstance(value, bool):
-        return Outcome.ACCEPTED if value else Outcome.REFUSED
+        return Ruling.ACCEPTED if value else Ruling.REFUSED
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         word = _plain(value)
         if _BAD_STATES.fullmatch(word):
-            return Outcome.REFUSED
-        return Outcome.ACCEPTED if _GOOD_STATES.fullmatch(word) else None
+            return Ruling.REFUSED
+        return Ruling.ACCEPTED if _GOOD_STATES.fullmatch(word) else None
     if not isinstance(value, str | int):
         return None
     number = int(value)
     if number < 0 or 400 <= number < 600 or 40_000 <= number < 60_000:
-        return Outcome.REFUSED
-    return Outcome.ACCEPTED if 200 <= number < 300 else None
+        return Ruling.REFUSED
+    return Ruling.ACCEPTED if 200 <= number < 300 else None
 
 
 def _has_content(value: Any, depth: int = _DEPTH) -> bool:
@@ -292,7 +292,7 @@ def _by_content(value: Mapping[str, Any]) -> Said:
         if _plain(name) in _TEXTS or _plain(name) in _STATES:
             texts += [each for each in _leaves(inner) if isinstance(each, str)]
         elif _has_content(inner):
-            return Outcome.ACCEPTED, name
+            return Ruling.ACCEPTED, name
     return judge_text("\n".join(texts)) if texts else _NOTHING
 
 

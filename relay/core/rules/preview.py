@@ -32,7 +32,7 @@ from relay.core.rules.documents import (
 )
 from relay.core.rules.evaluation import Beside, Draft, decide
 from relay.core.rules.har import Exchange, TryoutError, read_har
-from relay.core.rules.json_verdict import Outcome
+from relay.core.rules.json_verdict import Ruling
 from relay.core.rules.rule import SignupRule, match
 from relay.core.rules.success import Asked, Verdict
 
@@ -182,7 +182,7 @@ def try_out(rules: Sequence[SignupRule], exchange: Exchange) -> RuleVerdict:
 
 
 def _unless_accepted(verdict: Verdict) -> str:
-    if verdict.outcome is Outcome.UNDECIDED:
+    if verdict.outcome is Ruling.UNDECIDED:
         return f"undecided, so no lead: {verdict.reason}"
     return verdict.reason
 
@@ -252,10 +252,10 @@ def lines(verdict: RuleVerdict) -> Iterator[str]:
 
 def as_json(verdict: RuleVerdict) -> dict[str, Any]:
     """Return a verdict for programs."""
-    return {
+    said = {
         "rule": verdict.rule,
         "lead": verdict.lead,
         "notes": list(verdict.notes),
         "reason": verdict.reason,
-        "when": verdict.when,
     }
+    return said | ({"when": verdict.when} if verdict.when else {})

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urljoin, urlsplit
 
 from relay.core.http.headers import Headers
-from relay.core.rules.json_verdict import Outcome, judge_json, judge_text
+from relay.core.rules.json_verdict import Ruling, judge_json, judge_text
 
 
 class Verdict(NamedTuple):
@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
     responses like an undecided one, None where none is known.
     """
 
-    outcome: Outcome
+    outcome: Ruling
     reason: str
     when: str | None = None
 
@@ -120,16 +120,16 @@ def judge(asked: Asked, response: Answered) -> Verdict:
 
 def _by_status(_: Asked, response: Answered) -> Verdict | None:
     if response.status >= 400:
-        return Verdict(Outcome.REFUSED, f"HTTP {response.status}")
+        return Verdict(Ruling.REFUSED, f"HTTP {response.status}")
     if response.status in _SENT_AGAIN:
         again = f"HTTP {response.status}: the browser sends it again, elsewhere"
-        return Verdict(Outcome.REFUSED, again)
+        return Verdict(Ruling.REFUSED, again)
     return None
 
 
 def _by_purpose(asked: Asked, _: Answered) -> Verdict | None:
     if any(each in asked.headers for each in _VALIDATES):
-        return Verdict(Outcome.REFUSED, "the request only had its fields checked")
+        return Verdict(Ruling.REFUSED, "the request only had its fields checked")
     return None
 
 
@@ -139,7 +139,7 @@ def _by_redirect(asked: Asked, response: Answered) -> Verdict | None:
             return _of_redirect(asked, response, target)
     if response.status >= 300:
         why = f"HTTP {response.status} without a Location"
-        return Verdict(Outcome.UNDECIDED, why, _evidence(response))
+        return Verdict(Ruling.UNDECIDED, why, _evidence(response))
     return None
 
 
@@ -162,19 +162,19 @@ def _of_redirect(asked: Asked, response: Answered, target: str) -> Verdict:
         places = {_place(form), _place(page)}
         place = _place(goes)
     except ValueError:
-        return Verdict(Outcome.UNDECIDED, "a redirect that cannot be read")
+        return Verdict(Ruling.UNDECIDED, "a redirect that cannot be read")
     if name := _error(goes):
-        return Verdict(Outcome.REFUSED, f"{_TO_ERROR}: {name}")
+        return Verdict(Ruling.REFUSED, f"{_TO_ERROR}: {name}")
     if place in places:
         return _back(response, goes, form, page)
     if place.path != "/" and place.path in {each.path for each in places}:
         why = "a redirect to the form's path on another host"
-        return Verdict(Outcome.UNDECIDED, why, _evidence(response))
+        return Verdict(Ruling.UNDECIDED, why, _evidence(response))
     last = place.path.rpartition("/")[2]
     if "referer" not in asked.headers and _FORM_PAGE.fullmatch(last):
         why = "a redirect to what may be the form: the request names no Referer"
-        return Verdict(Outcome.UNDECIDED, why, _evidence(response))
-    return Verdict(Outcome.ACCEPTED, "a redirect to another page")
+        return Verdict(Ruling.UNDECIDED, why, _evidence(response))
+    return Verdict(Ruling.ACCEPTED, "a redirect to another page")
 
 
 def _back(
@@ -185,14 +185,14 @@ def _back(
     if added:
         # WordPress: wp-login.php?checkemail=registered
         return Verdict(
-            Outcome.UNDECIDED,
+            Ruling.UNDECIDED,
             f"a redirect back to the form, with {added[0]}=",
             f"contains(response.headers.location || '', '{added[0]}=')",
         )
     if _place(goes).path == "/" and _place(form).path != "/":
         why = "a redirect to the first page, where the form was"
-        return Verdict(Outcome.UNDECIDED, why, _evidence(response))
-    return Verdict(Outcome.REFUSED, "a redirect back to the form")
+        return Verdict(Ruling.UNDECIDED, why, _evidence(response))
+    return Verdict(Ruling.REFUSED, "a redirect back to the form")
 
 
 def _evidence(response: Answered) -> str | None:
@@ -249,10 +249,10 @@ def _by_json(asked: Asked, response: Answered) -> Verdict | None:
     if isinstance(value, dict) and (verdict := _by_target(asked, response, value)):
         return verdict
     outcome, name = judge_json(value, asked.names)
-    if outcome is Outcome.UNDECIDED and response.status not in _CLEAR:
+    if outcome is Ruling.UNDECIDED and response.status not in _CLEAR:
         return Verdict(outcome, "JSON that does not say whether", _hint(value))
-    if outcome is Outcome.UNDECIDED:
-        return Verdict(Outcome.ACCEPTED, f"HTTP {response.status}")
+    if outcome is Ruling.UNDECIDED:
+        return Verdict(Ruling.ACCEPTED, f"HTTP {response.status}")
     by = f": {_shown(name)}" if _shown(name) else ""
     return Verdict(outcome, f"JSON that says it {_SAYS[outcome]}{by}")
 
@@ -270,7 +270,7 @@ def _by_target(
     return verdict if follows else None
 
 
-_SAYS: Final = {Outcome.ACCEPTED: "is accepted", Outcome.REFUSED: "is refused"}
+_SAYS: Final = {Ruling.ACCEPTED: "is accepted", Ruling.REFUSED: "is refused"}
 
 
 def _shown(path: str) -> str:
@@ -294,22 +294,22 @@ def _hint(value: Any) -> str | None:
 
 def _by_body(response: Answered) -> Verdict:
     if response.status in _CLEAR:
-        return Verdict(Outcome.ACCEPTED, f"HTTP {response.status}")
+        return Verdict(Ruling.ACCEPTED, f"HTTP {response.status}")
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     start = (response.body or b"")[:_TEXT_START].strip()
     if kind.endswith("html") or start[:1] == b"<":
         why = "an HTML page: it may be the form again"
-        return Verdict(Outcome.UNDECIDED, why, _evidence(response) or _SEE_OTHER)
+        return Verdict(Ruling.UNDECIDED, why, _evidence(response) or _SEE_OTHER)
     if response.unreadable:
-        return Verdict(Outcome.UNDECIDED, "a body that could not be read")
+        return Verdict(Ruling.UNDECIDED, "a body that could not be read")
     if _is_empty(response, kind):
-        return Verdict(Outcome.ACCEPTED, "an empty response")
+        return Verdict(Ruling.ACCEPTED, "an empty response")
     if kind in {"", "text/plain"} and start:
         outcome, _ = judge_text(start.decode("utf-8", "replace"))
-        if outcome is not Outcome.UNDECIDED:
+        if outcome is not Ruling.UNDECIDED:
             return Verdict(outcome, f"a text that says it {_SAYS[outcome]}")
     why = "a body that is neither JSON nor empty"
-    return Verdict(Outcome.UNDECIDED, why, _evidence(response))
+    return Verdict(Ruling.UNDECIDED, why, _evidence(response))
 
 
 def _is_empty(response: Answered, kind: str) -> bool:

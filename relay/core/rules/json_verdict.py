@@ -289,7 +289,8 @@ def _by_content(value: Mapping[str, Any]) -> Said:
     """Judge an object without any sign: a user, say, or a sentence."""
     texts = []
     for name, inner in value.items():
-        if _plain(name) in _TEXTS or _plain(name) in _STATES:
+        key, is_scalar = _plain(name), not isinstance(inner, dict | list)
+        if key in _TEXTS or (key in _STATES and is_scalar) or "valid" in key:
             texts += [each for each in _leaves(inner) if isinstance(each, str)]
         elif _has_content(inner):
             return Ruling.ACCEPTED, name

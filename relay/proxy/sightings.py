@@ -167,13 +167,13 @@ class Sightings:
 
     async def run(self) -> None:
         """Write what was seen until cancelled, beginning with what is known."""
-        await self._recall()
+        await self.recall()
         while True:
             await self._woken.wait()
             await self.flush()
             await asyncio.sleep(EVERY_S)
 
-    async def _recall(self) -> None:
+    async def recall(self) -> None:
         """Go on from what is in the database, by this relay or another."""
         try:
             known = await self._outbox.sightings(CANDIDATE)

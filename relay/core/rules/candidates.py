@@ -199,6 +199,9 @@ _ID: Final = re.compile(
 )
 _OF_USER: Final = re.compile(r"user|customer|account|member|profile", re.IGNORECASE)
 _EMAIL: Final = re.compile(r"e-?_?mail(?:_?address)?(?!.*confirm)", re.IGNORECASE)
+_NO_ID: Final = re.compile(
+    r"^query\.|pass|token|csrf|secret|captcha|code|honey|agree|terms", re.IGNORECASE
+)
 _FULL_NAME: Final = re.compile(
     r"[._\[\"](?:full|display|first|user|your)?[_-]?name[\]\"]*$", re.IGNORECASE
 )
@@ -209,7 +212,8 @@ def suggest(found: Candidate) -> str:
     ids = sorted(filter(_ID.search, found.answers), key=_rank)
     emails = [each for each in found.fields if _EMAIL.search(each)]
     names = [each for each in found.fields if _FULL_NAME.search(each)]
-    customer = (ids or emails or [*found.fields] or ["response.json.id"])[0]
+    others = [each for each in found.fields if not _NO_ID.search(each)]
+    customer = (ids or emails or others or ["response.json.id"])[0]
     lines = [f"# {each}" for each in _remarks(found, ids, customer)]
     lines.append("[[signup]]")
     if found.method != "POST":

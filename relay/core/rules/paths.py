@@ -18,6 +18,8 @@ _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _HIDDEN: Final = re.compile(r"[/\\\x00-\x1f\x7f]")
 """What cuts a segment, or a name, in two on some server."""
 
+_END: Final = re.compile(r"(?<=[^/])/(?:;[^/]*)?\Z")
+
 _OVERLONG: Final = re.compile(r"%c[01]", re.IGNORECASE)
 """Begins UTF-8 that is longer than it must be, which lax decoders read as "." or "/"
 (RFC 3629, 10)."""
@@ -89,7 +91,7 @@ class PathPattern:
 
 def _without_end(path: str) -> str:
     """Leave the slash at the end away, if it is not the path."""
-    return path[:-1] if path[-1:] == "/" and path[-2:] not in {"/", "//"} else path
+    return _END.sub("", path)
 
 
 def plain_segment(raw: str) -> str | None:

@@ -77,7 +77,7 @@ def near(rules: Sequence[SignupRule], method: str, path: str) -> str | None:
             f"looks like {found[0].rule.label} in other letters: if the site takes them"
             " for one, set ignore_case = true"
         )
-    plain = posixpath.normpath(unquote(path).replace("\\", "/"))
+    plain = posixpath.normpath("/" + unquote(path).replace("\\", "/").lstrip("/"))
     if found := match(loose, method, plain):
         return (
             f"looks like {found[0].rule.label}, spelled as a site may read otherwise:"

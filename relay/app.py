@@ -30,6 +30,7 @@ from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
 from relay.delivery.deliver import Delivery, DeliveryTerms, lease_ms
 from relay.delivery.dub_client import DubClient
+from relay.delivery.rollback import LastSeen
 from relay.delivery.worker import Worker
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.callers import OwnPages, RefusalRate, Trusted
@@ -74,7 +75,7 @@ class Relay:
         self.intake = Intake(
             self.outbox,
             dedupe_days=settings.dedupe_days,
-            clock=now_ms,
+            clock=self.outbox.now,
             metrics=self.metrics,
             stamp=self.tracing.stamp if self.tracing else None,
         )
@@ -144,7 +145,11 @@ class Relay:
 
         name = f"{gethostname()}:{getpid()}"
         return Sampler(
-            self.outbox, self.metrics, now_ms, name, self.settings.delivery_rate
+            self.outbox,
+            self.metrics,
+            self.outbox.now,
+            name,
+            self.settings.delivery_rate,
         )
 
     def worker(self, dub: DubClient) -> Worker:
@@ -156,11 +161,12 @@ class Relay:
             dub,
             secrets=settings.secret,
             terms=terms,
-            clock=now_ms,
+            clock=self.outbox.now,
             roll=roll,
             metrics=self.metrics,
         )
-        return Worker(self.outbox, delivery, terms=terms, clock=now_ms)
+        seen = LastSeen(self.outbox, spill_path(settings.database).with_suffix(".seen"))
+        return Worker(self.outbox, delivery, seen, terms=terms, clock=self.outbox.now)
 
     def _delivery_kind(self) -> Callable[..., Delivery]:
         if self.tracing is None:
@@ -185,12 +191,14 @@ class Relay:
             retry_base_s=settings.delivery_retry_base,
             host=gethostname(),
         )
-        return AlertWatcher(self.outbox, self.overview, terms, clock=now_ms, roll=roll)
+        return AlertWatcher(
+            self.outbox, self.overview, terms, clock=self.outbox.now, roll=roll
+        )
 
     def sweeper(self) -> RetentionJob:
         """Put together what erases personal data whose time is over."""
         return RetentionJob(
-            self.outbox, days=self.settings.retention_days, clock=now_ms
+            self.outbox, days=self.settings.retention_days, clock=self.outbox.now
         )
 
     def dub(self) -> DubClient:
@@ -314,7 +322,7 @@ class Relay:
         settings = self.settings
         return TrackApi(
             self.intake,
-            Waiting(self.outbox, now_ms),
+            Waiting(self.outbox, self.outbox.now),
             self.trusted,
             keys=(settings.dub_api_key, *settings.api_token),
             rate=settings.api_rate,
@@ -368,7 +376,7 @@ class Relay:
         """Look at the outbox; raise OutboxUnavailableError if it cannot be read."""
         settings = self.settings
         spill = spill_path(settings.database)
-        return await look(self.outbox, spill, settings.delivery_rate, now_ms())
+        return await look(self.outbox, spill, settings.delivery_rate, self.outbox.now())
 
     async def _unknown(self, request: web.Request) -> web.StreamResponse:
         if methods := self._methods.get(request.path):

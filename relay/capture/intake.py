@@ -106,17 +106,14 @@ class Intake:
         """Put a new lead into the outbox, in the place of the one that was held."""
         if held is None:
             return await self._outbox.put(new_lead)
+        # Whether it is there, nobody may know: the answer to a commit can be lost.
         result = await self._outbox.release(held, new_lead)
-        if result is None:
-            # Released already, by a person say: the lead goes in on its own.
-            fresh = replace(new_lead.lead, id=new_lead_id(new_lead.lead.created_at))
-            result = await self._outbox.put(replace(new_lead, lead=fresh))
-        return result
+        return result or await self._outbox.put(replace(new_lead, as_held=False))
 
-    async def hold(self, new_lead: NewLead) -> str:
-        """Store a sign-up before it is forwarded; return its id."""
+    async def hold(self, new_lead: NewLead) -> None:
+        """Store a sign-up before it is forwarded."""
         held = replace(new_lead, dedupe_since=None, status=LeadStatus.HELD, reason=None)
-        return (await self._outbox.put(held)).lead_id
+        await self._outbox.put(held)
 
     async def drop(self, held: str) -> None:
         """Forget a held sign-up: the site did not take it."""

@@ -9,6 +9,7 @@ which is better than nothing and not called safe.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 from collections import deque
@@ -35,7 +36,7 @@ SEALED_FOR: Final = "spill"
 """What an encrypted line is bound to, in the place of a lead's id."""
 
 Store = Callable[[NewLead, str | None], Awaitable[object]]
-"""Commits a new lead, with the id under which it was held; raises OutboxError."""
+"""Commits a new lead, with the id that it may be stored under; raises OutboxError."""
 
 
 class Spill:
@@ -45,21 +46,24 @@ class Spill:
         self._path = path
         self._store = store
         self._seal = seal
-        self._memory: deque[bytes] = deque(maxlen=MOST_IN_MEMORY)
+        self._memory: deque[bytes] = deque()
 
     async def keep(self, new_lead: NewLead, held: str | None) -> bool:
         """Write a new lead down; True when it is on the disk."""
         # The key makes a second taking harmless, should the first break off.
         key = f"spill:{new_lead.lead.id}"
         spilled = replace(new_lead, idempotency_key=key, as_held=False)
-        line = _line(spilled, held, self._seal)
+        line = _line(spilled, held or new_lead.lead.id, self._seal)
         try:
             await asyncio.to_thread(_append, self._path, line)
         except OSError as error:
-            self._memory.append(line)
             log.error(
                 "spill.not_written", lead=new_lead.lead.id, reason=error.strerror or ""
             )
+            self._memory.append(line)
+            while len(self._memory) > MOST_IN_MEMORY:
+                self._memory.popleft()
+                log.error("spill.dropped", kept=MOST_IN_MEMORY)
             return False
         log.warning("lead.spilled", lead=new_lead.lead.id)
         return True
@@ -74,11 +78,14 @@ class Spill:
             await asyncio.sleep(RETRY_S)
 
     async def take_in(self) -> None:
-        """NewLead everything spilled to the database; what fails stays spilled."""
+        """Store everything that was spilled; what fails stays spilled."""
         while self._memory:
-            if not await self._take(self._memory[0]):
+            line = self._memory[0]
+            if not await self._take(line):
                 return
-            self._memory.popleft()
+            # Others may have been dropped in front of it meanwhile.
+            with contextlib.suppress(ValueError):
+                self._memory.remove(line)
         for taking in await asyncio.to_thread(_files, self._path):
             await self._take_file(taking)
 

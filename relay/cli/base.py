@@ -16,7 +16,6 @@ from relay.config.settings import (
     load,
 )
 from relay.config.values import sqlite_file
-from relay.core.clock import now_ms
 from relay.operations.operator import Operator, system_user
 from relay.outbox.contract import Outbox, OutboxError
 
@@ -84,9 +83,7 @@ def write_audit(settings: Settings, act: str, subject: str, detail: str) -> None
     """Write to the audit log what the system user did by a command."""
     run_with_outbox(
         settings,
-        lambda outbox: Operator(outbox, system_user(), now_ms).note(
-            act, subject, detail
-        ),
+        lambda outbox: Operator(outbox, system_user()).note(act, subject, detail),
     )
 
 

@@ -174,17 +174,18 @@ def _to_seconds(at: int) -> str:
 def show(*, lead_id: str, as_json: bool) -> None:
     """Show the whole timeline of one lead, the customer's own data included."""
 
-    async def look(outbox: Outbox) -> tuple[LeadRecord, list[Attempt], Circuit]:
+    async def look(outbox: Outbox) -> tuple[LeadRecord, list[Attempt], Circuit, int]:
         entry = await outbox.get(lead_id)
         if entry is None:
             raise FailedError(f"no lead {printable(lead_id)} in this database")
-        return entry, await outbox.attempts(lead_id), await outbox.circuit()
+        attempts, circuit = await outbox.attempts(lead_id), await outbox.circuit()
+        return entry, attempts, circuit, outbox.now()
 
-    entry, attempts, circuit = run_with_outbox(read_settings(complete=False), look)
+    entry, attempts, circuit, now = run_with_outbox(read_settings(complete=False), look)
     if as_json:
-        click.echo(json.dumps(story_json(entry, attempts, circuit, now_ms())))
+        click.echo(json.dumps(story_json(entry, attempts, circuit, now)))
         return
-    for line in story(entry, attempts, circuit, now_ms()):
+    for line in story(entry, attempts, circuit, now):
         click.echo(line)
 
 
@@ -267,7 +268,7 @@ def retry(
     refused: list[str] = []
 
     async def send(outbox: Outbox) -> None:
-        operator = Operator(outbox, system_user(), now_ms)
+        operator = Operator(outbox, system_user())
         if status is not None:
             entries, subject = await operator.in_state(status, limit), f"all {status}"
         else:

@@ -50,7 +50,7 @@ def stats(*, as_json: bool) -> None:
     seen = run_with_outbox(
         settings,
         lambda outbox: look(
-            outbox, spill_path(settings.database), settings.delivery_rate, now_ms()
+            outbox, spill_path(settings.database), settings.delivery_rate, outbox.now()
         ),
     )
     if as_json:
@@ -185,7 +185,7 @@ def resume(*, as_json: bool) -> None:
 
 def _set_paused(*, paused: bool, as_json: bool) -> None:
     async def work(outbox: Outbox) -> str:
-        return await Operator(outbox, system_user(), now_ms).pause(paused=paused)
+        return await Operator(outbox, system_user()).pause(paused=paused)
 
     done = run_with_outbox(read_settings(complete=False), work)
     click.echo(json.dumps({"paused": paused}) if as_json else done)

@@ -29,7 +29,6 @@ from relay.config.settings import (
     ConfigError,
     Settings,
 )
-from relay.core.clock import now_ms
 from relay.core.leads import LeadRecord, LeadStatus
 from relay.operations.operator import Operator, system_user
 from relay.operations.presentation import (
@@ -225,7 +224,7 @@ def _forget(settings: Settings, wanted: Wanted) -> Erased:
     seal = Seal(settings.data_key)
 
     async def erase(outbox: Outbox) -> Erased:
-        operator = Operator(outbox, system_user(), now_ms)
+        operator = Operator(outbox, system_user())
         return await operator.forget(wanted, settings.database, seal)
 
     try:
@@ -291,7 +290,7 @@ async def _rekey_all(outbox: Outbox) -> dict[str, int]:
             totals[name] += getattr(done, name)
     await outbox.scrub(Forgotten({}))
     counted = ", ".join(f"{number} {name}" for name, number in totals.items())
-    await Operator(outbox, system_user(), now_ms).note("rekey", "all leads", counted)
+    await Operator(outbox, system_user()).note("rekey", "all leads", counted)
     return totals
 
 

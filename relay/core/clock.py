@@ -24,6 +24,47 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def ticks_ms() -> int:
+    """Return a clock in milliseconds that nobody sets, and that runs while asleep."""
+    boot = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(boot) // 1_000_000
+
+
+class SharedClock:
+    """The clock of a server that several machines read, between two looks at it.
+
+    The machine's own wall clock takes no part once the server's was read: it may be
+    wrong, and it may be set at any moment.
+    """
+
+    def __init__(self, fresh_ms: int) -> None:
+        self._fresh_ms = fresh_ms
+        self._read: tuple[int, int] | None = None
+        self._old = False
+
+    def now(self) -> int:
+        """Return the server's time in epoch ms; this machine's until it was read."""
+        if self._read is None:
+            return now_ms()
+        server, ticks = self._read
+        return server + ticks_ms() - ticks
+
+    @property
+    def stale(self) -> bool:
+        """Whether the server should be asked again."""
+        if self._read is None or self._old:
+            return True
+        return ticks_ms() - self._read[1] > self._fresh_ms
+
+    def set(self, server: int, asked: int, answered: int) -> None:
+        """Take the server's time, asked for and answered at those ticks."""
+        self._read, self._old = (server, (asked + answered) // 2), False
+
+    def forget(self) -> None:
+        """Ask again at the next opportunity: the server may be another one."""
+        self._old = True
+
+
 class SetBack:
     """Notices when the wall clock was set back, beside one that never is."""
 

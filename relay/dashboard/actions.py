@@ -81,7 +81,7 @@ class Acting:
             return self._pages.answer(
                 "confirm.html", session, plan=plan, do=name, subject=subject, done=None
             )
-        done = await plan.run(Operator(self._outbox, session.actor, self._clock))
+        done = await plan.run(Operator(self._outbox, session.actor))
         log.info("dashboard.act", actor=session.actor, act=name, result=done)
         self._watch.stale()
         return self._pages.answer(
@@ -106,7 +106,7 @@ class Acting:
     async def _retry_like(self, lead_id: str) -> Plan:
         """Plan for all that rest in the same state for the same reason."""
         like = await self._found(lead_id)
-        reading = Operator(self._outbox, "", self._clock)
+        reading = Operator(self._outbox, "")
         alike = await reading.in_state(like.status, MOST, like)
 
         async def run(operator: Operator) -> str:

@@ -41,7 +41,7 @@ from relay.core.dub.retry import (
 )
 from relay.core.dub.track_lead import lead_body
 from relay.core.dub.track_sale import sale_body
-from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus, Mode, Step
+from relay.core.leads import SETTLED, Attempt, Lead, LeadRecord, LeadStatus, Mode, Step
 from relay.core.pacing import Pace
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
@@ -174,6 +174,7 @@ class Delivery:
         self._metrics = metrics
         # Leads are taken ahead of calls: they wait for their commits meanwhile.
         self._places = asyncio.Semaphore(terms.in_flight)
+        self.last_delivered: str | None = None
 
     async def deliver(self, claim: Claim) -> Delivered:
         """Make the calls and write how they ended; the claim must be leased."""
@@ -353,15 +354,30 @@ class Delivery:
         settled = await self._persistently(
             lambda: self._outbox.settle(claim, end, self._clock())
         )
-        if not settled and end.status is LeadStatus.DELIVERED:
-            # The lease ran out meanwhile; Dub's word is as good as its webhook's.
-            settled = bool(
-                await self._persistently(
-                    lambda: self._outbox.confirm([lead.id], self._clock())
-                )
-            )
+        if not settled:
+            settled = await self._settled_late(claim, end)
         _log_end(lead, end, kept=settled)
+        if settled and end.status is LeadStatus.DELIVERED:
+            self.last_delivered = lead.id
         return delivered
+
+    async def _settled_late(self, claim: Claim, end: Settlement) -> bool:
+        """See what became of a lead whose lease was lost before its end was written.
+
+        It may have been written: the answer to a commit can be lost. Else Dub's own
+        answer that it took the lead is as good as its webhook.
+        """
+        lead_id = claim.entry.lead.id
+        found = await self._persistently(lambda: self._outbox.get(lead_id))
+        if found is None or end.status is not LeadStatus.DELIVERED:
+            return found is not None and found.status is end.status
+        if found.status in SETTLED:
+            return True
+        now = self._clock()
+        confirmed = await self._persistently(
+            lambda: self._outbox.confirm([lead_id], now, ours=True)
+        )
+        return bool(confirmed)
 
     async def _persistently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Repeat what the database could not do: a call of ours has its answer.

@@ -26,6 +26,7 @@ from relay.delivery.deliver import (
     Delivery,
     DeliveryTerms,
 )
+from relay.delivery.rollback import LastSeen
 from relay.observability.logging import get_logger
 from relay.observability.tracing import (
     Tracing,
@@ -93,12 +94,14 @@ class Worker:
         self,
         outbox: Outbox,
         delivery: Delivery,
+        seen: LastSeen,
         *,
         terms: DeliveryTerms,
         clock: Clock,
     ) -> None:
         self._outbox = outbox
         self._delivery = delivery
+        self._seen = seen
         self._terms = terms
         self._clock = clock
         self._set_back = SetBack(clock)
@@ -135,10 +138,14 @@ class Worker:
         while not self.stopping:
             self._wake.clear()
             try:
+                await self._seen.compare()
                 await self._look_at_the_clock()
                 busy = await self._turn()
+                await self._seen.remember(self._delivery.last_delivered)
             except OutboxUnavailableError as error:
                 log.error("delivery.database_unavailable", reason=str(error))
+                # What comes back may be an older copy.
+                self._seen.doubtful = True
                 await self._nap(TROUBLE_NAP_S)
             else:
                 if not busy:
@@ -150,13 +157,14 @@ class Worker:
         self._wake.set()
         if self._probing is not None:
             self._probing.cancel()
-        if not self._running:
-            return
-        _, late = await asyncio.wait(self._running, timeout=STOP_GRACE_S)
+        late: set[asyncio.Task[None]] = set()
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=STOP_GRACE_S)
         for task in late:
             task.cancel()
         if late:
             await asyncio.wait(late)
+        await self._seen.remember(self._delivery.last_delivered, at_once=True)
 
     async def _probe_soon(self) -> None:
         """Probe at once after a start: perhaps a person has just put it right."""

@@ -45,6 +45,9 @@ TIMEOUT_S: Final = 5.0
 MAX_SKEW_MS: Final = 60_000
 """A signed hook may be 300 s off; a minute leaves room for the sender's clock."""
 
+MAX_DATABASE_SKEW_MS: Final = 2_000
+"""Relays go by the database's clock; so much shows that one of the two is not set."""
+
 PROBE: Final = b"{}"
 """Dub judges a body after the key, the workspace and the plan; this one lacks
 every required field, so that nothing can be recorded."""
@@ -116,10 +119,15 @@ async def check_database(settings: Settings, outbox: Outbox) -> Finding:
         await outbox.check_writable()
         total = sum((await outbox.counts()).values())
         circuit = await outbox.circuit()
+        ahead = now_ms() - outbox.now()
     except OutboxError as error:
         return fail("database", str(error))
     finally:
         await outbox.close()
+    if abs(ahead) > MAX_DATABASE_SKEW_MS:
+        word = "ahead of" if ahead > 0 else "behind"
+        said = f"the clock here is {abs(ahead) / 1000:.0f} s {word} its own"
+        return note("database", f"writable, but {said}: set both by NTP")
     if circuit.open:
         return note("database", f"writable, but delivery is stopped: {circuit.reason}")
     return ok("database", f"migrated and writable, leads in it: {total}")

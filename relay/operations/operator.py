@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.capture import spill
-from relay.core.clock import Clock, iso
+from relay.core.clock import iso
 from relay.core.dub.retry import CLOCKS_MS, KEY_MS
 from relay.core.leads import Lead, LeadRecord, LeadStatus, why_not_again
 from relay.outbox.contract import AuditEntry, Forgotten, Outbox, Query, Scrubbed, Wanted
@@ -114,15 +114,14 @@ class Retried:
 class Operator:
     """One person at work; ``actor`` is who the audit log says it was."""
 
-    def __init__(self, outbox: Outbox, actor: str, clock: Clock) -> None:
+    def __init__(self, outbox: Outbox, actor: str) -> None:
         self._outbox = outbox
         self._actor = actor
-        self._clock = clock
 
     async def note(self, act: str, subject: str, detail: str) -> None:
         """Write down an act that was done elsewhere, such as a restored backup."""
         await self._outbox.record(
-            AuditEntry(self._clock(), self._actor, act, subject, detail)
+            AuditEntry(self._outbox.now(), self._actor, act, subject, detail)
         )
 
     async def named(
@@ -177,7 +176,7 @@ class Operator:
             lead_id = entry.lead.id
             done = await self._outbox.requeue(
                 lead_id,
-                self._clock(),
+                self._outbox.now(),
                 window_ms=dedupe_days * DAY_MS,
                 key_ms=KEY_MS + CLOCKS_MS,
             )
@@ -196,7 +195,7 @@ class Operator:
 
         Raises OSError if the spill file could not be rewritten.
         """
-        erased = await erase(self._outbox, database, seal, wanted, self._clock())
+        erased = await erase(self._outbox, database, seal, wanted, self._outbox.now())
         subject = wanted.lead_id or pseudonym(wanted.customer or "")
         await self.note("forget", subject, str(erased))
         return erased

@@ -1,6 +1,6 @@
 """What every outbox does, whatever database it stands on.
 
-All times are epoch milliseconds and are passed in: a store has no clock.
+All times are epoch milliseconds and are passed in; they are those of :meth:`now`.
 A method that writes returns only after the commit; when the commit failed it
 raises :class:`OutboxUnavailableError` and nothing was taken.
 """
@@ -267,6 +267,9 @@ class Outbox(Protocol):
     async def open(self) -> None:
         """Connect and migrate; raise SchemaTooNewError or OutboxUnavailableError."""
 
+    def now(self) -> int:
+        """Return the time in epoch ms, by the clock that all relays here share."""
+
     async def close(self) -> None:
         """Finish the writes under way and let go of the database. Idempotent."""
 
@@ -286,8 +289,9 @@ class Outbox(Protocol):
         """Resolve a HELD lead: put the final new lead in its place, or remove it.
 
         One transaction. The final lead keeps the held one's id; one that is a
-        DUPLICATE removes the held one, at a CONFLICT it stays held. None when the
-        new lead is None, or when the id is not held any more.
+        DUPLICATE removes the held one, at a CONFLICT it stays held. What is not
+        held any more is a DUPLICATE of itself. None when the new lead is None, or
+        when there is no lead of that id.
         """
 
     async def claim(
@@ -341,8 +345,8 @@ class Outbox(Protocol):
 
         It was set back: their round began after now, or they wait beyond latest,
         which nothing written by now would. What waits for Dub's dedupe key is never
-        made due: it waits until free_at at most, when any key claimed by now is
-        free. How many there were.
+        made due: if it waits twice as long as to free_at, when any key claimed by now
+        is free, it waits until then. How many there were.
         """
 
     async def circuit(self) -> Circuit:
@@ -351,9 +355,12 @@ class Outbox(Protocol):
     async def set_circuit(self, circuit: Circuit) -> None:
         """Open or close the circuit for every worker on this database."""
 
-    async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
+    async def confirm(
+        self, lead_ids: Sequence[str], now: int, *, ours: bool = False
+    ) -> int:
         """Turn DELIVERED entries, and whatever is in doubt, to CONFIRMED; how many.
 
+        ``ours``: open ones as well that are not in doubt, for Dub took our call.
         A delivery that is under way can still be settled: its calls are kept for
         the story, the state stays.
         """
@@ -368,6 +375,9 @@ class Outbox(Protocol):
         ``window_ms`` of it (0: whenever). A sale is not in doubt then: the person
         who sends it again knows that it did not count.
         """
+
+    async def doubt(self, note: str, limit: int) -> int:
+        """Take up to limit open leads for ones that may have counted; how many."""
 
     async def pause(self, *, paused: bool) -> None:
         """Stop delivery for every worker on this database, or let it go on."""

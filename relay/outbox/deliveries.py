@@ -72,10 +72,23 @@ CONFIRM: Final = sql(
     UPDATE leads SET status = 'confirmed', in_doubt = FALSE, due_at = NULL,
         last_error = NULL, delivered_at = coalesce(delivered_at, $1)
     WHERE id = ANY($2::text[]) AND (status || '') IN {confirmable}
-        AND (in_doubt OR status NOT IN {open})
+        AND (in_doubt OR status NOT IN {open} OR $3)
     RETURNING customer
     """
 )
+
+_UNDOUBTED: Final = sql(
+    """
+    SELECT seq, notes FROM leads WHERE status IN {open} AND NOT in_doubt
+    ORDER BY seq LIMIT $1 FOR UPDATE
+    """
+)
+
+_DOUBT: Final = """
+    UPDATE leads SET in_doubt = TRUE, notes = $2,
+        key_claimed_at = coalesce(key_claimed_at, created_at)
+    WHERE seq = $1
+"""
 
 _RESENDABLE: Final = sql(
     """
@@ -123,20 +136,25 @@ UNPARK: Final = """
     ))
 """
 
-# What waits for Dub's key is never made due: its call would be for nothing.
+_WAITS_FOR_KEY: Final = "(key_claimed_at IS NOT NULL AND NOT in_doubt)"
+
+# What waits for Dub's key is never made due: its call would be for nothing. Only a time
+# that no clock can have meant, twice as far off as any key, is brought nearer.
 RESCHEDULE: Final = sql(
-    """
-    UPDATE leads SET round_at = least(round_at, {made_due}), due_at = {made_due}
+    f"""
+    UPDATE leads SET
+        round_at = least(
+            round_at, CASE WHEN {_WAITS_FOR_KEY} THEN $3::bigint ELSE $1 END
+        ),
+        due_at = CASE WHEN {_WAITS_FOR_KEY} THEN $3::bigint ELSE $1 END
     WHERE seq = ANY(ARRAY(
         SELECT seq FROM leads /*sqlite:INDEXED BY leads_due*/
-        WHERE due_at > $1 AND due_at > {made_due} AND (status || '') IN {parkable}
-            AND (round_at > {made_due} OR due_at > $2)
+        WHERE due_at > $1 AND (status || '') IN {{parkable}}
+            AND CASE WHEN {_WAITS_FOR_KEY} THEN due_at > $3::bigint + $3::bigint - $1::bigint
+                ELSE round_at > $1 OR due_at > $2 END
         ORDER BY due_at, seq LIMIT $4 FOR UPDATE SKIP LOCKED
     ))
-    """.replace(
-        "{made_due}",
-        "CASE WHEN key_claimed_at IS NULL OR in_doubt THEN $1::bigint ELSE $3 END",
-    )
+    """  # noqa: S608 - of constants
 )
 
 NO_KEYS: Final = frozenset({"", SALE_KEY})
@@ -247,10 +265,26 @@ async def next_in_queue(db: Database, free: Iterable[tuple[str, int]]) -> None:
 
 
 @each
-async def confirm(db: Database, lead_ids: Sequence[str], now: int) -> int:
+async def confirm(
+    db: Database,
+    lead_ids: Sequence[str],
+    now: int,
+    ours: bool,  # noqa: FBT001 - a value to bind
+) -> int:
     """Mark leads that Dub says it has; the next in their queues may go."""
-    rows = await db.fetch(CONFIRM, now, list(lead_ids))
+    rows = await db.fetch(CONFIRM, now, list(lead_ids), ours)
     await next_in_queue(db, [(row[0], now) for row in rows])
+    return len(rows)
+
+
+@each
+async def doubt(db: Database, note: str, limit: int) -> int:
+    """Take open leads for ones that may have counted since they came; say why."""
+    rows = await db.fetch(_UNDOUBTED, limit)
+    await db.execute_many(
+        _DOUBT,
+        [(seq, encode_notes([*json.loads(notes), note])) for seq, notes in rows],
+    )
     return len(rows)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from relay.core.leads import LeadStatus, require_move
 from relay.outbox.contract import Inserted, InsertResult, NewLead
-from relay.outbox.database import Database, Row, each
+from relay.outbox.database import Database, Row, each, fetch_one
 from relay.outbox.dedupe import Earlier, Ledger
 from relay.outbox.records import (
     NEW_LEAD_COLUMNS,
@@ -85,7 +85,7 @@ async def release(
 ) -> InsertResult | None:
     """Resolve a held lead; the final lead bears its id."""
     if not await db.fetch(HELD, [lead_id]):
-        return None
+        return None if final is None else await _stored(db, lead_id)
     if final is None:
         await db.execute(_REMOVE, [lead_id])
         return None
@@ -113,13 +113,24 @@ async def release_as_held(
     # Held leads, these too, make no other one a repeat.
     ledger = Ledger(await _earlier_leads(db, new_leads))
     results = [
-        ledger.enter(new_lead) if new_lead.lead.id in held else None
+        ledger.enter(new_lead)
+        if new_lead.lead.id in held
+        else await _stored(db, new_lead.lead.id)
         for new_lead in new_leads
     ]
     await db.execute(_QUEUE, _ids(new_leads, results, Inserted.NEW))
-    if repeats := _ids(new_leads, results, Inserted.DUPLICATE):
-        await db.execute(_REMOVE, repeats)
+    repeats = _ids(new_leads, results, Inserted.DUPLICATE)
+    if gone := [one for one in repeats if one in held]:
+        await db.execute(_REMOVE, gone)
     return results
+
+
+async def _stored(db: Database, lead_id: str) -> InsertResult | None:
+    """Return what became of a lead that is not held any more; None: never was here."""
+    row = await fetch_one(db, "SELECT status FROM leads WHERE id = $1", lead_id)
+    if row is None:
+        return None
+    return InsertResult(Inserted.DUPLICATE, lead_id, LeadStatus(row[0]))
 
 
 def _ids(

@@ -6,19 +6,21 @@ claimed and counted, and how erased bytes leave its files.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Coroutine,
+    Iterable,
     Mapping,
     Sequence,
 )
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 
+from relay.core.clock import now_ms
 from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
 from relay.outbox import deliveries, insertion, personal_data, reading
@@ -65,6 +67,22 @@ WAKING: Final[frozenset[AnyOperation]] = frozenset(
 """Operations after which something may be due; settling frees the next in a queue."""
 
 
+PATIENCE_S: Final = 1.0
+"""How long a caller whose lead is to be stored waits for the commit. It takes
+milliseconds: a database that takes longer, for a lock, a disk or a standby that does
+not answer, is one that fails, and the caller should hear so before its time limit."""
+
+TOGETHER_S: Final = 0.05
+
+
+def _give_up(answers: Iterable[asyncio.Future[Any]]) -> None:
+    for answer in answers:
+        if not answer.done():
+            # Whether it is committed in the end, only the same lead again can show.
+            error = OutboxUnavailableError(f"no commit within {PATIENCE_S:g} s")
+            answer.set_exception(error)
+
+
 class Channel(Protocol):
     """How operations reach a database that is open."""
 
@@ -73,7 +91,7 @@ class Channel(Protocol):
         operation: Operation[Argument, Result],
         argument: Argument,
         locks: Sequence[int] = (),
-    ) -> Awaitable[Result]:
+    ) -> asyncio.Future[Result]:
         """Commit an operation with what others submit; return its result.
 
         Raises OutboxUnavailableError, or what the operation raised.
@@ -101,6 +119,8 @@ class StoredOutbox(Outbox, ABC):
         self._seal = seal
         self._wakes: list[Callable[[], None]] = []
         self._claimed = 0
+        self._impatient: builtins.list[asyncio.Future[Any]] = []
+        self._impatient_since = float("-inf")
         self._channel: Channel | None = None
 
     # --- What each database does in its own way. ---
@@ -127,6 +147,9 @@ class StoredOutbox(Outbox, ABC):
     def locks_of(self, new_lead: NewLead) -> Sequence[int]:  # noqa: ARG002 - a backend's
         """Return the rows to lock before a new lead is looked at."""
         return ()
+
+    def now(self) -> int:
+        return now_ms()
 
     # --- Life. ---
 
@@ -160,21 +183,38 @@ class StoredOutbox(Outbox, ABC):
     async def put(self, new_lead: NewLead) -> InsertResult:
         row = row_of(new_lead, self._seal)
         if new_lead.status is LeadStatus.HELD and new_lead.idempotency_key is None:
-            return await self.channel.submit(insertion.hold, row)
+            return await self._soon(self.channel.submit(insertion.hold, row))
         locks = self.locks_of(new_lead)
-        return await self.channel.submit(self.put_operation, (new_lead, row), locks)
+        put = self.channel.submit(self.put_operation, (new_lead, row), locks)
+        return await self._soon(put)
 
     async def release(
         self, lead_id: str, new_lead: NewLead | None
     ) -> InsertResult | None:
         if new_lead is None:
-            return await self.channel.submit(insertion.release, (lead_id, None))
+            removed = self.channel.submit(insertion.release, (lead_id, None))
+            return await self._soon(removed)
         locks = self.locks_of(new_lead)
         if new_lead.as_held and new_lead.lead.id == lead_id:
-            return await self.channel.submit(insertion.release_as_held, new_lead, locks)
+            queued = self.channel.submit(insertion.release_as_held, new_lead, locks)
+            return await self._soon(queued)
         new_lead = final_new_lead(new_lead, lead_id)
         final = (new_lead, row_of(new_lead, self._seal))
-        return await self.channel.submit(insertion.release, (lead_id, final), locks)
+        released = self.channel.submit(insertion.release, (lead_id, final), locks)
+        return await self._soon(released)
+
+    def _soon(self, answer: asyncio.Future[Result]) -> asyncio.Future[Result]:
+        """Let a caller wait for a commit for so long at most; the work goes on.
+
+        One timer for all that come at nearly the same time: they are many.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if now - self._impatient_since > TOGETHER_S:
+            self._impatient_since, self._impatient = now, []
+            loop.call_later(PATIENCE_S + TOGETHER_S, _give_up, self._impatient)
+        self._impatient.append(answer)
+        return answer
 
     # --- Delivery. ---
 
@@ -227,8 +267,13 @@ class StoredOutbox(Outbox, ABC):
 
     # --- People and monitoring. ---
 
-    async def confirm(self, lead_ids: Sequence[str], now: int) -> int:
-        return await self.channel.submit(deliveries.confirm, (lead_ids, now))
+    async def confirm(
+        self, lead_ids: Sequence[str], now: int, *, ours: bool = False
+    ) -> int:
+        return await self.channel.submit(deliveries.confirm, (lead_ids, now, ours))
+
+    async def doubt(self, note: str, limit: int) -> int:
+        return await self.channel.submit(deliveries.doubt, (note, limit))
 
     async def requeue(
         self, lead_id: str, now: int, *, window_ms: int, key_ms: int
@@ -285,7 +330,7 @@ class StoredOutbox(Outbox, ABC):
         return await self.channel.submit(reading.swap_alert, (old, new))
 
     async def check_writable(self) -> None:
-        await self.channel.submit(deliveries.beat, ())
+        await self._soon(self.channel.submit(deliveries.beat, ()))
 
     # --- Retention. ---
 

@@ -7,9 +7,10 @@ and the person signing up never notices.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from aiohttp import StreamReader
 
@@ -40,19 +41,24 @@ from relay.http.request_body import RequestBodyError, Tasks, read_visitor
 from relay.http.request_guard import Framing, every
 from relay.observability.logging import get_logger
 from relay.proxy.exchange import Body, UpstreamError
-from relay.proxy.signup_leads import Held, Signups
+from relay.proxy.signup_leads import Held, Signups, patiently
 from relay.proxy.upstream_connection import UpstreamAnswer
 
 log = get_logger()
 
 T = TypeVar("T")
 
-STORE_WAIT_S: Final = 2.0
-"""How long a person's sign-up waits for the store before it goes on.
+STORE_WAIT_S: Final = 0.2
+"""How long a person's sign-up waits for the database, in all.
 
-A commit takes milliseconds. The store's work is not given up with the waiting:
-a commit that was cut off in the middle would be neither taken nor not.
+A commit takes milliseconds; one that takes longer is a database in trouble, and the
+lead goes to the spill file. The database's work is not given up with the waiting: a
+commit that was cut off in the middle would be neither taken nor not.
 """
+
+
+SPILL_WAIT_S: Final = 0.3
+"""How long it waits for the spill file, whose disk may be as slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +99,21 @@ class SignupExchange:
         self._store = store
         self._asked = Document({})
         self._draft: Draft | None = None
-        self._held: asyncio.Task[Held | None] | None = None
+        self._held: Held | None = None
+        self._holding: asyncio.Task[None] | None = None
+        self._patience = STORE_WAIT_S
         self._click: _Click = _NO_CLICK
 
     async def hold(self, body: bytes | None) -> None:
         """Write the sign-up down before the site sees it; None: no copy."""
         self._unfailing(lambda: self._look(body), None)
         holder = next((one for one in self._matches if self._has_click(one.rule)), None)
-        if holder is not None:
-            self._held = self._store.tasks.start(self._hold(holder))
-            await self._bounded(self._held)
+        if holder is None:
+            return
+        self._held = self._unfailing(lambda: self._prepare(holder), None)
+        if self._held is not None:
+            self._holding = self._store.tasks.start(self._hold(self._held))
+            await self._bounded(self._holding)
 
     @property
     def reads_answer(self) -> bool:
@@ -119,9 +130,9 @@ class SignupExchange:
             roots=frozenset[str]().union(*(one.rule.roots for one in self._matches)),
         )
 
-    async def drop(self) -> None:
+    def drop(self) -> None:
         """Forget it: the site cannot have taken it."""
-        await self._bounded(self._store.tasks.start(self._drop()))
+        self._store.tasks.start(self._drop())
 
     async def conclude(
         self, status: int, headers: Headers, body: Copy | None
@@ -131,51 +142,56 @@ class SignupExchange:
         Returns the Set-Cookie values that go with it: once the lead is safe the
         click is used up. ``body`` is None where the rule does not look at it.
         """
-        work = self._conclude(status, headers, body)
-        safe = await self._bounded(self._store.tasks.start(work))
+        work = self._store.tasks.start(self._conclude(status, headers, body))
+        # The store keeps to what is left of the patience; then it has a file to write.
+        await patiently(work, self._patience + SPILL_WAIT_S)
+        safe = work.result() if work.done() else None
         if safe is None or not self._click.id or not safe.clear_cookie:
             return []
         return self._unfailing(lambda: self._store.landing.used(self._visit), [])
 
-    async def _hold(self, holder: Match) -> Held | None:
+    def _prepare(self, holder: Match) -> Held:
         rule = holder.rule
+        made = draft(rule, placed(self._asked, holder.params))
+        if rule.told_by_request and holder is self._matches[0]:
+            self._draft = made
+        click = self._click_of(rule)
+        return self._store.signups.prepare(
+            made,
+            self._notes(made) if self._draft is made else (),
+            click_id=click.id or "",
+            origin=_origin(click, rule),
+        )
+
+    async def _hold(self, held: Held) -> None:
         try:
-            made = draft(rule, placed(self._asked, holder.params))
-            if rule.told_by_request and holder is self._matches[0]:
-                self._draft = made
-            click = self._click_of(rule)
-            notes = self._notes(made) if self._draft is made else ()
-            return await self._store.signups.hold(
-                made,
-                notes,
-                click_id=click.id or "",
-                origin=_origin(click, rule),
-            )
+            await self._store.signups.hold(held)
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             # Not missed yet: the lead is still taken when the site has answered.
             log.error("signup.hold_failed", error=type(error).__name__)
-            return None
 
     async def _conclude(
         self, status: int, headers: Headers, body: Copy | None
     ) -> SignupRule | None:
         """Settle it; return the rule whose lead is safe, None if there is none."""
         try:
-            held = await self._held if self._held is not None else None
             rule, judged = self._judge(status, headers, body)
             if judged.draft is None:
                 if self._store.report is not None:
                     self._store.report(rule, judged.verdict)
-                if held is not None:
-                    await self._store.signups.drop(held)
+                if self._held is not None:
+                    # Nobody need wait for that: it stands in the database's queue.
+                    self._store.tasks.start(self._drop())
                 return None
             click = self._click_of(rule)
+            hangs = self._holding is not None and not self._holding.done()
             safe = await self._store.signups.take(
                 judged.draft,
                 self._notes(judged.draft),
                 click_id=click.id,
                 origin=_origin(click, rule),
-                held=held,
+                held=self._held,
+                patience=0.0 if hangs else self._patience,
             )
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             self._missed(error)
@@ -197,18 +213,19 @@ class SignupExchange:
 
     async def _drop(self) -> None:
         try:
-            held = await self._held if self._held is not None else None
-            if held is not None:
-                await self._store.signups.drop(held)
+            if self._holding is not None:
+                await self._holding
+            if self._held is not None:
+                await self._store.signups.drop(self._held)
         except Exception as error:  # noqa: BLE001 - ours; it stays held, for a person
             log.error("signup.drop_failed", error=type(error).__name__)
 
-    async def _bounded(self, task: asyncio.Task[T]) -> T | None:
-        await _patiently(task, STORE_WAIT_S)
-        if task.done():
-            return task.result()
-        log.error("signup.store_slow", seconds=STORE_WAIT_S)
-        return None
+    async def _bounded(self, task: asyncio.Task[None]) -> None:
+        started = time.monotonic()
+        await patiently(task, self._patience)
+        self._patience = max(0.0, self._patience - (time.monotonic() - started))
+        if not task.done():
+            log.error("signup.store_slow", seconds=STORE_WAIT_S)
 
     def _unfailing(self, work: Callable[[], T], default: T) -> T:
         try:
@@ -329,11 +346,11 @@ async def settle(
         answer = await send()
     except UpstreamError as error:
         if not error.sent:
-            await signup.drop()
+            signup.drop()
         raise
     except RequestBodyError:
         # Half a request, which the site cannot have taken.
-        await signup.drop()
+        signup.drop()
         raise
     try:
         copied = await copied_answer(answer, wanted=signup.reads_answer, bound=bound)
@@ -348,24 +365,6 @@ def close_answer(work: asyncio.Task[Settled]) -> None:
     """Close an answer that nobody is there to read."""
     if not work.cancelled() and work.exception() is None:
         work.result().answer.close()
-
-
-async def _patiently(task: asyncio.Task[Any], seconds: float) -> None:
-    """Wait for a task for so long at most; as asyncio.wait, in half its time."""
-    loop = asyncio.get_running_loop()
-    over: asyncio.Future[None] = loop.create_future()
-
-    def end(_: object = None) -> None:
-        if not over.done():
-            over.set_result(None)
-
-    task.add_done_callback(end)
-    timer = loop.call_later(seconds, end)
-    try:
-        await over
-    finally:
-        timer.cancel()
-        task.remove_done_callback(end)
 
 
 def _origin(click: _Click, rule: SignupRule) -> Mapping[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from relay.capture.intake import Capture, Intake
 from relay.capture.spill import Spill
@@ -13,7 +14,7 @@ from relay.core.leads import LeadStatus
 from relay.core.rules.evaluation import Draft
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
-from relay.outbox.contract import NewLead, OutboxUnavailableError
+from relay.outbox.contract import InsertResult, NewLead, OutboxUnavailableError
 
 log = get_logger()
 
@@ -25,7 +26,7 @@ _UNKNOWN: Final = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A sign-up that is written down, and what it was made of.
+    """A sign-up that is to be written down, and what it is made of.
 
     ``ready`` is the store's own: what it becomes if the answer changes nothing.
     """
@@ -38,15 +39,18 @@ class Held:
 class Signups(Protocol):
     """Where sign-ups that passed the proxy are kept."""
 
-    async def hold(
+    def prepare(
         self,
         draft: Draft,
         notes: Sequence[str],
         *,
         click_id: str,
         origin: Mapping[str, str],
-    ) -> Held | None:
-        """Commit a held lead before the request goes on; None if it failed."""
+    ) -> Held:
+        """Make the lead that is to be held, under an id of its own."""
+
+    async def hold(self, held: Held) -> None:
+        """Commit a held lead before the request goes on."""
 
     async def take(
         self,
@@ -56,8 +60,12 @@ class Signups(Protocol):
         click_id: str | None,
         origin: Mapping[str, str],
         held: Held | None,
+        patience: float,
     ) -> bool:
-        """Commit the lead, or why there is none; True when it is safe."""
+        """Commit the lead, or why there is none; True when it is safe.
+
+        After ``patience`` seconds it is written to the spill file instead.
+        """
 
     async def drop(self, held: Held) -> None:
         """Forget a held lead: it was no sign-up after all."""
@@ -73,27 +81,29 @@ class ProxiedSignups:
         self._intake = intake
         self._spill = spill
         self._metrics = metrics
+        self._committing: set[asyncio.Task[InsertResult]] = set()
 
-    async def hold(
+    def prepare(
         self,
         draft: Draft,
         notes: Sequence[str],
         *,
         click_id: str,
         origin: Mapping[str, str],
-    ) -> Held | None:
-        """Commit what is known before the request goes on; None if it failed."""
+    ) -> Held:
+        """Make the lead that is to be held, under an id of its own."""
         new_lead = self._new_lead(draft, notes, click_id, origin)
+        return Held(new_lead.lead.id, draft, new_lead)
+
+    async def hold(self, held: Held) -> None:
+        """Commit what is known before the request goes on."""
+        if not isinstance(held.ready, NewLead):
+            raise TypeError("a sign-up that was not prepared here")
         try:
-            lead_id = await self._intake.hold(new_lead)
+            await self._intake.hold(held.ready)
         except OutboxUnavailableError as error:
             # Not missed yet: the lead is still taken once the site has answered.
-            log.error("signup.not_held", reason=str(error))
-            return None
-        as_held = new_lead.status is LeadStatus.QUEUED
-        return Held(
-            lead_id, draft, replace(new_lead, as_held=True) if as_held else None
-        )
+            log.error("signup.not_held", lead=held.lead_id, reason=str(error))
 
     async def take(
         self,
@@ -103,27 +113,61 @@ class ProxiedSignups:
         click_id: str | None,
         origin: Mapping[str, str],
         held: Held | None,
+        patience: float,
     ) -> bool:
         """Commit the lead of a sign-up that the site took; True when it is safe.
 
         The draft's problem says why the rule could make no lead: it is then kept
-        as rejected, with that reason.
+        as rejected, with that reason. A database that fails, or takes longer than
+        ``patience`` seconds, is tried again out of the spill file.
         """
         if click_id is None:
             self._intake.unattributed(SOURCE)
             return False
+        new_lead = self._final(draft, notes, click_id, origin, held)
         lead_id = held.lead_id if held is not None else None
-        if held is not None and held.draft is draft and isinstance(held.ready, NewLead):
-            new_lead = held.ready
-        else:
-            new_lead = self._new_lead(draft, notes, click_id, origin, lead_id)
-        try:
-            await self._intake.commit(new_lead, lead_id)
-        except OutboxUnavailableError as error:
-            if not await self._spill.keep(new_lead, lead_id):
-                self.missed(str(error))
-                return False
+        reason = await self._commit(new_lead, lead_id, patience)
+        if reason and not await self._spill.keep(new_lead, lead_id):
+            self.missed(reason)
+            return False
         return new_lead.status is LeadStatus.QUEUED
+
+    async def _commit(
+        self, new_lead: NewLead, held: str | None, patience: float
+    ) -> str | None:
+        """Commit it, and say why that failed; a late commit goes on by itself."""
+        committing = asyncio.create_task(self._intake.commit(new_lead, held))
+        self._committing.add(committing)
+        committing.add_done_callback(self._committed)
+        await patiently(committing, patience)
+        if not committing.done():
+            return "the database is slow"
+        error = committing.exception()
+        if error is None or isinstance(error, OutboxUnavailableError):
+            return str(error) if error else None
+        raise error
+
+    def _committed(self, task: asyncio.Task[InsertResult]) -> None:
+        self._committing.discard(task)
+        if not task.cancelled():
+            task.exception()  # logged where it arose
+
+    def _final(
+        self,
+        draft: Draft,
+        notes: Sequence[str],
+        click_id: str,
+        origin: Mapping[str, str],
+        held: Held | None,
+    ) -> NewLead:
+        """Make the lead that takes a held one's place, as it was if it can be."""
+        if held is None:
+            return self._new_lead(draft, notes, click_id, origin)
+        ready = held.ready
+        if held.draft is draft and isinstance(ready, NewLead):
+            queued = ready.status is LeadStatus.QUEUED
+            return replace(ready, as_held=True) if queued else ready
+        return self._new_lead(draft, notes, click_id, origin, held.lead_id)
 
     async def drop(self, held: Held) -> None:
         """Forget a held sign-up that the site refused."""
@@ -164,6 +208,24 @@ class ProxiedSignups:
             status=LeadStatus.REJECTED,
             reason=problem,
         )
+
+
+async def patiently(task: asyncio.Task[Any], seconds: float) -> None:
+    """Wait for a task for so long at most; as asyncio.wait, in half its time."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def end(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    task.add_done_callback(end)
+    timer = loop.call_later(seconds, end)
+    try:
+        await over
+    finally:
+        timer.cancel()
+        task.remove_done_callback(end)
 
 
 def _salvaged(

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -29,6 +30,10 @@ FIRST: Final = 3
 RESTART_S: Final = 1.0
 """Pause before a killed worker is replaced, so that a crash at start is no loop
 that eats a core."""
+
+
+ORPHAN_S: Final = 0.5
+"""How soon a worker notices that its parent is gone."""
 
 
 class HandoverError(Exception):
@@ -95,6 +100,17 @@ def supervise(run: Callable[[], int], count: int) -> int:
     return _Workers(run, count).watch()
 
 
+def _end_with(parent: int) -> None:
+    """Stop this worker when its parent is gone, which a signal may have killed.
+
+    Nobody would watch over it any more, and a new parent's workers come beside it.
+    """
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_S)
+    log.error("worker.orphaned")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class _Workers:
     def __init__(self, run: Callable[[], int], count: int) -> None:
         # fork, before any thread or event loop: the settings need no copying.
@@ -102,6 +118,7 @@ class _Workers:
         self._run = run
         self._stopping = False
         self._code = 0
+        self._pid = os.getpid()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._alive: dict[int, BaseProcess] = {}
@@ -125,6 +142,7 @@ class _Workers:
     def _child(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        threading.Thread(target=_end_with, args=(self._pid,), daemon=True).start()
         raise SystemExit(self._run())
 
     def _ended(self, code: int) -> None:

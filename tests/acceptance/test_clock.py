@@ -38,7 +38,7 @@ class FakeClock:
         self.ahead_s = ahead_s
         # Replaced as a whole: it is read at any moment.
         new = self._file.with_suffix(".new")
-        new.write_text(f"+{ahead_s}\n")
+        new.write_text(f"{ahead_s:+}\n")
         new.replace(self._file)
 
 

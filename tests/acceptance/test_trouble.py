@@ -131,8 +131,35 @@ async def test_while_the_database_is_locked_the_sign_up_passes_and_is_kept(
     leads = await fronted.settled(1)
 
     assert [lead["status"] for lead in leads] == ["delivered"]
-    assert not spilled(tmp_path)
-    assert len(await dub.state("leads")) == 1
+    async with asyncio.timeout(30):
+        while spilled(tmp_path):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.05)
+    assert len(await dub.state("leads")) == len(await fronted.leads()) == 1
+
+
+@pytest.mark.slow
+async def test_killed_while_the_database_is_locked_the_sign_up_is_in_the_spill_file(
+    fronted: RelayProcess,
+    dub: SandboxDub,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+) -> None:
+    click = await dub.click()
+    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        status, _ = await sign_up(session, fronted, click, "killed@example.com")
+
+        await fronted.stop(9)
+
+        assert status == 303
+        other.execute("ROLLBACK")
+    assert await fronted.leads() == []
+    await fronted.start()
+    [lead] = await fronted.settled(1)
+    assert (lead["customerExternalId"], lead["status"]) == (
+        "killed@example.com",
+        "delivered",
+    )
 
 
 async def test_killed_while_the_site_works_the_sign_up_is_in_the_ledger_as_held(

@@ -404,8 +404,8 @@ async def test_the_click_is_kept_if_the_lead_is_not_safe_or_the_rule_says_so(
 class Failing(Remembering):
     """A store whose every call fails in a way that nobody foresaw."""
 
-    async def hold(self, *_: Any, **__: Any) -> Held | None:
-        raise KeyError("hold")
+    async def hold(self, held: Held) -> None:
+        raise KeyError(held.lead_id)
 
     async def take(self, *_: Any, **__: Any) -> bool:
         raise KeyError("take")
@@ -417,7 +417,7 @@ class Failing(Remembering):
 class Hanging(Remembering):
     """A store that never comes back."""
 
-    async def hold(self, *_: Any, **__: Any) -> Held | None:
+    async def hold(self, held: Held) -> None:  # noqa: ARG002 - the protocol's
         await asyncio.Event().wait()
         raise AssertionError
 

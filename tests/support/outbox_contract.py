@@ -497,7 +497,8 @@ class OutboxContract(
         await put_all(outbox, [held, queued])
         await outbox.release(held.lead.id, new_lead())
 
-        assert await outbox.release(held.lead.id, new_lead()) is None
+        again = await outbox.release(held.lead.id, new_lead())
+        assert again == (Inserted.DUPLICATE, held.lead.id, LeadStatus.QUEUED)
         assert await outbox.release(queued.lead.id, None) is None
         assert await outbox.release("lead_unknown", new_lead()) is None
         assert len(await ids(outbox)) == 2

@@ -513,7 +513,9 @@ class DeliveryContract:
         await outbox.settle(claim, poisoned, NOW)
         lead_id = claim.entry.lead.id
 
-        back = NOW - HOUR
+        a_little = NOW - DAY
+        assert await outbox.reschedule(a_little, NOW, a_little + 7 * DAY, 9) == 0
+        back = NOW - 30 * DAY
         latest = back + 7 * DAY + HOUR
         assert await outbox.reschedule(back, back + HOUR, latest, 9) == 1
         assert (await entry(outbox, lead_id)).due_at == latest

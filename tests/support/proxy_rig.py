@@ -39,18 +39,19 @@ class Remembering:
     def named(self, name: str) -> list[Any]:
         return [what for called, what in self.calls if called == name]
 
-    async def hold(
+    def prepare(
         self,
         draft: Draft,
         notes: Sequence[str],  # noqa: ARG002 - the protocol's
         *,
         click_id: str,
         origin: Mapping[str, str],
-    ) -> Held | None:
-        self.calls.append(
-            ("hold", {"fields": draft.fields, "click_id": click_id, "origin": origin})
-        )
-        return Held("lead_held", draft)
+    ) -> Held:
+        held = {"fields": draft.fields, "click_id": click_id, "origin": origin}
+        return Held("lead_held", draft, held)
+
+    async def hold(self, held: Held) -> None:
+        self.calls.append(("hold", held.ready))
 
     async def take(
         self,
@@ -60,6 +61,7 @@ class Remembering:
         click_id: str | None,
         origin: Mapping[str, str],
         held: Held | None,
+        patience: float,  # noqa: ARG002 - the protocol's
     ) -> bool:
         lead = {
             "fields": draft.fields,

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
 
+from relay.core.clock import SharedClock
 from relay.core.leads import LeadStatus
 from relay.outbox import deliveries
 from relay.outbox.backends import postgres_native
@@ -35,6 +36,9 @@ from relay.outbox.encryption import PLAIN, Seal
 from relay.outbox.leases import Leased, Wish
 from relay.outbox.store import StoredOutbox
 
+CLOCK_FRESH_MS: Final = 30_000
+"""How often the server is asked for the time: a clock drifts a millisecond in that."""
+
 READERS: Final = 2
 """Connections: one long listing must not hold up delivery's short questions."""
 
@@ -58,11 +62,18 @@ class PostgresOutbox(StoredOutbox):
         super().__init__(seal)
         self._url = url
         self._timeout_s = timeout_s
+        self._clock = SharedClock(CLOCK_FRESH_MS)
+
+    def now(self) -> int:
+        """Return the time by the server's clock."""
+        return self._clock.now()
 
     async def connect(self) -> PostgresChannel:
         """Connect and migrate."""
         await migrate(self._url)
-        make = partial(PostgresSession, self._url, require_schema, self._timeout_s)
+        make = partial(
+            PostgresSession, self._url, require_schema, self._clock, self._timeout_s
+        )
         channel = PostgresChannel(make, self.committed)
         try:
             await channel.submit(deliveries.touch, ())

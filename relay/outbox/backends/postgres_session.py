@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 
+from relay.core.clock import SharedClock, ticks_ms
 from relay.outbox.contract import OutboxUnavailableError, UnstorableError
 from relay.outbox.database import Database, Row
 from relay.outbox.migrations import HISTORY, migrations, pending
@@ -129,9 +130,11 @@ class PostgresSession:
         self,
         url: str,
         greet: Callable[[Connection], Awaitable[None]],
+        clock: SharedClock,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._connect = partial(connect, url, greet, timeout_s)
+        self._clock = clock
         self._connection: Connection | None = None
 
     async def commit(
@@ -180,6 +183,8 @@ class PostgresSession:
         connection = await self._begun(first)
         good = False
         try:
+            if self._clock.stale:
+                await _read_clock(connection, self._clock)
             yield connection
             good = True
         except Exception as error:
@@ -200,7 +205,17 @@ class PostgresSession:
         if connection is not None and not connection.is_closed():
             with contextlib.suppress(*_CUT):
                 return await _run(connection, first)
+        # It may be another server, after a failover.
+        self._clock.forget()
         return await _run(await self._connect(), first)
+
+
+async def _read_clock(connection: Connection, clock: SharedClock) -> None:
+    asked = ticks_ms()
+    server = await connection.fetchval(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    )
+    clock.set(server, asked, ticks_ms())
 
 
 async def _run(connection: Connection, statement: str) -> Connection:

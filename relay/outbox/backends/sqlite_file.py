@@ -55,6 +55,9 @@ _ROW_FAULTS: Final = (
 
 Connect = Callable[[Path], sqlite3.Connection]
 
+_Inode = tuple[int, int] | None
+"""Which file a name means: its device and number, None for none."""
+
 
 class SqliteDatabase:
     """A connection as operations see it. No method suspends."""
@@ -91,9 +94,10 @@ class SqliteFile:
 
     def __init__(self, path: Path, connect: Connect) -> None:
         self._path = path
+        self._file_name, self._log_name = os.fspath(path), f"{os.fspath(path)}-wal"
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._identity: tuple[_Inode, _Inode] | None = None
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[SqliteDatabase]:
@@ -109,6 +113,12 @@ class SqliteFile:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            if self._was_replaced():
+                self.close()
+                raise OutboxUnavailableError(
+                    "the database's file, or its log, was replaced or removed while "
+                    "this was written: it is not in the file of that name"
+                )
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[SqliteDatabase]:
@@ -124,8 +134,20 @@ class SqliteFile:
         except _ROW_FAULTS as error:
             raise UnstorableError(f"not storable: {type(error).__name__}") from error
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                self._shorten_log()
             self.close()
             raise unavailable(error) from error
+
+    def _shorten_log(self) -> None:
+        """Move the log into the file and cut it: it may be what has filled the disk.
+
+        Nothing else would, for each write must grow it first.
+        """
+        # Readers in the way, or no room for that either: then the next one tries.
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection is not None:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -138,12 +160,25 @@ class SqliteFile:
     def _live(self) -> sqlite3.Connection:
         # A connection goes on writing to a file that was deleted or replaced,
         # and all of that would be lost: so look, at the cost of one stat.
-        if self._connection is not None and self._identity != _identity(self._path):
+        if self._connection is not None and self._was_replaced():
             self.close()
         if self._connection is None:
             self._connection = self._connect(self._path)
-            self._identity = _identity(self._path)
+            self._identity = self._identities()
         return self._connection
+
+    def _was_replaced(self) -> bool:
+        """Return whether the connection is to another file than the path names."""
+        found = self._identities()
+        if self._identity is None or found[0] != self._identity[0]:
+            return True
+        if self._identity[1] is None:
+            # The log is made by the first write.
+            self._identity = found
+        return found[1] != self._identity[1]
+
+    def _identities(self) -> tuple[_Inode, _Inode]:
+        return _identity(self._file_name), _identity(self._log_name)
 
 
 def make_file(path: Path) -> None:
@@ -252,9 +287,9 @@ def _use_write_ahead_log(connection: sqlite3.Connection, busy_ms: int) -> None:
         return
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(name: str) -> _Inode:
     try:
-        found = path.stat()
+        found = os.stat(name)  # noqa: PTH116 - at each commit: Path takes thrice as long
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -57,6 +57,9 @@ commit that was cut off in the middle would be neither taken nor not.
 """
 
 
+SHORT_TEXT: Final = 4096
+"""Bytes of a plain text that may say whether a sign-up was accepted."""
+
 SPILL_WAIT_S: Final = 0.3
 """How long it waits for the spill file, whose disk may be as slow."""
 
@@ -301,8 +304,10 @@ async def copied_answer(
     """
     if answer.empty or not wanted:
         return CopiedAnswer()
-    kinds = every(answer.headers, b"content-type")
-    if not any(b"json" in kind.lower() for kind in kinds):
+    kinds = [kind.lower() for kind in every(answer.headers, b"content-type")]
+    texts = all(kind.startswith(b"text/plain") for kind in kinds)
+    short = answer.length is not None and answer.length <= SHORT_TEXT
+    if not any(b"json" in kind for kind in kinds) and not (texts and short):
         return CopiedAnswer()
     pieces: list[bytes] = []
     size = 0

@@ -114,6 +114,21 @@ async def test_a_refused_sign_up_makes_no_lead_and_its_cookie_stays(
     assert answer.raw_body == REFUSALS[refusal].partition(b"\r\n\r\n")[2]
 
 
+@pytest.mark.parametrize(
+    ("text", "counts"), [(b"welcome", True), (b"E-mail already taken", False)]
+)
+async def test_a_short_text_counts_by_its_words(
+    site: Site, text: bytes, *, counts: bool
+) -> None:
+    signups = Remembering()
+    site.script = says(response("200 OK", "Content-Type: text/plain", body=text))
+    async with proxied(site.url, [RULE], signups) as port:
+        answer = await ask(port, signing_up())
+
+    assert bool(signups.named("take")) is counts
+    assert answer.body == text
+
+
 async def test_the_try_after_a_refused_one_makes_the_lead(site: Site) -> None:
     signups = Remembering()
     answers = iter([REFUSALS["error"], as_json({"user": {"id": "u_1"}})])

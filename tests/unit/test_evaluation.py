@@ -107,6 +107,15 @@ def test_a_response_that_cannot_be_read_is_kept_with_its_reason() -> None:
     assert made.draft.problem == "customer_external_id found no id in this sign-up"
 
 
+def test_a_response_that_cannot_be_read_leaves_a_lead_for_a_person() -> None:
+    found = exchange(headers=JSON, answer=b"{")
+    made = judged(BY_FORM, found, unreadable=True)
+
+    assert made.draft is not None
+    assert "could not be read" in (made.draft.problem or "")
+    assert made.draft.fields["customerExternalId"] == "ada@a.test"
+
+
 def test_an_id_of_the_request_stands_in_if_the_site_accepts() -> None:
     accepted = exchange(status=302, headers=[(b"Location", b"/welcome")])
     refused = exchange(headers=JSON, answer=b'{"error": "taken"}')
@@ -219,9 +228,11 @@ def test_the_query_is_another_place_of_the_same_name() -> None:
     [
         '{"user": {"email": "victim", "Email": "attacker"}}',
         '{"user": {"email": "victim"}, "USER": {"email": "attacker"}}',
+        '{"user": {"email": "victim", "email": "attacker"}}',
+        '{"user": {"email": "victim"}, "user": {"email": "attacker"}}',
     ],
 )
-def test_json_names_that_differ_in_case_are_ambiguous(text: str) -> None:
+def test_json_names_that_come_twice_are_ambiguous(text: str) -> None:
     table = {"customer_external_id": "json.user.email"}
     made = judged(table, exchange(text, kind="application/json", status=201)).draft
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
+from relay.core.rules.documents import Document
 from relay.core.rules.expression_tree import Trail
 
 _BLANKS: Final = " \t\r\n\v\f\ufeff\xa0"
@@ -25,9 +26,10 @@ _JOINED: Final = re.compile(r"[ .\[]")
 class Ambiguity:
     """Finds out which fields of one request can be read in more than one way."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        """Look at the document that a request forms (:mod:`.documents`)."""
-        self._values = values
+    def __init__(self, document: Document) -> None:
+        """Look at what a request has given a document."""
+        self._values: Mapping[str, Any] = document.values
+        self._repeated = document.repeated
 
     def among(self, trails: Iterable[Trail]) -> Trail | None:
         """Return the first trail that is ambiguous, None if all are clear."""
@@ -35,7 +37,7 @@ class Ambiguity:
 
     def _is_doubtful(self, trail: Trail) -> bool:
         if trail[:1] == ("json",):
-            return self._json_has_twins(trail[1:])
+            return not self._repeated.isdisjoint(trail) or self._has_twins(trail[1:])
         if trail[:1] in {("form",), ("query",)} and len(trail) > 1:
             return len(self._readings(trail[1])) > 1
         return False
@@ -64,7 +66,7 @@ class Ambiguity:
                 found[name.partition("[")[0]] |= values
         return found
 
-    def _json_has_twins(self, names: Trail) -> bool:
+    def _has_twins(self, names: Trail) -> bool:
         value = self._values["json"]
         for name in names:
             if not isinstance(value, dict):

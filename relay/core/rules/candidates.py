@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -33,6 +34,14 @@ _RANDOM: Final = re.compile(
     re.ASCII,
 )
 """What a person did not write as a word: numbers, hashes, ids."""
+
+
+_COLLECTION: Final = re.compile(
+    r"u|users?|members?|people|profiles?|teams?|orgs?|organi[sz]ations?|accounts?|"
+    r"workspaces?|compan(?:y|ies)|customers?|invitations?|invites?|referrals?",
+    re.IGNORECASE,
+)
+"""Parts of a path after which mostly a name follows: /users/ada."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +95,24 @@ _OTHER: Final = re.compile(
 )
 
 
+_DOES: Final = re.compile(
+    rf"{_SIGN_UP.pattern}|{_OTHER.pattern}|^(?:new|create|add|me|self|current|index|"
+    r"confirm\w*|verify\w*|activate|accept|invite|settings|update|save|batch|v\d+)$",
+    re.IGNORECASE,
+)
+"""What follows there else: what is done."""
+
+
 def fold_path(path: str) -> str:
     """Return a raw path with a placeholder for each part that names one thing.
 
     ``/users/42/join`` is ``/users/{id}/join``, so that they count together.
     """
     parts = path.split("/")[1:]
-    folded = [_fold(part) for part in parts[:MAX_SEGMENTS]]
+    folded = [
+        _fold(part, before)
+        for part, before in zip(parts[:MAX_SEGMENTS], ["", *parts], strict=False)
+    ]
     names: list[str] = []
     for number, part in enumerate(folded):
         if part is None:
@@ -102,10 +122,13 @@ def fold_path(path: str) -> str:
     return "/" + "/".join([part or "" for part in folded] + deeper)
 
 
-def _fold(raw: str) -> str | None:
+def _fold(raw: str, before: str) -> str | None:
+    """Return a part of a path, None for one that names a thing or a person."""
     text = unquote(raw.partition(";")[0])
     if text in {"", ".", ".."}:
         return text
+    if _COLLECTION.fullmatch(before) and not _DOES.search(text):
+        return None
     if not _SEGMENT.fullmatch(text) or _RANDOM.search(text.replace("-", "")):
         return None
     return quote(text, safe="~")
@@ -130,7 +153,7 @@ def _filled(given: Any) -> bool:
 
 
 def _kept(found: Iterable[str | None]) -> list[str]:
-    return [*dict.fromkeys(each for each in found if each)][:MAX_NAMES]
+    return [*islice(dict.fromkeys(each for each in found if each), MAX_NAMES)]
 
 
 def _expression(root: str, name: str) -> str | None:

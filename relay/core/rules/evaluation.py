@@ -116,8 +116,18 @@ def _by_default(
             )
         elif found:
             verdict = Verdict(Ruling.ACCEPTED, "the response has the customer's id")
-    accepted = verdict.outcome is Ruling.ACCEPTED
-    return Judgement(made if accepted else None, verdict)
+    if verdict.outcome is Ruling.ACCEPTED:
+        return Judgement(made, verdict)
+    if beside.unreadable:
+        # Kept, since the site may have accepted it: nobody could find out later.
+        return Judgement(replace(made, problem=made.problem or _UNREAD), verdict)
+    return Judgement(None, verdict)
+
+
+_UNREAD: Final = (
+    "the site's response could not be read, so that it is not known whether it accepted"
+    " the sign-up"
+)
 
 
 def _sent(document: Document) -> frozenset[str]:
@@ -191,7 +201,7 @@ def draft(rule: SignupRule, document: Document) -> Draft:
 
 def _problem(rule: SignupRule, document: Document, customer: object) -> str | None:
     """Return why no lead can be made, None if nothing stands against it."""
-    trail = Ambiguity(document.values).among(rule.customer.reads)
+    trail = Ambiguity(document).among(rule.customer.reads)
     if trail and _is_of_request(rule.customer, customer, document):
         return (
             f"the request has {'.'.join(trail)} more than once, and differing: the site"

@@ -24,6 +24,9 @@ _OVERLONG: Final = re.compile(r"%c[01]", re.IGNORECASE)
 """Begins UTF-8 that is longer than it must be, which lax decoders read as "." or "/"
 (RFC 3629, 10)."""
 
+MAX_SEGMENTS: Final = 100
+"""Parts of a path that are looked at; no page lies so deep."""
+
 _DECODINGS: Final = 3
 """Servers behind each other decode more than once."""
 
@@ -53,7 +56,7 @@ class PathPattern:
         extra = len(given) - len(self.segments)
         if self.below and extra == 0 and path.endswith("/"):
             extra, given = 1, [*given, ""]
-        if extra < 0 or (extra > 0) is not self.below:
+        if extra < 0 or (extra > 0) is not self.below or len(given) > MAX_SEGMENTS:
             return None
         texts = [plain_segment(raw) for raw in given]
         found = {}

@@ -99,9 +99,9 @@ _HOLDS: Final = Verdict(Ruling.ACCEPTED, "when holds")
 def _by_default(
     rule: SignupRule, document: Document, beside: Beside, made: Draft | None
 ) -> Judgement:
-    verdict = judge(
-        replace(beside.asked, names=_sent(document)), _answered(document, beside)
-    )
+    asked = beside.asked
+    whole = Asked(asked.target, asked.host, asked.headers, _sent(document))
+    verdict = judge(whole, _answered(document, beside))
     if verdict.outcome is Ruling.REFUSED:
         return Judgement(None, verdict)
     made = made or draft(rule, document)
@@ -174,6 +174,8 @@ def decide(
 
 def placed(document: Document, params: Mapping[str, str]) -> Document:
     """Return the document for a rule's placeholders."""
+    if document.values["path"] == params:
+        return document
     return replace(document, values={**document.values, "path": dict(params)})
 
 

@@ -237,8 +237,11 @@ class _Place(NamedTuple):
 
 def _place(url: SplitResult) -> _Place:
     """Return where a URL leads; ValueError for a host that is none."""
-    parts = (unquote(part.partition(";")[0]) for part in url.path.split("/"))
-    path = "/".join(parts).rstrip("/").casefold() or "/"
+    path = url.path
+    if ";" in path or "%" in path:
+        parts = (unquote(part.partition(";")[0]) for part in path.split("/"))
+        path = "/".join(parts)
+    path = path.rstrip("/").casefold() or "/"
     return _Place((url.hostname or "").removeprefix("www."), path)
 
 

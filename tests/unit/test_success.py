@@ -79,7 +79,10 @@ def test_what_is_sent_again_elsewhere_is_no_sign_up_yet(status: int) -> None:
         ("/register?checkemail=registered", OPEN),  # WordPress
         ("/register?success=1", OPEN),
         ("http://127.0.0.1:3000/register", OPEN),  # a site that does not know its name
+        ("/register?success=0", NO),
+        ("/welcome?status=failed", NO),
         ("/welcome", YES),
+        ("/welcome?success=1&status=ok", YES),
         ("/", YES),
         ("/login", YES),
         ("/login?registered=1", YES),
@@ -108,6 +111,9 @@ def test_a_redirect_counts_by_where_it_leads(
         ("/join", "https://shop.test/", "/", OPEN),
         ("/", "https://shop.test/", "/", NO),
         ("/join", "https://other.test/", "/", YES),
+        ("/account", "https://shop.test/account/register", "/account", OPEN),  # Shopify
+        ("/api/join", "https://shop.test/", "/register", OPEN),
+        ("/api/join", "https://shop.test/", "/welcome", YES),
         ("/users", None, "/users/sign_up", OPEN),
         ("/users", None, "/welcome", YES),
         ("/join", "not a url", "/welcome", YES),

@@ -99,6 +99,16 @@ _ERROR_PARAMETER: Final = re.compile(
     r"err(?:or)?s?|.*_errors?|error[_-]?\w*|fail(?:ed|ure)?|invalid\w*", re.IGNORECASE
 )
 _NO_ERROR: Final = frozenset({"", "0", "false", "none", "null", "no"})
+_NO_SUCCESS: Final = frozenset(
+    {
+        *(f"success={word}" for word in ("0", "false", "no")),
+        *(
+            f"{name}={word}"
+            for name in ("status", "result", "state", "outcome")
+            for word in ("error", "fail", "failed", "failure", "invalid")
+        ),
+    }
+)
 _ERROR_PATH: Final = re.compile(r"(?:^|[-_.])(?:errors?|fail(?:ed|ure)?)(?:$|[-_.])")
 
 _FORM_PAGE: Final = re.compile(
@@ -170,9 +180,10 @@ def _of_redirect(asked: Asked, response: Answered, target: str) -> Verdict:
     if place.path != "/" and place.path in {each.path for each in places}:
         why = "a redirect to the form's path on another host"
         return Verdict(Ruling.UNDECIDED, why, _evidence(response))
-    last = place.path.rpartition("/")[2]
-    if "referer" not in asked.headers and _FORM_PAGE.fullmatch(last):
-        why = "a redirect to what may be the form: the request names no Referer"
+    # Many sites have browsers send no more of the Referer than its origin.
+    known = "referer" in asked.headers and _place(page).path != "/"
+    if not known and _FORM_PAGE.fullmatch(place.path.rpartition("/")[2]):
+        why = "a redirect to what may be the form: the Referer does not say"
         return Verdict(Ruling.UNDECIDED, why, _evidence(response))
     return Verdict(Ruling.ACCEPTED, "a redirect to another page")
 
@@ -192,6 +203,10 @@ def _back(
     if _place(goes).path == "/" and _place(form).path != "/":
         why = "a redirect to the first page, where the form was"
         return Verdict(Ruling.UNDECIDED, why, _evidence(response))
+    if _place(goes) != _place(page) and _place(page).path != "/":
+        # Shopify: from /account/register to /account, which the form was sent to.
+        why = "a redirect to the form's own address, which was on another page"
+        return Verdict(Ruling.UNDECIDED, why, _evidence(response))
     return Verdict(Ruling.REFUSED, "a redirect back to the form")
 
 
@@ -205,8 +220,11 @@ def _evidence(response: Answered) -> str | None:
 def _error(goes: SplitResult) -> str | None:
     """Return what names an error in a redirect's target, None without one."""
     for name, value in _parameters(goes):
-        if _ERROR_PARAMETER.fullmatch(name) and value.strip().lower() not in _NO_ERROR:
+        word = value.strip().lower()
+        if _ERROR_PARAMETER.fullmatch(name) and word not in _NO_ERROR:
             return f"{name[:40]}="
+        if f"{name.lower()}={word}" in _NO_SUCCESS:
+            return f"{name}="
     last = _place(goes).path.rpartition("/")[2]
     return last if _ERROR_PATH.search(last) and _shown(last) else None
 

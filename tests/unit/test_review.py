@@ -167,12 +167,35 @@ def test_names_are_kept_and_values_never() -> None:
     found = seen(
         FORM,
         b"email=ada%40a.test&user[name]=Ada&empty=&ada%40a.test=1&hunter2&8400123456=x",
-        query="ref=secret",
+        query="ref=secret&hunter2",
         answer=b'{"user": {"id": "secret", "tags": [{"k": 1}]}, "a@a.t": {"a": 1}}',
     )
 
     assert found["fields"] == ["form.email", 'form."user[name]"', "query.ref"]
     assert found["answers"] == ["response.json.user.id", "response.json.user.tags[0].k"]
+
+
+def test_ids_that_a_response_sets_beside_its_body_are_kept() -> None:
+    found = observe(
+        document(
+            query="",
+            path_params={},
+            headers=[],
+            request=Copy(FORM, b"email=a"),
+            response_status=302,
+            response_headers=[
+                (b"Location", b"/welcome"),
+                (b"X-User-Id", b"u_1"),
+                (b"X-Request-Id", b"r"),
+                (b"Set-Cookie", b"user_id=u_1"),
+                (b"Set-Cookie", b"session=s"),
+            ],
+            response=None,
+        )
+    )
+
+    ids = ['response.headers."x-user-id"', "response.cookies.user_id"]
+    assert found["answers"] == ids
 
 
 def test_names_of_json_are_expressions_the_outer_first() -> None:

@@ -141,9 +141,22 @@ def observe(document: Document) -> dict[str, Any]:
     fields = [
         *(_expression("form", name) for name, given in form.items() if _filled(given)),
         *_json_names("json", values["json"]),
-        *(_expression("query", name) for name in values["query"]),
+        *(
+            _expression("query", name)
+            for name, given in values["query"].items()
+            if _filled(given)
+        ),
     ]
-    answers = [*_json_names("response.json", values["response"]["json"])]
+    said = values["response"]
+    ids = (
+        _expression(f"response.{root}", name)
+        for root in ("headers", "cookies")
+        for name in said[root]
+    )
+    answers = [
+        *_json_names("response.json", said["json"]),
+        *(each for each in ids if each and _ID.search(each)),
+    ]
     return {"fields": _kept(fields), "answers": _kept(answers)}
 
 
@@ -216,8 +229,8 @@ def candidate(
 # --- The rule for a candidate. ---
 
 _ID: Final = re.compile(
-    r"(?:\.|^)\"?(?:_?id|uuid|uid|(?:user|customer|account|member|local|profile)_?id|"
-    r"sub|pk)\"?$",
+    r"\.\"?(?:_?id|uuid|uid|sub|pk|"
+    r"(?:x-)?(?:user|customer|account|member|local|profile)[_-]?id)\"?$",
     re.IGNORECASE,
 )
 _OF_USER: Final = re.compile(r"user|customer|account|member|profile", re.IGNORECASE)
@@ -277,6 +290,9 @@ def _remarks(found: Candidate, ids: list[str], customer: str) -> Iterator[str]:
             "anybody can send it for somebody else. Better an id that the site answers"
             " with."
         )
+    if any(each.startswith("json.operationName") for each in found.fields):
+        yield "Other operations of GraphQL come to this path too: tell them apart by"
+        yield "when = \"json.operationName == '…'\""
     if found.pages:
         yield ("The site answered with HTML: say what an accepted sign-up has, such as")
         yield 'when = "response.status == `302` || response.status == `303`"'

@@ -234,6 +234,10 @@ REFUSED: list[tuple[str, Any]] = [
     ("tRPC batch", [{"error": {"message": "x", "code": -32600}}]),
     ("JSON-RPC", {"jsonrpc": "2.0", "id": 1, "error": {"code": 200, "message": "x"}}),
     ("Supabase", {"id": "u", "email": "a@b.c", "identities": []}),
+    (
+        "Supabase and a session",
+        {"user": {"id": "u", "identities": []}, "session": None},
+    ),
     ("Supabase in a session", {"user": {"id": "u", "identities": []}}),
     ("supabase-js", {"data": {"user": {"id": "u", "identities": []}, "session": None}}),
     ("supabase-js error", {"data": {"user": None}, "error": {"status": 422}}),

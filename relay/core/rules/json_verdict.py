@@ -9,8 +9,10 @@ with the framework or service that sends it.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Final
 
 
@@ -26,7 +28,13 @@ _DEPTH: Final = 6
 """Envelopes inside each other: tRPC has four."""
 
 _ITEMS: Final = 50
-"""Items of a list, keys of an object, that are looked at: a batch has few."""
+"""Items of a list, keys of an object, and objects that are looked at: few say it."""
+
+_NODES: Final = 1000
+"""Values of one key that are looked at."""
+
+_LONGEST: Final = 2000
+"""Characters of a sentence that are looked at."""
 
 _FLAGS: Final = frozenset(
     {
@@ -144,7 +152,7 @@ def judge_json(value: Any, sent: Collection[str] = ()) -> Said:
 def _of_object(value: Mapping[str, Any], sent: Collection[str]) -> Said:
     if not value:
         return Ruling.ACCEPTED, ""
-    said = [*_signs(value, "", 0)]
+    said = [*_signs(value)]
     for outcome in (Ruling.REFUSED, Ruling.ACCEPTED):
         for each in said:
             if each[0] is outcome:
@@ -158,6 +166,7 @@ def _of_object(value: Mapping[str, Any], sent: Collection[str]) -> Said:
 
 def judge_text(text: str) -> Said:
     """Judge a sentence for people; what has no known word says nothing."""
+    text = text[:_LONGEST]
     if _TAKEN.search(text):
         return Ruling.REFUSED, ""
     good, bad = _GOOD_WORDS.search(text), _BAD_WORDS.search(text)
@@ -180,22 +189,26 @@ def _scalar(value: Any) -> Said:
     return (Ruling.REFUSED, "") if value is False else _NOTHING
 
 
-def _signs(value: Mapping[str, Any], where: str, depth: int) -> Iterator[Said]:
-    """Return what each key says, and those of envelopes within."""
-    wraps = len(value) == 1
-    for name, inner in list(value.items())[:_ITEMS]:
-        key, path = _plain(name), f"{where}.{name}" if where else name
-        yield from _sign(key, inner, path)
-        if depth >= _DEPTH or not (wraps or key in _ENVELOPES or where == "data"):
-            continue
-        for each in inner[:_ITEMS] if isinstance(inner, list) else [inner]:
-            if isinstance(each, dict):
-                yield from _signs(each, path, depth + 1)
+def _signs(value: Mapping[str, Any]) -> Iterator[Said]:
+    """Return what each key says, and those of envelopes within, the outer first."""
+    waiting: deque[tuple[str, int, Mapping[str, Any]]] = deque([("", 0, value)])
+    for _ in range(_ITEMS):
+        if not waiting:
+            return
+        where, depth, known = waiting.popleft()
+        opens = len(known) == 1 or where == "data"
+        for name, inner in islice(known.items(), _ITEMS):
+            key, path = _plain(name), f"{where}.{name}" if where else name
+            yield from _sign(key, inner, path)
+            if depth < _DEPTH and (opens or key in _ENVELOPES):
+                items = inner[:_ITEMS] if isinstance(inner, list) else [inner]
+                waiting += [(path, depth + 1, e) for e in items if isinstance(e, dict)]
 
 
 def _sign(key: str, inner: Any, path: str) -> Iterator[Said]:
     """Return what a key and its value say: at most one thing."""
-    if key == "identities" and inner == []:
+    user = inner if isinstance(inner, dict) else {}
+    if (key == "identities" and inner == []) or user.get("identities") == []:
         yield Ruling.REFUSED, path  # Supabase's answer for a known address
     elif key in _FLAGS or key in _FAULT_FLAGS:
         flag = _flag(inner)
@@ -241,14 +254,14 @@ def _state(value: Any) -> Ruling | None:
     return Ruling.ACCEPTED if 200 <= number < 300 else None
 
 
-def _has_content(value: Any, depth: int = _DEPTH) -> bool:
+def _has_content(value: Any) -> bool:
     """Whether a value names a fault: some text, number or true, at any depth."""
-    if isinstance(value, dict):
-        return depth == 0 or any(_has_content(v, depth - 1) for v in value.values())
-    if isinstance(value, list):
-        return depth == 0 or any(_has_content(each, depth - 1) for each in value)
+    return any(map(_is_content, _leaves(value)))
+
+
+def _is_content(value: Any) -> bool:
     if isinstance(value, str):
-        return _LETTERS_DIGITS.sub("", value.lower()) not in _NO_FAULTS
+        return _LETTERS_DIGITS.sub("", value[:64].lower()) not in _NO_FAULTS
     return bool(value)
 
 
@@ -291,16 +304,22 @@ def _by_content(value: Mapping[str, Any]) -> Said:
     for name, inner in value.items():
         key, is_scalar = _plain(name), not isinstance(inner, dict | list)
         if key in _TEXTS or (key in _STATES and is_scalar) or "valid" in key:
-            texts += [each for each in _leaves(inner) if isinstance(each, str)]
+            leaves = islice(_leaves(inner), _ITEMS)
+            texts += [each for each in leaves if isinstance(each, str)]
         elif _has_content(inner):
             return Ruling.ACCEPTED, name
     return judge_text("\n".join(texts)) if texts else _NOTHING
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | dict):
-        for each in value if isinstance(value, list) else value.values():
-            if not isinstance(each, list | dict):
-                yield each
-    else:
-        yield value
+    """Return what is neither object nor list, wherever it is, as far as it is read."""
+    waiting = deque([value])
+    for _ in range(_NODES):
+        if not waiting:
+            return
+        one = waiting.popleft()
+        if isinstance(one, dict | list):
+            inner = one.values() if isinstance(one, dict) else one
+            waiting.extend(islice(inner, _NODES))
+        else:
+            yield one

@@ -209,7 +209,8 @@ async def samples(db: Database, since: int) -> list[Sample]:
 @each
 async def add_sightings(db: Database, fresh: Sequence[Sighting], keep: int) -> None:
     """Add to what was seen before; drop what was not seen for longest."""
-    for one in fresh:
+    # In one order for all relays: they would wait for each other in a circle.
+    for one in sorted(fresh, key=lambda one: (one.kind, one.name)):
         await db.execute(
             """
             INSERT INTO sightings AS s (kind, name, seen, times, first_at, last_at)

@@ -74,6 +74,9 @@ _CLEAR: Final = frozenset({201, 204, 205})
 
 _SEE_OTHER: Final = "response.status == `302` || response.status == `303`"
 
+_NEXT: Final = 'response.headers."x-action-redirect"'
+"""What a server action of Next.js that redirects sends."""
+
 _ANYBODY: Final = re.compile(r"csrf|xsrf|antiforgery|locale|lang|flash", re.IGNORECASE)
 """Cookies that a form gets whether it is accepted or not."""
 
@@ -98,7 +101,13 @@ _LOOKED_AT: Final = frozenset({b"referer", *(each.encode() for each in _VALIDATE
 _ERROR_PARAMETER: Final = re.compile(
     r"err(?:or)?s?|.*_errors?|error[_-]?\w*|fail(?:ed|ure)?|invalid\w*", re.IGNORECASE
 )
-_NO_ERROR: Final = frozenset({"", "0", "false", "none", "null", "no"})
+_NO_ERROR: Final = frozenset({"0", "false", "none", "null", "no"})
+_SUCCESS_PARAMETER: Final = re.compile(
+    r"success\w*|\w*_success|registered|signed[_-]?up|created|thanks?|thank[_-]?you|"
+    r"welcome",
+    re.IGNORECASE,
+)
+_SUCCESS_WORDS: Final = frozenset({"success", "registered", "created", "ok", "done"})
 _NO_SUCCESS: Final = frozenset(
     {
         *(f"success={word}" for word in ("0", "false", "no")),
@@ -193,8 +202,11 @@ def _back(
 ) -> Verdict:
     """Judge a redirect to the form, or to the page that it was on."""
     added = sorted(_names(goes) - _names(form) - _names(page))
+    if any(_says_success(*each) for each in _parameters(goes) if each[0] in added):
+        # Spring's /register?success, WordPress' ?checkemail=registered
+        why = "a redirect back to the form that says it is accepted"
+        return Verdict(Ruling.ACCEPTED, why)
     if added:
-        # WordPress: wp-login.php?checkemail=registered
         return Verdict(
             Ruling.UNDECIDED,
             f"a redirect back to the form, with {added[0]}=",
@@ -208,6 +220,12 @@ def _back(
         why = "a redirect to the form's own address, which was on another page"
         return Verdict(Ruling.UNDECIDED, why, _evidence(response))
     return Verdict(Ruling.REFUSED, "a redirect back to the form")
+
+
+def _says_success(name: str, value: str) -> bool:
+    word = value.strip().lower()
+    named = _SUCCESS_PARAMETER.fullmatch(name) and word not in _NO_ERROR
+    return bool(named) or word in _SUCCESS_WORDS
 
 
 def _evidence(response: Answered) -> str | None:
@@ -330,7 +348,8 @@ def _by_body(response: Answered) -> Verdict:
         if outcome is not Ruling.UNDECIDED:
             return Verdict(outcome, f"a text that says it {_SAYS[outcome]}")
     why = "a body that is neither JSON nor empty"
-    return Verdict(Ruling.UNDECIDED, why, _evidence(response))
+    when = _NEXT if kind == "text/x-component" else _evidence(response)
+    return Verdict(Ruling.UNDECIDED, why, when)
 
 
 def _is_empty(response: Answered, kind: str) -> bool:

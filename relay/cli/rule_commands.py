@@ -15,6 +15,7 @@ from relay.cli.base import (
     table,
 )
 from relay.core.clock import iso
+from relay.core.rules.candidates import often, quoted
 from relay.core.rules.candidates import suggest as write_rule
 from relay.operations.rule_report import (
     RuleCandidate,
@@ -53,10 +54,11 @@ def list_rules(*, as_json: bool) -> None:
         for warning in one.review.warnings:
             click.echo(printable(f"  warning    {warning}"))
         for each in one.undecided:
-            said = f"{each.times} times, last {iso(each.last_at)}: {each.reason}"
+            said = f"{often(each.times)}, last {iso(each.last_at)}: {each.reason}"
             click.echo(printable(f"  undecided  {said}"))
             if each.when:
-                click.echo(printable(f"             would decide: when = {each.when}"))
+                decides = f"would decide: when = {quoted(each.when)}"
+                click.echo(printable(f"             {decides}"))
     if not reports and not as_json:
         click.echo("There is no rule: see dub-relay rules candidates.")
 

@@ -17,7 +17,7 @@ from relay.core.clock import (
 )
 from relay.core.leads import LeadStatus
 from relay.core.resources import templates_dir
-from relay.core.rules.candidates import suggest
+from relay.core.rules.candidates import often, quoted, suggest
 from relay.core.rules.har import TryoutError
 from relay.core.rules.preview import parse_exchanges, try_all
 from relay.core.rules.rule import SignupRule
@@ -82,7 +82,9 @@ class Pages:
             "time": _clock_time,
             "ago": lambda at: span(clock() - at),
             "number": lambda value: f"{value:,}",
+            "often": often,
         }
+        self._made.filters["quoted"] = quoted
 
     def text(self, name: str, session: AdminSession | None, **what: Any) -> str:
         """Render a template."""

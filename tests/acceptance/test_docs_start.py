@@ -151,7 +151,7 @@ async def test_the_guide_to_the_proxy_ends_with_a_lead(tmp_path: Path) -> None:
         rules = await guide.run("cat relay.toml")
 
     suggested = next(text for it, text in guide.samples() if "# It sends" in it.text)
-    assert rules.replace("seen 2 times", "seen 1 times").endswith(f"{suggested}\n")
+    assert rules.endswith(f"{suggested}\n")
     async with followed("proxy.md", tmp_path, guide) as again:
         # The shop has begun anew.
         assert '{"user": {"id": "u_1"}}' in await again.run(guide.signing_up())

@@ -104,7 +104,7 @@ async def test_what_a_rule_leaves_open_is_listed(site: str, tmp_path: Path) -> N
     assert (one["rule"], one["default"], undecided["times"]) == ("POST /join", True, 2)
     assert undecided["when"].startswith("response.status")
     assert "request alone" in one["warnings"][0]
-    assert "would decide: when = response.status" in shown
+    assert 'would decide: when = "response.status' in shown
 
 
 async def test_without_candidates_it_says_what_to_do(tmp_path: Path) -> None:

@@ -253,13 +253,13 @@ def suggest(found: Candidate) -> str:
     lines = [f"# {each}" for each in _remarks(found, ids, customer)]
     lines.append("[[signup]]")
     if found.method != "POST":
-        lines.append(f"method = {_toml(found.method)}")
-    lines.append(f"path = {_toml(found.path)}")
-    lines.append(f"customer_external_id = {_toml(customer)}")
+        lines.append(f"method = {quoted(found.method)}")
+    lines.append(f"path = {quoted(found.path)}")
+    lines.append(f"customer_external_id = {quoted(customer)}")
     if emails:
-        lines.append(f"customer_email = {_toml(emails[0])}")
+        lines.append(f"customer_email = {quoted(emails[0])}")
     if names:
-        lines.append(f"customer_name = {_toml(names[0])}")
+        lines.append(f"customer_name = {quoted(names[0])}")
     return "\n".join(lines) + "\n"
 
 
@@ -274,7 +274,7 @@ def _rank(expression: str) -> tuple[bool, int, int]:
 def _remarks(found: Candidate, ids: list[str], customer: str) -> Iterator[str]:
     types = ", ".join(found.types) or "no content type"
     statuses = ", ".join(found.statuses)
-    yield f"{found.label}: seen {found.times} times, {types}, HTTP {statuses}"
+    yield f"{found.label}: seen {often(found.times)}, {types}, HTTP {statuses}"
     if found.fields:
         yield f"It sends {', '.join(found.fields)}"
     if found.answers:
@@ -298,7 +298,12 @@ def _remarks(found: Candidate, ids: list[str], customer: str) -> Iterator[str]:
         yield 'when = "response.status == `302` || response.status == `303`"'
 
 
-def _toml(text: str) -> str:
+def often(times: int) -> str:
+    """Return how often, in words: "once", "3 times"."""
+    return "once" if times == 1 else f"{times} times"
+
+
+def quoted(text: str) -> str:
     """Return a TOML string; one in single quotes where that needs no escapes."""
     if '"' in text and "'" not in text:
         return f"'{text}'"

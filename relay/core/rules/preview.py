@@ -25,6 +25,7 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.http import cookies
 from relay.core.http.headers import Headers
+from relay.core.rules.candidates import quoted
 from relay.core.rules.documents import (
     Copy,
     answered,
@@ -247,7 +248,7 @@ def lines(verdict: RuleVerdict) -> Iterator[str]:
     if verdict.reason is not None:
         yield f"none  {verdict.reason}"
     if verdict.when is not None:
-        yield f"when  {verdict.when}"
+        yield f"when  would be decided by: when = {quoted(verdict.when)}"
 
 
 def as_json(verdict: RuleVerdict) -> dict[str, Any]:

@@ -257,6 +257,24 @@ async def test_a_post_with_a_click_and_no_rule_is_a_candidate(
     }
 
 
+async def test_a_response_in_pieces_does_not_hide_the_fields(
+    site: Site, outbox: Outbox, sightings: Sightings
+) -> None:
+    async def script(_: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await writer.drain()
+        writer.write(b"2\r\nok\r\n0\r\n\r\n")
+
+    async with proxied(site.url, sightings=sightings) as port:
+        await ask(port, request("GET /"))  # so that a connection is kept
+        site.script = script
+        await ask(port, signing_up("/join"))
+
+    (one,) = await known(outbox, sightings, CANDIDATE)
+    assert one.seen["fields"] == ["form.email", "form.name", "form.password"]
+    assert one.seen["statuses"] == ["201"]
+
+
 async def test_values_are_nowhere_in_it(
     site: Site, outbox: Outbox, sightings: Sightings, tmp_path: Path
 ) -> None:

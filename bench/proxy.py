@@ -118,6 +118,7 @@ web.run_app(app, host="127.0.0.1", port=%s, access_log=None, print=None)
 RULES = """
 [[signup]]
 path = "/signup"
+when = "response.status == `200`"  # the site answers all with one page
 customer_external_id = "form.email"
 customer_email = "form.email"
 customer_name = "form.name"

@@ -48,6 +48,7 @@ from relay.outbox.contract import Outbox
 from relay.outbox.encryption import Seal
 from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.forward import Proxy, no_site
+from relay.proxy.sightings import Sightings
 from relay.proxy.signup_leads import ProxiedSignups
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Relay:
             clock=now_ms,
             metrics=self.metrics,
         )
+        self.sightings = Sightings(self.outbox, self.landing, self.metrics, now_ms)
         self.trusted = Trusted(
             settings.trusted_proxies,
             # What may open the socket is the server in front, on this machine.
@@ -111,6 +113,7 @@ class Relay:
         stack.push_async_callback(self.outbox.close)
         if delivery:
             await self._start_delivery(stack)
+        stack.push_async_callback(self.sightings.flush)
         for work in self._background(delivery=delivery):
             stack.callback(asyncio.create_task(work).cancel)
 
@@ -126,6 +129,8 @@ class Relay:
 
     def _background(self, *, delivery: bool) -> Iterator[Coroutine[Any, Any, None]]:
         yield self.spill.run()
+        if self.settings.upstream is not None:
+            yield self.sightings.run()
         if delivery:
             yield self.sweeper().run()
         if self.settings.dashboard:
@@ -357,6 +362,7 @@ class Relay:
             self.landing,
             trusted=self.trusted,
             prefix=settings.prefix,
+            sightings=self.sightings,
             script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
             limits=UpstreamLimits(
                 connect=settings.limits_upstream_connect,

@@ -40,6 +40,7 @@ from relay.cli.privacy import (
     forget,
     rekey,
 )
+from relay.cli.rule_commands import rules
 from relay.config.reference import settings_help
 from relay.config.settings import (
     ConfigError,
@@ -164,7 +165,8 @@ def sandbox(*, address: Listen, api_key: str | None) -> int:
     "--try",
     "saved",
     metavar="FILE",
-    help="Replay a saved sign-up through the rules, and check nothing else.",
+    help="Replay a saved sign-up, or a HAR file of a browser's, through the rules, and"
+    " check nothing else.",
 )
 @config_option
 def check(*, as_json: bool, saved: str | None) -> int:
@@ -189,13 +191,14 @@ def check(*, as_json: bool, saved: str | None) -> int:
 
 def _try_out(saved: str, *, as_json: bool) -> int:
     from relay.core.rules import preview as tryout  # noqa: PLC0415 - loads much
+    from relay.core.rules.har import TryoutError  # noqa: PLC0415 - as above
 
     settings = read_settings(complete=False)
     try:
-        exchange = tryout.read_exchange(saved)
-    except tryout.TryoutError as error:
+        exchanges = tryout.read_exchanges(saved)
+    except TryoutError as error:
         raise click.UsageError(printable(f"--try: {error}")) from error
-    verdict = tryout.try_out(settings.signup, exchange)
+    verdict = tryout.try_all(settings.signup, exchanges)
     if as_json:
         click.echo(json.dumps(tryout.as_json(verdict)))
     else:
@@ -289,7 +292,7 @@ def version(*, as_json: bool) -> None:
 for command in (export, forget, rekey):
     leads.add_command(command)
 for command in (
-    *(leads, stats, health, delivery, alerts),
+    *(leads, rules, stats, health, delivery, alerts),
     *(backup, restore, migrate, completion),
 ):
     cli.add_command(command)

@@ -20,8 +20,8 @@ SIGNUP_EXAMPLE: Final = """\
 method = "POST"
 path = "/teams/{team}/signup"
 event = "Sign Up"
-when = "response.status < `400`"
-customer_external_id = "response.json.user.id || form.email"
+when = "response.status == `201`"
+customer_external_id = "response.json.user.id"
 customer_name = "form.name"
 customer_email = "form.email"
 customer_avatar = "response.json.user.avatar"
@@ -30,6 +30,7 @@ quantity = "json.seats"
 metadata = { plan = "form.plan", team = "path.team" }
 clear_cookie = true
 known_customer = false
+ignore_case = false
 """
 """One rule with every key it may have; a test compiles it."""
 
@@ -87,19 +88,22 @@ _PAGE_RULES: Final = f"""\
 ## Sign-up rules
 
 For the proxy, in the TOML file only. A rule says which of the site's requests
-are sign-ups, and where in request and answer a lead's fields stand. The first
-rule whose method and path match is taken.
+are sign-ups, and where in request and answer a lead's fields stand. Of the rules
+whose method and path match, the first whose `when` holds is taken. You need not write
+it by hand: `dub-relay rules suggest` does ([how](signup-rules.md#find-the-rule)).
 
 ```toml
 {SIGNUP_EXAMPLE}```
 
 - `method` (default `POST`): the request's method.
-- `path` (required): the exact path. `{{name}}` stands for one part of it, and
-  `/*` at the end for everything below.
+- `path` (required): the path, with or without a slash at its end. `{{name}}` stands
+  for one part of it, and `/*` at the end for everything below.
+- `ignore_case` (default `false`): take `/SignUp` for `/signup`.
 - `event` (default `Sign Up`): the event's name at Dub.
-- `when` (default ``response.status < `400` ``): what counts as a sign-up that
-  succeeded.
-- `customer_external_id` (required): the site's own id of the customer.
+- `when` (default: [the default test](signup-rules.md#which-sign-ups-count), which knows
+  how sites refuse): what counts as a sign-up that succeeded.
+- `customer_external_id` (required): the site's own id of the customer, best out of the
+  response ([why](signup-rules.md#whose-id)).
 - `customer_name`, `customer_email`, `customer_avatar`: sent to Dub if found.
 - `mode` (default `async`): `async`, `wait` or `deferred`, as Dub has them.
 - `quantity`: how many leads this sign-up counts as, 1 to 100.

@@ -17,19 +17,18 @@ from relay.core.clock import (
 )
 from relay.core.leads import LeadStatus
 from relay.core.resources import templates_dir
-from relay.core.rules.preview import (
-    TryoutError,
-    parse_exchange,
-    try_out,
-)
+from relay.core.rules.candidates import often, quoted, suggest
+from relay.core.rules.har import TryoutError
+from relay.core.rules.preview import parse_exchanges, try_all
 from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import Access, AdminSession
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.diagnostics import run_checks
 from relay.operations.presentation import span
+from relay.operations.rule_report import rule_candidates, rule_reports
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import OutboxUnavailableError
+from relay.outbox.contract import Outbox, OutboxUnavailableError
 
 log = get_logger()
 
@@ -83,7 +82,9 @@ class Pages:
             "time": _clock_time,
             "ago": lambda at: span(clock() - at),
             "number": lambda value: f"{value:,}",
+            "often": often,
         }
+        self._made.filters["quoted"] = quoted
 
     def text(self, name: str, session: AdminSession | None, **what: Any) -> str:
         """Render a template."""
@@ -197,8 +198,9 @@ SAMPLE: Final = json.dumps(
 class ToolPages:
     """Runs the checks of ``check``, and its ``--try``."""
 
-    def __init__(self, settings: Settings, pages: Pages) -> None:
+    def __init__(self, settings: Settings, outbox: Outbox, pages: Pages) -> None:
         self._settings = settings
+        self._outbox = outbox
         self._pages = pages
 
     async def health(self, _: web.Request, session: AdminSession) -> web.Response:
@@ -213,18 +215,25 @@ class ToolPages:
         )
 
     async def rules(self, request: web.Request, session: AdminSession) -> web.Response:
-        """Show what the rules make of a sign-up that is pasted."""
+        """Show the rules, what they do not know, and a sign-up that is pasted."""
         given, verdict, problem = SAMPLE, None, None
         if request.method == "POST":
             given = str((await request.post()).get("exchange", ""))
             try:
-                verdict = try_out(self._rules, parse_exchange(given))
+                verdict = try_all(self._rules, parse_exchanges(given))
             except TryoutError as error:
                 problem = str(error)
+        candidates = await rule_candidates(self._outbox, self._rules)
+        wanted = request.query.get("suggest")
+        found = next(
+            (one.found for one in candidates if one.found.label == wanted), None
+        )
         return self._pages.answer(
             "rules.html",
             session,
-            rules=self._rules,
+            rules=await rule_reports(self._outbox, self._rules),
+            candidates=candidates,
+            suggested=suggest(found) if found else None,
             given=given,
             verdict=verdict,
             lead=json.dumps(verdict.lead, indent=2, ensure_ascii=False)

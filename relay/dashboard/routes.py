@@ -75,7 +75,7 @@ class Dashboard:
             seal=Seal(settings.data_key),
             dedupe_days=settings.dedupe_days,
         )
-        self._tools = ToolPages(settings, self._pages)
+        self._tools = ToolPages(settings, outbox, self._pages)
 
     def endpoints(self) -> list[tuple[str, str, Answer]]:
         """List method, path below the prefix, and what answers there."""

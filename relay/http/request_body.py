@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from relay.http.responses import RefusedError
 
@@ -24,7 +24,14 @@ class RequestBodyError(Exception):
         self.status = status
 
 
-async def read_visitor(stream: StreamReader, patience: float) -> bytes:
+class Readable(Protocol):
+    """A body that comes in pieces, as aiohttp's StreamReader."""
+
+    async def readany(self) -> bytes:
+        """Return the next bytes, b"" at the end."""
+
+
+async def read_visitor(stream: Readable, patience: float) -> bytes:
     """Return the next bytes of a visitor's body, b"" at its end.
 
     Raises RequestBodyError also when nothing has come for so many seconds.

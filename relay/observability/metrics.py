@@ -73,6 +73,18 @@ class Metrics:
             "Sign-ups that passed the proxy but whose lead could not be kept.",
             registry=own,
         )
+        self.undecided = Counter(
+            "dub_relay_signups_undecided_total",
+            "Responses to sign-ups that a rule without a when cannot decide.",
+            ("rule",),
+            registry=own,
+        )
+        self.candidates = Counter(
+            "dub_relay_signup_candidates_total",
+            "Requests with a click that no rule matches, by method and folded path.",
+            ("method", "path"),
+            registry=own,
+        )
         self.landings = Counter(
             "dub_relay_landings_total",
             "Visits that brought a click id through the proxy.",

@@ -34,6 +34,7 @@ from relay.core.dub.replies import (
 )
 from relay.core.leads import Step
 from relay.core.providers import PROVIDERS
+from relay.core.rules.review import review
 from relay.core.signing import sign_call
 from relay.delivery.dub_client import DubClient
 from relay.outbox.contract import Outbox, OutboxError
@@ -97,7 +98,8 @@ async def run_checks(settings: Settings, outbox: Outbox) -> list[Finding]:
     reached, key, clock = dub
     cookie = check_cookie(settings)
     found = [check_settings(settings), stored, site, reached, key, cookie, clock]
-    return [*found, check_hooks(settings), check_snippet(settings)]
+    found += [check_hooks(settings), check_snippet(settings)]
+    return [*found, *check_rules(settings)]
 
 
 def check_settings(settings: Settings) -> Finding:
@@ -260,6 +262,23 @@ def check_hooks(settings: Settings) -> Finding:
     on = ", ".join(paths) or "none"
     off = ", ".join(name for name, keys in secrets.items() if not keys)
     return ok("hooks", f"on: {on}" + (f"; off: {off}" if off else ""))
+
+
+def check_rules(settings: Settings) -> Iterator[Finding]:
+    """Say what decides in each rule, and what can go wrong with it."""
+    if settings.upstream is None and not settings.signup:
+        return
+    if not settings.signup:
+        hint = "dub-relay rules candidates finds them"
+        yield note("rules", f"none: the proxy makes no leads; {hint}")
+        return
+    reviews = review(settings.signup)
+    default = ", ".join(each.label for each in reviews if each.when is None)
+    said = f"{len(reviews)}, by the default test: {default or 'none'}"
+    yield ok("rules", said)
+    for each in reviews:
+        for warning in each.warnings:
+            yield note("rules", f"{each.label}: {warning}")
 
 
 def check_snippet(settings: Settings) -> Finding:

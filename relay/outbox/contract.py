@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
@@ -187,6 +187,22 @@ class Sample:
     at: int
     relay: str
     seen: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What the proxy saw so many times that no rule, or no test, could judge.
+
+    ``kind`` and ``name`` identify it; ``seen`` is JSON about it, names and counts
+    alone, nothing of a person's. Times are epoch ms.
+    """
+
+    kind: str
+    name: str
+    seen: Mapping[str, Any]
+    times: int
+    first_at: int
+    last_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +396,12 @@ class Outbox(Protocol):
 
     async def samples(self, since: int) -> list[Sample]:
         """Every relay's samples since then, oldest first."""
+
+    async def add_sightings(self, fresh: Sequence[Sighting], keep: int) -> None:
+        """Add to what was seen before; keep so many of a kind, the last seen."""
+
+    async def sightings(self, kind: str) -> Sequence[Sighting]:
+        """Everything that was seen of a kind, the last first."""
 
     async def spend(self, plan: int, now: int, calls: int) -> None:
         """Take calls out of the shared budget that belong to no claim."""

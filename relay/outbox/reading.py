@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from relay.core import jsontext
 from relay.core.leads import OPEN, SETTLED, Attempt, LeadRecord, LeadStatus
-from relay.outbox.contract import Alert, AuditEntry, Query, Sample
+from relay.outbox.contract import Alert, AuditEntry, Query, Sample, Sighting
 from relay.outbox.database import NO_LIMIT, Database, Row, each, fetch_one
 from relay.outbox.encryption import Seal
 from relay.outbox.records import attempt_of, both, entry_of, readable, sql
@@ -203,6 +204,51 @@ async def samples(db: Database, since: int) -> list[Sample]:
         "SELECT at, relay, seen FROM samples WHERE at >= $1 ORDER BY at, relay", since
     )
     return [Sample(at, relay, jsontext.decode(seen)) for at, relay, seen in rows]
+
+
+@each
+async def add_sightings(db: Database, fresh: Sequence[Sighting], keep: int) -> None:
+    """Add to what was seen before; drop what was not seen for longest."""
+    # In one order for all relays: they would wait for each other in a circle.
+    for one in sorted(fresh, key=lambda one: (one.kind, one.name)):
+        await db.execute(
+            """
+            INSERT INTO sightings AS s (kind, name, seen, times, first_at, last_at)
+            VALUES ($1, $2, $3, $4, $5, $6)
+            ON CONFLICT (kind, name) DO UPDATE SET
+                seen = excluded.seen,
+                times = s.times + excluded.times,
+                last_at = excluded.last_at
+            """,
+            *(one.kind, one.name, jsontext.encode(dict(one.seen)).decode()),
+            *(one.times, one.first_at, one.last_at),
+        )
+    for kind in sorted({one.kind for one in fresh}):
+        await db.execute(
+            """
+            DELETE FROM sightings WHERE kind = $1 AND name IN (
+                SELECT name FROM sightings WHERE kind = $1
+                ORDER BY last_at DESC, name LIMIT 1000000 OFFSET $2
+            )
+            """,
+            kind,
+            keep,
+        )
+
+
+async def sightings(db: Database, kind: str) -> list[Sighting]:
+    """Return what was seen of a kind, the last first."""
+    rows = await db.fetch(
+        """
+        SELECT kind, name, seen, times, first_at, last_at FROM sightings
+        WHERE kind = $1 ORDER BY last_at DESC, name
+        """,
+        kind,
+    )
+    return [
+        Sighting(kind, name, jsontext.decode(seen), times, first_at, last_at)
+        for _, name, seen, times, first_at, last_at in rows
+    ]
 
 
 async def alerts(db: Database) -> list[Alert]:

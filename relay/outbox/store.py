@@ -40,6 +40,7 @@ from relay.outbox.contract import (
     Sample,
     Scrubbed,
     Settlement,
+    Sighting,
     Wanted,
 )
 from relay.outbox.database import AnyOperation, Database, Operation, Row
@@ -294,6 +295,12 @@ class StoredOutbox(Outbox, ABC):
 
     async def samples(self, since: int) -> builtins.list[Sample]:
         return await self.channel.read(reading.samples, since)
+
+    async def add_sightings(self, fresh: Sequence[Sighting], keep: int) -> None:
+        await self.channel.submit(reading.add_sightings, (fresh, keep))
+
+    async def sightings(self, kind: str) -> Sequence[Sighting]:
+        return await self.channel.read(reading.sightings, kind)
 
     async def get(self, lead_id: str) -> LeadRecord | None:
         return await self.channel.read(reading.get, lead_id, self._seal)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aiohttp import StreamReader
-
 from relay.core.rules.documents import MAX_BODY
 from relay.http.raw_responses import chunk
+from relay.http.request_body import Readable
 
 
 class UpstreamError(Exception):
@@ -56,7 +55,7 @@ class Body:
 
     length: int | None
     start: bytes = b""
-    rest: StreamReader | None = None
+    rest: Readable | None = None
 
     def framed_start(self, *, last: bool) -> bytes:
         """Return the start as it goes on the wire, ended if it is all there is."""

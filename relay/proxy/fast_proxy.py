@@ -10,7 +10,8 @@ and the visitor and the site see the same bytes either way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -26,16 +27,18 @@ from relay.core.http.forwarding import (
     ordinary_request,
 )
 from relay.core.http.headers import Headers
-from relay.core.rules.rule import SignupRule, match
+from relay.core.rules.rule import Match, SignupRule, match
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.callers import Visit
 from relay.http.fast_path import MAX_BODY, FastRequest, Visitor
 from relay.http.raw_responses import chunk
+from relay.proxy.sightings import Watcher
 from relay.proxy.signup_exchange import Settled, close_answer
 from relay.proxy.upstream import Sites, Upstream
 from relay.proxy.upstream_connection import Connection
 
 _COMPANION: Final = cookies.COMPANION_COOKIE.encode()
+_CLICKS: Final = re.compile(cookies.CLICK_COOKIE.encode() + b"|" + _COMPANION)
 
 Declines = Callable[[bytes], bool] | None
 """Says by Content-Type which answers are to be changed; None: none are."""
@@ -47,6 +50,7 @@ class Sent:
 
     upstream: Upstream
     connection: Connection
+    body: bytes = b""
 
     def abandon(self) -> None:
         """Show the site that nobody waits any more."""
@@ -69,13 +73,16 @@ class SignUp(Protocol):
 
     def __call__(
         self,
-        rule: SignupRule,
-        path_params: Mapping[str, str],
+        matches: Sequence[Match],
         visit: Visit,
         head: bytes,
         body: bytes,
     ) -> asyncio.Task[Settled]:
         """Start it, as work that goes on if the visitor leaves."""
+
+
+Watch = Callable[[Visit], Watcher | None]
+"""Says of a request that no rule matches what looks at it, None if nothing does."""
 
 
 class FastProxy:
@@ -87,6 +94,7 @@ class FastProxy:
         rules: Sequence[SignupRule],
         forwarding: Forwarding,
         sign_up: SignUp,
+        watch: Watch,
         *,
         prefix: str = "",
         declines: Callable[[bytes], bool] | None = None,
@@ -100,6 +108,7 @@ class FastProxy:
         self._rules = tuple(rules)
         self._forwarding = forwarding
         self._sign_up = sign_up
+        self._watch = watch
         self._prefix = prefix
         self._declines = declines
         self.methods = frozenset({"GET", "POST"})
@@ -126,7 +135,7 @@ class FastProxy:
         )
         if onward is None:
             return None
-        found = match(self._rules, method, path) if self._rules else None
+        found = match(self._rules, method, path) if self._rules else ()
         if method == "GET":
             return None if found else self._get(visitor, message, onward)
         if onward.length is None or onward.length > MAX_BODY:
@@ -141,28 +150,48 @@ class FastProxy:
             return None
         close = message.should_close
         return _PlainRequest(
-            visitor, ("GET", onward.head), self._sites, self._declines, close=close
+            visitor,
+            ("GET", onward.head),
+            self._sites,
+            self._declines,
+            self._watcher(message, onward) if "code=" in message.path else None,
+            close=close,
         )
+
+    def _watcher(self, message: RawRequestMessage, onward: Onward) -> Watcher | None:
+        """Return what looks at a request, if it may carry a click."""
+        if not any(_CLICKS.search(value) for value in onward.cookies):
+            return None
+        return self._watch(_visit(message, onward))
 
     def _post(
         self,
         visitor: Visitor,
         message: RawRequestMessage,
         onward: Onward,
-        found: tuple[SignupRule, Mapping[str, str]] | None,
+        found: Sequence[Match],
     ) -> FastRequest:
         close = message.should_close
-        if found is None:
+        if not found:
             return _PlainRequest(
-                visitor, ("POST", onward.head), self._sites, self._declines, close=close
+                visitor,
+                ("POST", onward.head),
+                self._sites,
+                self._declines,
+                self._watcher(message, onward),
+                close=close,
             )
-        secure = onward.scheme == "https"
-        visit = Visit("POST", message.path, message.raw_headers, onward.host, secure)
+        visit = _visit(message, onward)
 
         def start(body: bytes) -> asyncio.Task[Settled]:
-            return self._sign_up(*found, visit, onward.head, body)
+            return self._sign_up(found, visit, onward.head, body)
 
         return _SignupRequest(visitor, start, self._declines, close=close)
+
+
+def _visit(message: RawRequestMessage, onward: Onward) -> Visit:
+    secure = onward.scheme == "https"
+    return Visit(message.method, message.path, message.raw_headers, onward.host, secure)
 
 
 def _may_get_cookies(target: str, given: Sequence[bytes]) -> bool:
@@ -186,6 +215,7 @@ class _PlainRequest:
         "_method",
         "_sites",
         "_visitor",
+        "_watcher",
     )
 
     def __init__(
@@ -194,6 +224,7 @@ class _PlainRequest:
         request: tuple[str, bytes],
         sites: Sites,
         declines: Declines,
+        watcher: Watcher | None,
         *,
         close: bool,
     ) -> None:
@@ -202,15 +233,19 @@ class _PlainRequest:
         self._method, self._head = request
         self._sites = sites
         self._declines = declines
+        self._watcher = watcher
         self._close = close
         self._begun: Sent | None = None
 
     def start(self, body: StreamReader) -> bool:
         """Send it on a kept connection, if there is one."""
         kept = self._sites.kept_for(self._method)
-        if kept is None or not kept[1].begin(self._head, body, self._complete):
+        if kept is None:
             return False
-        self._begun = Sent(*kept)
+        sent = kept[1].begin(self._head, body, self._complete)
+        if sent is None:
+            return False
+        self._begun = Sent(*kept, sent if self._watcher else b"")
         return True
 
     def cancel(self) -> None:
@@ -242,7 +277,10 @@ class _PlainRequest:
             return None
         reason = message.reason.encode("utf-8", "surrogateescape")
         status = b"HTTP/1.1 %d %s\r\n" % (message.code, reason)
-        return _written(status, returned, payload.read_nowait(), close=self._close)
+        body = payload.read_nowait()
+        if self._watcher is not None and self._begun is not None:
+            self._watcher(self._begun.body, message.code, message.raw_headers, body)
+        return _written(status, returned, body, close=self._close)
 
 
 class _SignupRequest:

@@ -8,7 +8,7 @@ becomes of sign-ups in ``signup_exchange``, of landings in ``click_cookie``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -21,12 +21,12 @@ from relay.core.http.headers import (
     without_aliases,
     without_hop_by_hop,
 )
-from relay.core.rules.rule import SignupRule, match
+from relay.core.rules.rule import Match, SignupRule, match
 from relay.http.callers import Trusted, Visit
 from relay.http.fast_path import FAST_PATHS, Begun
 from relay.http.listener import Listener
 from relay.http.raw_responses import SiteResponse, own_answer
-from relay.http.request_body import RequestBodyError, Tasks
+from relay.http.request_body import Readable, RequestBodyError, Tasks
 from relay.http.request_guard import (
     Framing,
     Refusal,
@@ -40,16 +40,17 @@ from relay.observability.logging import get_logger
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_page, page_headers
+from relay.proxy.sightings import Overheard, Sightings, Watcher
 from relay.proxy.signup_exchange import (
     CopiedAnswer,
     Settled,
     SignupExchange,
-    Signups,
     Store,
     close_answer,
     copied_request,
     settle,
 )
+from relay.proxy.signup_leads import Signups
 from relay.proxy.upstream import Sites, write_head
 from relay.proxy.upstream_connection import UpstreamAnswer
 from relay.proxy.websocket import Tunnels
@@ -85,11 +86,13 @@ class Proxy:
         limits: UpstreamLimits | None = None,
         prefix: str = "",
         script: str | None = None,
+        sightings: Sightings | None = None,
     ) -> None:
         """Forward to ``upstream``, one URL or several.
 
         ``prefix`` is where the relay's own paths begin; ``script`` the URL of
-        the script to put into pages, None to leave them alone.
+        the script to put into pages, None to leave them alone. ``sightings`` counts
+        what no rule can judge.
         """
         self._limits = limits or UpstreamLimits()
         urls = (upstream,) if isinstance(upstream, str) else upstream
@@ -103,12 +106,15 @@ class Proxy:
             self._rules,
             self._forwarding,
             self._start_sign_up,
+            self._watch,
             prefix=prefix,
             declines=is_html if script else None,
         )
         self._script = script
+        self._sightings = sightings
         self._tasks = Tasks()
-        self._store = Store(signups, landing, self._tasks)
+        report = sightings.judged if sightings else None
+        self._store = Store(signups, landing, self._tasks, report)
         self._tunnels = Tunnels()
 
     def install(self, app: web.Application) -> None:
@@ -171,9 +177,19 @@ class Proxy:
             # Of its own: the site may have taken it when the visitor leaves.
             work = self._tasks.start(self._sign_up(passage, signup))
             return await self._deliver_settled(passage, work)
-        body = passage.streamed_body()
         sent = begun if isinstance(begun, Sent) else None
-        return await self._deliver(passage, await self._send(passage, body, sent))
+        watcher = self._watch(passage.visit)
+        heard = Overheard(passage.request.content, sent.body if sent else b"")
+        body = passage.streamed_body(heard if watcher else passage.request.content)
+        answer = await self._send(passage, body, sent)
+        reply = await self._deliver(passage, answer)
+        if watcher is not None:
+            watcher(heard.heard, answer.status, answer.headers, passage.first)
+        return reply
+
+    def _watch(self, visit: Visit) -> Watcher | None:
+        """Return what looks at a request that no rule matches, if anything does."""
+        return self._sightings.watch(visit) if self._sightings else None
 
     async def _deliver_settled(
         self, passage: _Passage, work: asyncio.Task[Settled]
@@ -188,7 +204,7 @@ class Proxy:
     def _signup(self, passage: _Passage) -> SignupExchange | None:
         path = passage.target.partition("?")[0]
         found = match(self._rules, passage.request.method, path)
-        return SignupExchange(*found, passage.visit, self._store) if found else None
+        return SignupExchange(found, passage.visit, self._store) if found else None
 
     async def _sign_up(self, passage: _Passage, signup: SignupExchange) -> Settled:
         body, copy = await copied_request(
@@ -205,14 +221,13 @@ class Proxy:
 
     def _start_sign_up(
         self,
-        rule: SignupRule,
-        path_params: Mapping[str, str],
+        matches: Sequence[Match],
         visit: Visit,
         head: bytes,
         body: bytes,
     ) -> asyncio.Task[Settled]:
         """Start a sign-up of the fast path; its body is all there."""
-        signup = SignupExchange(rule, path_params, visit, self._store)
+        signup = SignupExchange(matches, visit, self._store)
 
         async def send() -> UpstreamAnswer:
             whole = Body(len(body), start=body)
@@ -256,7 +271,7 @@ class Proxy:
             empty=answer.empty,
         )
         first = b"".join(copied.pieces) if copied else b""
-        first = first or answer.read_nowait()
+        passage.first = first = first or answer.read_nowait()
         try:
             await reply.begin(request, b"".join(page.feed(first)) if page else first)
             if answer.upgraded:
@@ -330,21 +345,22 @@ class Proxy:
 class _Passage:
     """One request on its way through."""
 
-    __slots__ = ("framing", "request", "target", "visit")
+    __slots__ = ("first", "framing", "request", "target", "visit")
 
     def __init__(self, request: web.BaseRequest, target: str, visit: Visit) -> None:
         self.request = request
         self.target = target
         self.visit = visit
+        self.first = b""
         framed = framing(request.raw_headers)
         # Refused before, if it was ambiguous.
         self.framing = Framing() if isinstance(framed, Refusal) else framed
 
-    def streamed_body(self) -> Body | None:
+    def streamed_body(self, content: Readable) -> Body | None:
         """Return the body, to be forwarded as it comes."""
         if not self.framing.has_body:
             return None
-        return Body(self.framing.length, rest=self.request.content)
+        return Body(self.framing.length, rest=content)
 
 
 async def _pour(answer: UpstreamAnswer, reply: SiteResponse, page: Page | None) -> None:

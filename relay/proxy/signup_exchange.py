@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from aiohttp import StreamReader
 
@@ -26,12 +26,22 @@ from relay.core.rules.documents import (
     answered,
     asked_document,
 )
-from relay.core.rules.rule import Draft, SignupRule, draft, evaluate
+from relay.core.rules.evaluation import (
+    Beside,
+    Draft,
+    Judgement,
+    decide,
+    draft,
+    placed,
+)
+from relay.core.rules.rule import Match, SignupRule
+from relay.core.rules.success import Asked, Verdict
 from relay.http.callers import Visit
 from relay.http.request_body import RequestBodyError, Tasks, read_visitor
 from relay.http.request_guard import Framing, every
 from relay.observability.logging import get_logger
 from relay.proxy.exchange import Body, UpstreamError
+from relay.proxy.signup_leads import Held, Signups, patiently
 from relay.proxy.upstream_connection import UpstreamAnswer
 
 log = get_logger()
@@ -46,6 +56,9 @@ lead goes to the spill file. The database's work is not given up with the waitin
 commit that was cut off in the middle would be neither taken nor not.
 """
 
+
+SHORT_TEXT: Final = 4096
+"""Bytes of a plain text that may say whether a sign-up was accepted."""
 
 SPILL_WAIT_S: Final = 0.3
 """How long it waits for the spill file, whose disk may be as slow."""
@@ -63,54 +76,8 @@ class _Click:
 _NO_CLICK: Final = _Click(None, "none")
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A sign-up that is to be written down, and what it is made of.
-
-    ``ready`` is the store's own: what it becomes if the answer changes nothing.
-    """
-
-    lead_id: str
-    draft: Draft
-    ready: object = None
-
-
-class Signups(Protocol):
-    """Where sign-ups that passed the proxy are kept."""
-
-    def prepare(
-        self,
-        draft: Draft,
-        notes: Sequence[str],
-        *,
-        click_id: str,
-        origin: Mapping[str, str],
-    ) -> Held:
-        """Make the lead that is to be held, under an id of its own."""
-
-    async def hold(self, held: Held) -> None:
-        """Commit a held lead before the request goes on."""
-
-    async def take(
-        self,
-        draft: Draft,
-        notes: Sequence[str],
-        *,
-        click_id: str | None,
-        origin: Mapping[str, str],
-        held: Held | None,
-        patience: float,
-    ) -> bool:
-        """Commit the lead, or why there is none; True when it is safe.
-
-        After ``patience`` seconds it is written to the spill file instead.
-        """
-
-    async def drop(self, held: Held) -> None:
-        """Forget a held lead: it was no sign-up after all."""
-
-    def missed(self, reason: str) -> None:
-        """Count and log a sign-up whose lead could not be kept."""
+Report = Callable[[SignupRule, Verdict], None]
+"""Counts a response that the default test did not take for a sign-up's success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,23 +87,17 @@ class Store:
     signups: Signups
     landing: Landing
     tasks: Tasks
+    report: Report | None = None
 
 
 class SignupExchange:
-    """One request that a rule matches, from its body to the site's answer.
+    """One request that rules match, from its body to the site's answer.
 
     No method raises for a mistake of the relay's own.
     """
 
-    def __init__(
-        self,
-        rule: SignupRule,
-        path_params: Mapping[str, str],
-        visit: Visit,
-        store: Store,
-    ) -> None:
-        self.rule = rule
-        self._path_params = path_params
+    def __init__(self, matches: Sequence[Match], visit: Visit, store: Store) -> None:
+        self._matches = matches
         self._visit = visit
         self._store = store
         self._asked = Document({})
@@ -149,21 +110,27 @@ class SignupExchange:
     async def hold(self, body: bytes | None) -> None:
         """Write the sign-up down before the site sees it; None: no copy."""
         self._unfailing(lambda: self._look(body), None)
-        if self._click.id is None:
+        holder = next((one for one in self._matches if self._has_click(one.rule)), None)
+        if holder is None:
             return
-        self._held = self._unfailing(lambda: self._prepare(self._click.id or ""), None)
+        self._held = self._unfailing(lambda: self._prepare(holder), None)
         if self._held is not None:
             self._holding = self._store.tasks.start(self._hold(self._held))
             await self._bounded(self._holding)
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether the body of the site's answer may decide anything."""
+        return any(one.rule.reads_answer for one in self._matches)
 
     def _look(self, body: bytes | None) -> None:
         self._click = self._find_click()
         self._asked = asked_document(
             query=self._visit.target.partition("?")[2],
-            path_params=self._path_params,
+            path_params=self._matches[0].params,
             headers=self._visit.headers,
             request=Copy.of(self._visit.headers, body),
-            roots=self.rule.roots,
+            roots=frozenset[str]().union(*(one.rule.roots for one in self._matches)),
         )
 
     def drop(self) -> None:
@@ -181,18 +148,22 @@ class SignupExchange:
         work = self._store.tasks.start(self._conclude(status, headers, body))
         # The store keeps to what is left of the patience; then it has a file to write.
         await patiently(work, self._patience + SPILL_WAIT_S)
-        safe = work.done() and work.result()
-        if not safe or not self._click.id or not self.rule.clear_cookie:
+        safe = work.result() if work.done() else None
+        if safe is None or not self._click.id or not safe.clear_cookie:
             return []
         return self._unfailing(lambda: self._store.landing.used(self._visit), [])
 
-    def _prepare(self, click_id: str) -> Held:
-        made = draft(self.rule, self._asked)
-        if self.rule.told_by_request:
+    def _prepare(self, holder: Match) -> Held:
+        rule = holder.rule
+        made = draft(rule, placed(self._asked, holder.params))
+        if rule.told_by_request and holder is self._matches[0]:
             self._draft = made
-        notes = self._notes(made) if self._draft is made else ()
+        click = self._click_of(rule)
         return self._store.signups.prepare(
-            made, notes, click_id=click_id, origin=self._origin
+            made,
+            self._notes(made) if self._draft is made else (),
+            click_id=click.id or "",
+            origin=_origin(click, rule),
         )
 
     async def _hold(self, held: Held) -> None:
@@ -202,32 +173,43 @@ class SignupExchange:
             # Not missed yet: the lead is still taken when the site has answered.
             log.error("signup.hold_failed", error=type(error).__name__)
 
-    async def _conclude(self, status: int, headers: Headers, body: Copy | None) -> bool:
+    async def _conclude(
+        self, status: int, headers: Headers, body: Copy | None
+    ) -> SignupRule | None:
+        """Settle it; return the rule whose lead is safe, None if there is none."""
         try:
-            made = self._judge(status, headers, body)
-            if made is None:
+            rule, judged = self._judge(status, headers, body)
+            if judged.draft is None:
+                if self._store.report is not None:
+                    self._store.report(rule, judged.verdict)
                 if self._held is not None:
                     # Nobody need wait for that: it stands in the database's queue.
                     self._store.tasks.start(self._drop())
-                return False
+                return None
+            click = self._click_of(rule)
             hangs = self._holding is not None and not self._holding.done()
-            return await self._store.signups.take(
-                made,
-                self._notes(made),
-                click_id=self._click.id,
-                origin=self._origin,
+            safe = await self._store.signups.take(
+                judged.draft,
+                self._notes(judged.draft),
+                click_id=click.id,
+                origin=_origin(click, rule),
                 held=self._held,
                 patience=0.0 if hangs else self._patience,
             )
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
             self._missed(error)
-            return False
+            return None
+        return rule if safe else None
 
-    def _judge(self, status: int, headers: Headers, body: Copy | None) -> Draft | None:
-        seen = () if self.rule.reads_status_alone else headers
-        whole = answered(self._asked, status, seen, body)
+    def _judge(
+        self, status: int, headers: Headers, body: Copy | None
+    ) -> tuple[SignupRule, Judgement]:
+        whole = answered(self._asked, status, headers, body)
         same = whole.notes == self._asked.notes
-        return evaluate(self.rule, whole, self._draft if same else None)
+        start = body.body if body is not None and not body.content_encoding else None
+        asked = Asked.of(self._visit.target, self._visit.host, self._visit.headers)
+        beside = Beside(asked, start, unreadable=not same)
+        return decide(self._matches, whole, beside, self._draft if same else None)
 
     def _notes(self, made: Draft) -> tuple[str, ...]:
         return (*made.notes, *_remarks(self._visit))
@@ -258,12 +240,14 @@ class SignupExchange:
     def _missed(self, error: Exception) -> None:
         self._store.signups.missed(f"the relay failed: {type(error).__name__}")
 
-    @property
-    def _origin(self) -> Mapping[str, str]:
-        origin = {"click": self._click.source, "rule": self.rule.label}
-        if self._click.seen is not None:
-            origin["landed"] = iso(self._click.seen.first_seen)
-        return origin
+    def _has_click(self, rule: SignupRule) -> bool:
+        return self._click_of(rule).id is not None
+
+    def _click_of(self, rule: SignupRule) -> _Click:
+        """Return the click that a lead by this rule counts for."""
+        if self._click.id is None and rule.known_customer:
+            return _Click("", "customer")
+        return self._click
 
     def _find_click(self) -> _Click:
         click_id = self._visit.click_id()
@@ -273,7 +257,7 @@ class SignupExchange:
             return _Click(click_id, "cookie", signed_cookie if same else None)
         if signed_cookie is not None and not signed_cookie.used:
             return _Click(signed_cookie.click_id, "companion", signed_cookie)
-        return _Click("", "customer") if self.rule.known_customer else _NO_CLICK
+        return _NO_CLICK
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,16 +296,18 @@ async def copied_request(
 
 
 async def copied_answer(
-    answer: UpstreamAnswer, rule: SignupRule, bound: int = MAX_BODY
+    answer: UpstreamAnswer, *, wanted: bool, bound: int = MAX_BODY
 ) -> CopiedAnswer:
-    """Read an answer's body up to the bound where the rule looks at it.
+    """Read an answer's body up to the bound where a rule looks at it.
 
-    Only JSON is of use to a rule; anything else streams on as ever.
+    Only JSON is of use to a rule, and a short text; anything else streams on as ever.
     """
-    if answer.empty or not rule.reads_answer:
+    if answer.empty or not wanted:
         return CopiedAnswer()
-    kinds = every(answer.headers, b"content-type")
-    if not any(b"json" in kind.lower() for kind in kinds):
+    kinds = [kind.lower() for kind in every(answer.headers, b"content-type")]
+    texts = all(kind.startswith(b"text/plain") for kind in kinds)
+    short = answer.length is not None and answer.length <= SHORT_TEXT
+    if not any(b"json" in kind for kind in kinds) and not (texts and short):
         return CopiedAnswer()
     pieces: list[bytes] = []
     size = 0
@@ -372,7 +358,7 @@ async def settle(
         signup.drop()
         raise
     try:
-        copied = await copied_answer(answer, signup.rule, bound)
+        copied = await copied_answer(answer, wanted=signup.reads_answer, bound=bound)
         cookies = await signup.conclude(answer.status, answer.headers, copied.copy)
     except BaseException:
         answer.close()
@@ -386,22 +372,11 @@ def close_answer(work: asyncio.Task[Settled]) -> None:
         work.result().answer.close()
 
 
-async def patiently(task: asyncio.Task[Any], seconds: float) -> None:
-    """Wait for a task for so long at most; as asyncio.wait, in half its time."""
-    loop = asyncio.get_running_loop()
-    over: asyncio.Future[None] = loop.create_future()
-
-    def end(_: object = None) -> None:
-        if not over.done():
-            over.set_result(None)
-
-    task.add_done_callback(end)
-    timer = loop.call_later(seconds, end)
-    try:
-        await over
-    finally:
-        timer.cancel()
-        task.remove_done_callback(end)
+def _origin(click: _Click, rule: SignupRule) -> Mapping[str, str]:
+    origin = {"click": click.source, "rule": rule.label}
+    if click.seen is not None:
+        origin["landed"] = iso(click.seen.first_seen)
+    return origin
 
 
 def _remarks(visit: Visit) -> tuple[str, ...]:

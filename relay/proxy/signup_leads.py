@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
 from relay.capture.intake import Capture, Intake
 from relay.capture.spill import Spill
 from relay.core.dub.track_lead import InvalidFieldError, LeadFields, sanitise
 from relay.core.leads import LeadStatus
-from relay.core.rules.rule import Draft
+from relay.core.rules.evaluation import Draft
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import InsertResult, NewLead, OutboxUnavailableError
-from relay.proxy.signup_exchange import Held, patiently
 
 log = get_logger()
 
@@ -23,6 +22,56 @@ SOURCE: Final = "proxy"
 
 _UNKNOWN: Final = "unknown"
 """Stands in for a required field while a held sign-up's answer is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A sign-up that is to be written down, and what it is made of.
+
+    ``ready`` is the store's own: what it becomes if the answer changes nothing.
+    """
+
+    lead_id: str
+    draft: Draft
+    ready: object = None
+
+
+class Signups(Protocol):
+    """Where sign-ups that passed the proxy are kept."""
+
+    def prepare(
+        self,
+        draft: Draft,
+        notes: Sequence[str],
+        *,
+        click_id: str,
+        origin: Mapping[str, str],
+    ) -> Held:
+        """Make the lead that is to be held, under an id of its own."""
+
+    async def hold(self, held: Held) -> None:
+        """Commit a held lead before the request goes on."""
+
+    async def take(
+        self,
+        draft: Draft,
+        notes: Sequence[str],
+        *,
+        click_id: str | None,
+        origin: Mapping[str, str],
+        held: Held | None,
+        patience: float,
+    ) -> bool:
+        """Commit the lead, or why there is none; True when it is safe.
+
+        After ``patience`` seconds it is written to the spill file instead.
+        """
+
+    async def drop(self, held: Held) -> None:
+        """Forget a held lead: it was no sign-up after all."""
+
+    def missed(self, reason: str) -> None:
+        """Count and log a sign-up whose lead could not be kept."""
 
 
 class ProxiedSignups:
@@ -159,6 +208,24 @@ class ProxiedSignups:
             status=LeadStatus.REJECTED,
             reason=problem,
         )
+
+
+async def patiently(task: asyncio.Task[Any], seconds: float) -> None:
+    """Wait for a task for so long at most; as asyncio.wait, in half its time."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def end(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    task.add_done_callback(end)
+    timer = loop.call_later(seconds, end)
+    try:
+        await over
+    finally:
+        timer.cancel()
+        task.remove_done_callback(end)
 
 
 def _salvaged(

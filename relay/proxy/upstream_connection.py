@@ -22,7 +22,7 @@ from relay.http.aiohttp_internals import (
     SiteProtocol,
     StreamWriter,
 )
-from relay.http.request_body import RequestBodyError, read_visitor
+from relay.http.request_body import Readable, RequestBodyError, read_visitor
 from relay.proxy.exchange import Body, GoneError, UpstreamError, UpstreamLimits
 
 READ_BUFFER: Final = 2**16
@@ -89,21 +89,22 @@ class Connection:
 
     def begin(
         self, head: bytes, body: StreamReader, waiting: Callable[[], None]
-    ) -> bool:
+    ) -> bytes | None:
         """Send a request without awaiting its answer: ``waiting`` is called for it.
 
-        All of the body is there, and is read. False if the connection has just
-        gone; then nothing is. What :meth:`answer` returns is the same as that of
-        an exchange.
+        All of the body is there, and is read and returned. None if the connection
+        has just gone; then nothing is. What :meth:`answer` returns is the same as
+        that of an exchange.
         """
         transport = self.protocol.transport
         if transport is None or transport.is_closing():
-            return False
+            return None
         self._expect("GET")
         self.protocol.waiting = waiting
-        transport.write(head + body.read_nowait())
+        sent = body.read_nowait()
+        transport.write(head + sent)
         self.protocol.start_timeout()
-        return True
+        return sent
 
     async def answer(self, method: str) -> UpstreamAnswer:
         """Wait for the head of the answer to what was sent."""
@@ -173,7 +174,7 @@ class Connection:
         )
 
     async def _send_rest(
-        self, rest: StreamReader, writer: StreamWriter, *, chunked: bool
+        self, rest: Readable, writer: StreamWriter, *, chunked: bool
     ) -> None:
         if chunked:
             writer.enable_chunking()

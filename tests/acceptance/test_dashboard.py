@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 from argon2 import PasswordHasher
+from pytest_aiohttp import AiohttpServer
 
 from tests.support.harness import RelayProcess, post_hook
 
@@ -276,6 +279,46 @@ async def test_the_rule_tester_says_what_is_wrong_with_what_was_pasted(
     exchange = '{"request": {"target": "/x"}, "response": {"status": 200}}'
     _, page = await admin.post("/rules", csrf=token, exchange=exchange)
     assert "no rule matches POST /x" in page
+
+
+async def test_a_candidate_becomes_a_rule_by_one_click(
+    aiohttp_server: AiohttpServer, tmp_path: Path
+) -> None:
+    async def register(_: web.Request) -> web.Response:
+        return web.json_response({"user": {"id": "u_1"}}, status=201)
+
+    app = web.Application()
+    app.router.add_post("/api/register", register)
+    site = await aiohttp_server(app, access_log=None)
+    settings = {
+        "RELAY_ADMIN_PASSWORD": PASSWORD,
+        "RELAY_UPSTREAM": f"http://127.0.0.1:{site.port}",
+    }
+    rule = '[[signup]]\npath = "/old"\ncustomer_external_id = "form.email"\n'
+    relay = await RelayProcess(tmp_path, settings, config=rule).start()
+    try:
+        jar = aiohttp.CookieJar(unsafe=True)
+        async with aiohttp.ClientSession(cookie_jar=jar) as session:
+            admin = Person(relay, session)
+            await admin.sign_in()
+            cookie = {"Cookie": f"dub_id={SIGN_UP['clickId']}"}
+            url = f"{relay.url}/api/register"
+            async with session.post(
+                url, json={"email": "hid@den.test"}, headers=cookie
+            ):
+                await until(lambda: admin.shows("/rules", "POST /api/register"))
+            _, page = await admin.get("/rules")
+            link = re.search(r'href="[^"]*/rules(\?suggest=[^"#]*)', page)
+            assert link
+            _, made = await admin.get(f"/rules{html.unescape(link[1])}")
+    finally:
+        await relay.stop()
+
+    assert "json.email" in page
+    assert "by the default test" in page
+    assert "request alone" in page
+    assert "hid@den.test" not in page + made
+    assert "customer_external_id = &#34;response.json.user.id&#34;" in made
 
 
 async def test_health_shows_the_checks_and_no_secret(admin: Person) -> None:

@@ -74,6 +74,10 @@ class Guide:
         lines = (it for it in self.commands() if self.port_of(it) is None)
         return "\n".join(it for it in lines if "leads" not in it)
 
+    def signing_up(self) -> str:
+        """What the reader types to click and to sign up."""
+        return next(it for it in self.commands() if "partner-ada" in it)
+
     def port_of(self, command: str) -> int | None:
         """The port on which a command listens; None: it ends by itself."""
         theirs = STARTED[self.page].get(command.rsplit(maxsplit=1)[-1])
@@ -106,10 +110,13 @@ class Guide:
 
 
 @contextlib.asynccontextmanager
-async def followed(page: str, folder: Path) -> AsyncIterator[Guide]:
-    """Do what the guide says up to its first click."""
-    guide = Guide(page, folder)
-    guide.write()
+async def followed(
+    page: str, folder: Path, before: Guide | None = None
+) -> AsyncIterator[Guide]:
+    """Do what the guide says up to its first click; or start again what ran before."""
+    guide = before or Guide(page, folder)
+    if before is None:
+        guide.write()
     async with contextlib.AsyncExitStack() as stack:
         for command in guide.commands():
             port = guide.port_of(command)
@@ -138,9 +145,18 @@ async def to_our_port(guide: Guide) -> None:
 
 async def test_the_guide_to_the_proxy_ends_with_a_lead(tmp_path: Path) -> None:
     async with followed("proxy.md", tmp_path) as guide:
+        shown = next(it for it in guide.commands() if it.endswith("leads list"))
         assert '{"user": {"id": "u_1"}}' in await guide.run(guide.to_run())
+        assert await guide.run(f"{shown} --json") == ""
+        rules = await guide.run("cat relay.toml")
 
-        lead = await guide.delivered()
+    suggested = next(text for it, text in guide.samples() if "# It sends" in it.text)
+    assert rules.endswith(f"{suggested}\n")
+    async with followed("proxy.md", tmp_path, guide) as again:
+        # The shop has begun anew.
+        assert '{"user": {"id": "u_1"}}' in await again.run(guide.signing_up())
+
+        lead = await again.delivered()
 
     assert (lead["source"], lead["customerExternalId"]) == ("proxy", "u_1")
 

@@ -119,6 +119,7 @@ async def test_when_all_is_well_every_line_is_ok(serving: Serving) -> None:
         "cookie": "ok",
         "hooks": "ok",
         "snippet": "ok",
+        "rules": "note",
     }
 
 

@@ -42,6 +42,7 @@ COMMANDS = [
     *("leads list", "leads show", "leads retry", "leads export", "leads forget"),
     *("leads rekey", "alerts", "alerts list", "alerts test"),
     *("health", "stats", "delivery", "delivery pause", "delivery resume"),
+    *("rules", "rules list", "rules candidates", "rules suggest"),
     *("backup", "restore", "migrate", "completion"),
 ]
 

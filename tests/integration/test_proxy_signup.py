@@ -14,7 +14,7 @@ import pytest
 from relay.core.clock import iso
 from relay.core.http import cookies
 from relay.proxy import signup_exchange as signup
-from relay.proxy.signup_exchange import Held
+from relay.proxy.signup_leads import Held
 from tests.support import proxy_rig
 from tests.support.proxy_rig import NOW, SECRETS, Remembering, proxied
 from tests.support.recording_site import Message, Site, ask, closed, request, says
@@ -285,7 +285,8 @@ async def test_a_stream_that_no_rule_looks_at_is_not_copied(site: Site) -> None:
         await asyncio.Event().wait()
 
     site.script = endless
-    async with proxied(site.url, [RULE]) as port:
+    rule = {**RULE, "when": "response.status == `200`"}
+    async with proxied(site.url, [rule]) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(signing_up(COOKIE))
         assert await asyncio.wait_for(reader.readuntil(b"{}\r\n"), 10)

@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from relay.core.leads import LeadStatus
-from relay.outbox.contract import AuditEntry, Circuit, Outbox, Query, Sample
+from relay.outbox.contract import (
+    AuditEntry,
+    Circuit,
+    Outbox,
+    Query,
+    Sample,
+    Sighting,
+)
 from tests.support.outbox_rig import NOW, ids, lead, new_lead, put_all, put_together
 
 MINUTE = 60_000
@@ -138,6 +145,26 @@ class OperatingContract:
 
         assert await outbox.samples(0) == [new]
         assert await outbox.samples(NOW + MINUTE + 1) == []
+
+    async def test_sightings_add_up_and_the_last_of_a_kind_are_kept(
+        self, outbox: Outbox
+    ) -> None:
+        first = Sighting("candidate", "POST /join", {"form": ["a"]}, 2, NOW, NOW)
+        again = Sighting(
+            "candidate", "POST /join", {"form": ["b"]}, 3, NOW + 9, NOW + 9
+        )
+        other = Sighting("candidate", "POST /x", {}, 1, NOW + 1, NOW + 1)
+        apart = Sighting("undecided", "POST /join", {}, 1, NOW, NOW)
+        await outbox.add_sightings([first, other, apart], 2)
+        await outbox.add_sightings([again], 2)
+
+        total = Sighting("candidate", "POST /join", {"form": ["b"]}, 5, NOW, NOW + 9)
+        assert await outbox.sightings("candidate") == [total, other]
+        assert await outbox.sightings("undecided") == [apart]
+
+        late = Sighting("candidate", "POST /y", {}, 1, NOW + 20, NOW + 20)
+        await outbox.add_sightings([late], 2)
+        assert await outbox.sightings("candidate") == [late, total]
 
     async def test_what_is_seen_does_not_change_what_is_due(
         self, outbox: Outbox

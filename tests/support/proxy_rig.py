@@ -12,17 +12,15 @@ from aiohttp import web
 from relay.capture.click_cookie import Landing
 from relay.core.http.cookies import Attribution
 from relay.core.http.headers import Network
-from relay.core.rules.rule import (
-    Draft,
-    compile_rules,
-)
+from relay.core.rules.evaluation import Draft
+from relay.core.rules.rule import compile_rules
 from relay.http.callers import Trusted
 from relay.http.fast_path import FAST_PATHS
 from relay.http.listener import ListenerRunner
 from relay.observability.metrics import Metrics
 from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.forward import Proxy
-from relay.proxy.signup_exchange import Held
+from relay.proxy.signup_leads import Held
 
 SECRETS = ("a-secret-for-tests-only",)
 FAST_PATH = True

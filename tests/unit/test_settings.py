@@ -815,7 +815,7 @@ def test_the_example_rule_shows_every_key_a_rule_may_have() -> None:
     assert set(rule) == {
         *("method", "path", "event", "when", "customer_external_id", "customer_name"),
         *("customer_email", "customer_avatar", "mode", "quantity", "metadata"),
-        *("clear_cookie", "known_customer"),
+        *("clear_cookie", "known_customer", "ignore_case"),
     }
 
 

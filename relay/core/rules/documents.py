@@ -13,9 +13,10 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -74,6 +75,9 @@ class Document:
 
     values: Mapping[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
+    repeated: frozenset[str] = field(default=frozenset(), repr=False)
+    """Names that an object of the request's JSON has twice: parsers differ in which
+    they take (RFC 8259, 4). Here the last one counts."""
 
 
 class _UnreadableError(Exception):
@@ -128,7 +132,7 @@ def asked_document(
         "cookies": _first_of_each(cookies.pairs(cookie_lines)),
         "response": _answer(None, (), None),
     }
-    return Document(values, tuple(notes))
+    return Document(values, tuple(notes), body.get("repeated", frozenset()))
 
 
 def answered(
@@ -138,7 +142,7 @@ def answered(
     notes: list[str] = []
     said = _read("the answer's body", lambda: _parse_body(body), notes)
     values = {**asked.values, "response": _answer(status, headers, said.get("json"))}
-    return Document(values, (*asked.notes, *notes))
+    return replace(asked, values=values, notes=(*asked.notes, *notes))
 
 
 def _answer(status: int | None, headers: Headers, json_value: Any) -> dict[str, Any]:
@@ -214,7 +218,7 @@ def _parse_body(copy: Copy | None) -> dict[str, Any]:
     if kind == "multipart/form-data":
         return {"form": _multipart(_decoded(copy), options.get("boundary", ""))}
     if _JSON_TYPE.fullmatch(kind):
-        return {"json": _json(_decoded(copy), _charset(options))}
+        return _json(_decoded(copy), _charset(options))
     return {}
 
 
@@ -268,19 +272,38 @@ def _multipart(body: bytes, boundary: str) -> dict[str, str | list[str]]:
     return _collected(pairs)
 
 
-def _json(body: bytes, charset: str) -> Any:
-    """A JSON value; None for an empty body, as an answer to HEAD has."""
+def _json(body: bytes, charset: str) -> dict[str, Any]:
+    """A JSON value, and what is ``repeated`` in it.
+
+    None for an empty body, as an answer to HEAD has.
+    """
     if not body:
-        return None
+        return {"json": None}
     text = body.decode(
         "utf-8-sig" if charset in {"utf-8", "utf8"} else charset, "replace"
     )
+    repeated: set[str] = set()
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(
+            text,
+            parse_constant=_finite,
+            parse_float=_finite,
+            object_pairs_hook=partial(_object, repeated),
+        )
     except RecursionError:
         raise _UnreadableError("JSON nested too deep") from None
     except ValueError:
         raise _UnreadableError("malformed JSON") from None
+    return {"json": value, "repeated": frozenset(repeated)}
+
+
+def _object(repeated: set[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; note the names that it has twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        counted = Counter(name for name, _ in pairs)
+        repeated.update(name for name, times in counted.items() if times > 1)
+    return made
 
 
 def _finite(text: str) -> float:

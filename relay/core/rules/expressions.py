@@ -13,7 +13,7 @@ import hashlib
 import math
 import operator
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ from jmespath.exceptions import (
     ParseError,
 )
 from jmespath.parser import ParsedResult
+
+from relay.core.rules.expression_tree import Trail, by_request_alone, nodes, trails
 
 Search = Callable[[Any], Any]
 """Returns what an expression finds in a document."""
@@ -174,9 +176,15 @@ _OPTIONS: Final = jmespath.Options(custom_functions=_Functions())
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled expression and its source text."""
+    """A compiled expression and its source text.
+
+    ``reads`` is what it looks at in the document, ``by_request`` whether its result
+    may come out of the request alone.
+    """
 
     text: str
+    reads: frozenset[Trail] = field(repr=False, compare=False)
+    by_request: bool = field(repr=False, compare=False)
     _search: Search = field(repr=False, compare=False)
 
     def search(self, document: Mapping[str, Any]) -> Any:
@@ -230,8 +238,10 @@ def compile_expression(text: str, roots: Collection[str]) -> Expression:
             # `text` for '"text"' is old style, but in wide use.
             warnings.simplefilter("ignore", PendingDeprecationWarning)
             parsed = jmespath.compile(text)
-        _check(parsed.parsed, roots)
-        return Expression(text, direct(parsed.parsed) or _interpreted(parsed))
+        tree = parsed.parsed
+        reads = _check(tree, roots)
+        search = direct(tree) or _interpreted(parsed)
+        return Expression(text, reads, by_request_alone(tree), search)
     except ExpressionError:
         raise
     except _FAULTS as error:
@@ -242,16 +252,19 @@ def _interpreted(parsed: ParsedResult) -> Search:
     return lambda document: parsed.search(document, options=_OPTIONS)
 
 
-def _check(tree: Any, roots: Collection[str]) -> None:
-    for node in _nodes(tree):
+def _check(tree: Any, roots: Collection[str]) -> frozenset[Trail]:
+    """Refuse what cannot work; return what the expression reads."""
+    for node in nodes(tree):
         if node["type"] == "function_expression":
             _check_call(node)
-        elif node["type"] in _STEPS - {"pipe"}:
+        elif node["type"] in _STEPS:
             _check_step(node)
-    for name in _roots(tree):
+    reads = trails(tree)
+    for name in sorted({trail[0] for trail in reads if trail}):
         if name not in roots:
             near = did_you_mean(name, roots)
             raise ExpressionError(f'the document has no "{name}"{near}')
+    return reads
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -274,12 +287,12 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _nodes(node: Any) -> Iterator[Any]:
-    yield node
-    for child in node["children"]:
-        # The children of a slice are its numbers.
-        if isinstance(child, dict):
-            yield from _nodes(child)
+_STEPS: Final = frozenset(
+    {
+        *("filter_projection", "flatten", "index_expression"),
+        *("projection", "subexpression", "value_projection"),
+    }
+)
 
 
 def _check_step(node: Any) -> None:
@@ -298,28 +311,3 @@ def _check_call(node: Any) -> None:
     variadic = bool(takes) and takes[-1].get("variadic", False)
     if given < len(takes) or (given > len(takes) and not variadic):
         raise ExpressionError(f"{name}() takes {len(takes)} arguments, not {given}")
-
-
-# Nodes whose later children see not the document but what the first one found.
-_STEPS: Final = frozenset(
-    {
-        "filter_projection",
-        "flatten",
-        "index_expression",
-        "pipe",
-        "projection",
-        "subexpression",
-        "value_projection",
-    }
-)
-
-
-def _roots(node: Any) -> Iterator[str]:
-    """Names that an expression looks up at the top of the document."""
-    if node["type"] == "field":
-        yield node["value"]
-    elif node["type"] in _STEPS:
-        yield from _roots(node["children"][0])
-    elif node["type"] != "expref":
-        for child in node["children"]:
-            yield from _roots(child)

@@ -1,6 +1,7 @@
-"""``dub-relay check --try FILE``: a saved sign-up, replayed through the rules.
+"""``dub-relay check --try FILE``: saved sign-ups, replayed through the rules.
 
-Nothing is sent and nothing is stored. The file is JSON (docs/signup-rules.md):
+Nothing is sent and nothing is stored. The file is a HAR, as browsers export what their
+network panel shows, or JSON (docs/signup-rules.md):
 
     {"request": {"method": "POST", "target": "/signup", "headers": {...},
                  "body": "..."},
@@ -24,16 +25,17 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.http import cookies
 from relay.core.http.headers import Headers
+from relay.core.rules.candidates import quoted
 from relay.core.rules.documents import (
     Copy,
-    document,
+    answered,
+    asked_document,
 )
-from relay.core.rules.rule import (
-    Draft,
-    SignupRule,
-    evaluate,
-    match,
-)
+from relay.core.rules.evaluation import Beside, Draft, decide
+from relay.core.rules.har import Exchange, TryoutError, read_har
+from relay.core.rules.json_verdict import Ruling
+from relay.core.rules.rule import SignupRule, match
+from relay.core.rules.success import Asked, Verdict
 
 _KEYS: Final = {
     "request": {"method", "target", "headers", "body", "body_base64"},
@@ -41,51 +43,43 @@ _KEYS: Final = {
 }
 
 
-class TryoutError(Exception):
-    """The file is no saved sign-up; one line that says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A request and the site's answer, as the proxy would have seen them."""
-
-    method: str
-    target: str
-    headers: Headers
-    body: bytes
-    status: int
-    response_headers: Headers
-    response_body: bytes
-
-
 @dataclass(frozen=True, slots=True)
 class RuleVerdict:
-    """What would become of it: a lead, or ``reason`` why there is none."""
+    """What would become of it: a lead, or ``reason`` why there is none.
+
+    ``when`` would decide it, where the default test cannot.
+    """
 
     rule: str | None = None
     lead: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
     reason: str | None = None
+    when: str | None = None
+    request: str | None = None
 
 
-def read_exchange(path: str) -> Exchange:
+def read_exchanges(path: str) -> list[Exchange]:
     """Read the file; raise :class:`TryoutError` if it is not as documented."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise TryoutError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_exchange(content, path)
+    return parse_exchanges(content, path)
 
 
-def parse_exchange(content: str | bytes, name: str = "the sign-up") -> Exchange:
-    """Read a saved sign-up; raise :class:`TryoutError` if it is not as documented."""
+def parse_exchanges(content: str | bytes, name: str = "the sign-up") -> list[Exchange]:
+    """Read saved sign-ups; raise :class:`TryoutError` if there are none."""
     try:
         said = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TryoutError(f"{name}: is not JSON: {error}") from error
     if not isinstance(said, dict):
         raise TryoutError(f"{name}: must be an object")
-    request, response = (_part(said, name) for name in _KEYS)
+    return read_har(said) if "log" in said else [_exchange(said)]
+
+
+def _exchange(said: Mapping[str, Any]) -> Exchange:
+    request, response = (_part(said, each) for each in _KEYS)
     return Exchange(
         method=_typed(request, "request.method", str, "POST").upper(),
         target=_typed(request, "request.target", str, None),
@@ -141,34 +135,70 @@ def _body(part: Mapping[str, Any], name: str) -> bytes:
     return (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
+def try_all(rules: Sequence[SignupRule], exchanges: Sequence[Exchange]) -> RuleVerdict:
+    """Say what the rules make of exchanges: of the first that makes a lead, if any.
+
+    Else of the first that a rule matches.
+    """
+    tried = [try_out(rules, each) for each in exchanges]
+    matched = [each for each in tried if each.rule is not None]
+    best = [each for each in matched if each.lead is not None] or matched or tried
+    if len(exchanges) == 1 or matched:
+        return best[0]
+    posts = sorted({each.request or "" for each in tried if each.request} - {""})
+    asked = ", ".join(each for each in posts if not each.startswith("GET "))
+    return RuleVerdict(
+        reason=f"no rule matches any of {len(tried)} requests"
+        + (f"; those that may be a sign-up: {asked}" if asked else "")
+    )
+
+
 def try_out(rules: Sequence[SignupRule], exchange: Exchange) -> RuleVerdict:
     """Say what the rules make of an exchange."""
     path, _, query = exchange.target.partition("?")
-    found = match(rules, exchange.method, path)
-    if found is None:
-        return RuleVerdict(reason=f"no rule matches {exchange.method} {path}")
-    rule, path_params = found
-    draft = evaluate(
-        rule,
-        document(
-            query=query,
-            path_params=path_params,
-            headers=exchange.headers,
-            request=Copy.of(exchange.headers, exchange.body),
-            response_status=exchange.status,
-            response_headers=exchange.response_headers,
-            response=Copy.of(exchange.response_headers, exchange.response_body),
-        ),
+    request = f"{exchange.method} {path}"
+    matches = match(rules, exchange.method, path)
+    if not matches:
+        return RuleVerdict(reason=f"no rule matches {request}", request=request)
+    asked = asked_document(
+        query=query,
+        path_params=matches[0].params,
+        headers=exchange.headers,
+        request=Copy.of(exchange.headers, exchange.body),
     )
-    if draft is None:
-        return RuleVerdict(rule.label, reason=f"when says no: {rule.when.text}")
-    return _judged(rule, draft, exchange)
+    copy = Copy.of(exchange.response_headers, exchange.response_body)
+    whole = answered(asked, exchange.status, exchange.response_headers, copy)
+    beside = Beside(
+        Asked.of(exchange.target, _host(exchange), exchange.headers),
+        exchange.response_body,
+        unreadable=whole.notes != asked.notes,
+    )
+    rule, judged = decide(matches, whole, beside)
+    if judged.draft is None:
+        verdict = judged.verdict
+        return RuleVerdict(
+            rule.label, reason=_unless_accepted(verdict), when=verdict.when
+        )
+    return _judged(rule, judged.draft, exchange)
+
+
+def _unless_accepted(verdict: Verdict) -> str:
+    if verdict.outcome is Ruling.UNDECIDED:
+        return f"undecided, so no lead: {verdict.reason}"
+    return verdict.reason
+
+
+def _host(exchange: Exchange) -> str:
+    hosts = (value for name, value in exchange.headers if name.lower() == b"host")
+    return next(hosts, b"").decode("utf-8", "replace")
 
 
 def _judged(rule: SignupRule, draft: Draft, exchange: Exchange) -> RuleVerdict:
     click_id = _click(rule, exchange)
     if click_id is None:
         why = "the request has no dub_id cookie: counted as unattributed, not stored"
+        if not any(name.lower() == b"cookie" for name, _ in exchange.headers):
+            why += " (browsers leave cookies out of a HAR unless asked for them)"
         return RuleVerdict(rule.label, notes=draft.notes, reason=why)
     if draft.problem is not None:
         why = f"kept as rejected: {draft.problem}"
@@ -217,13 +247,16 @@ def lines(verdict: RuleVerdict) -> Iterator[str]:
         yield f"note  {each}"
     if verdict.reason is not None:
         yield f"none  {verdict.reason}"
+    if verdict.when is not None:
+        yield f"when  would be decided by: when = {quoted(verdict.when)}"
 
 
 def as_json(verdict: RuleVerdict) -> dict[str, Any]:
     """Return a verdict for programs."""
-    return {
+    said = {
         "rule": verdict.rule,
         "lead": verdict.lead,
         "notes": list(verdict.notes),
         "reason": verdict.reason,
     }
+    return said | ({"when": verdict.when} if verdict.when else {})

@@ -2,31 +2,26 @@
 
 :func:`compile_rules` turns the ``[[signup]]`` tables of the configuration into
 rules, or names what is wrong with them in one line. :func:`match` finds the
-rule of a request, :func:`evaluate` makes a draft of a lead out of the document
-(:mod:`relay.core.rules.documents`) that the request and the site's answer form.
+rules of a request; :mod:`relay.core.rules.evaluation` makes a draft of a lead out of
+the document (:mod:`relay.core.rules.documents`) that request and response form.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from relay.core.leads import Mode
-from relay.core.rules.documents import (
-    ROOTS,
-    Document,
-)
+from relay.core.rules.documents import ROOTS
+from relay.core.rules.expression_tree import Trail
 from relay.core.rules.expressions import (
-    EvaluationError,
     Expression,
     ExpressionError,
     compile_expression,
     did_you_mean,
-    is_empty,
-    is_true,
 )
 from relay.core.rules.paths import (
     PathPattern,
@@ -37,9 +32,6 @@ T = TypeVar("T")
 
 DEFAULT_EVENT: Final = "Sign Up"
 """What Dub's own guides call the event."""
-
-DEFAULT_WHEN: Final = "response.status < `400`"
-"""A form answers 200 or redirects when it has taken a sign-up."""
 
 _FIELDS: Final[Mapping[str, str]] = {
     "customer_external_id": "customerExternalId",
@@ -52,16 +44,11 @@ _FIELDS: Final[Mapping[str, str]] = {
 
 _KEYS: Final = (
     *("method", "path", "event", "when", *_FIELDS, "metadata"),
-    *("mode", "clear_cookie", "known_customer"),
+    *("mode", "clear_cookie", "known_customer", "ignore_case"),
 )
 
 _MAX_EVENT: Final = 255  # UTF-16 units; Dub refuses the lead above it
 _METHOD: Final = re.compile(r"[A-Za-z]{1,20}")
-_HEAD: Final = re.compile(r"\bresponse\s*\.\s*(status|headers|cookies)\b")
-_STATUS: Final = re.compile(r"\bresponse\s*\.\s*status\b")
-_QUANTITY: Final = re.compile(r"[0-9]{1,9}")
-# Dub takes ids of up to 100 characters, and str() refuses ints of over 4300.
-_LONGEST_INT: Final = 10**100
 
 
 class RuleError(ValueError):
@@ -87,38 +74,38 @@ class SignupRule:
     pattern: PathPattern = field(repr=False)
     event: str
     mode: Mode
-    when: Expression
+    when: Expression | None
+    """None: the default test decides (:mod:`relay.core.rules.success`)."""
     fields: Mapping[str, Expression]
     metadata: Mapping[str, Expression]
     clear_cookie: bool
     known_customer: bool
-    roots: frozenset[str] = field(repr=False, compare=False)
-    """The names at the top of the document that any of the expressions has."""
+    reads: frozenset[Trail] = field(repr=False, compare=False)
+    """What the expressions look at; ``()`` is all of the document."""
     told_by_request: bool = field(repr=False, compare=False)
     """Whether the fields stand fast before the site has answered."""
-    reads_answer: bool = field(repr=False, compare=False)
-    """Whether any of the expressions may look into the answer's body."""
-    reads_status_alone: bool = field(repr=False, compare=False)
-    """Whether none looks at anything of the answer but its status."""
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """The names at the top of the document that any of the expressions has."""
+        return frozenset(
+            ROOTS if () in self.reads else (each[0] for each in self.reads)
+        )
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether the body of the response may decide anything."""
+        return self.when is None or any(map(_is_of_body, self.reads))
+
+    @property
+    def customer(self) -> Expression:
+        """What finds the customer's id."""
+        return self.fields["customerExternalId"]
 
     @property
     def label(self) -> str:
         """What people call the rule: "POST /signup"."""
         return f"{self.method} {self.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What a rule makes of a sign-up.
-
-    ``fields`` has Dub's names and values as they were found; nothing empty is
-    in it. ``notes`` are sentences about what was left out, without values.
-    ``problem``: why no lead can be made of it, to be kept as its reason.
-    """
-
-    fields: Mapping[str, object] = field(repr=False)
-    notes: tuple[str, ...] = ()
-    problem: str | None = None
 
 
 def compile_rules(raw: object) -> tuple[SignupRule, ...]:
@@ -214,7 +201,7 @@ def _compile(raw: object, where: str) -> SignupRule:
         "pattern": partial(_pattern, table),
         "event": partial(_event, table),
         "mode": partial(_mode, table),
-        "when": partial(table.expression, "when", DEFAULT_WHEN),
+        "when": partial(_when, table),
         "fields": partial(_fields, table),
         "metadata": partial(_metadata, table),
         "clear_cookie": partial(table.flag, "clear_cookie", default=True),
@@ -222,22 +209,29 @@ def _compile(raw: object, where: str) -> SignupRule:
     }
     made = _each(parts)
     del made["keys"]
-    texts = [
-        each.text for each in (*made["fields"].values(), *made["metadata"].values())
-    ]
-    every = [made["when"].text, *texts]
+    filled = (*made["fields"].values(), *made["metadata"].values())
+    by_when = made["when"].reads if made["when"] else frozenset()
     return SignupRule(
         **made,
         path=table.text("path"),
-        roots=frozenset(
-            root for root in ROOTS if any(_mentions(text, root) for text in every)
-        ),
-        told_by_request=not any(_mentions(text, "response") for text in texts),
-        reads_answer=any(_mentions(_HEAD.sub("", text), "response") for text in every),
-        reads_status_alone=not any(
-            _mentions(_STATUS.sub("", text), "response") for text in every
+        reads=by_when.union(*(each.reads for each in filled)),
+        told_by_request=not any(
+            _may_be(trail, "response") for each in filled for trail in each.reads
         ),
     )
+
+
+def _may_be(trail: Trail, root: str) -> bool:
+    return not trail or trail[0] == root
+
+
+def _is_of_body(trail: Trail) -> bool:
+    whole = len(trail) < 2 and _may_be(trail, "response")
+    return whole or trail[:2] == ("response", "json")
+
+
+def _when(table: _Table) -> Expression | None:
+    return table.expression("when") if "when" in table else None
 
 
 def _fields(table: _Table) -> dict[str, Expression]:
@@ -253,11 +247,6 @@ def _fields(table: _Table) -> dict[str, Expression]:
 def _metadata(table: _Table) -> dict[str, Expression]:
     named = table.table("metadata")
     return _each({key: partial(named.expression, key) for key in named})
-
-
-def _mentions(text: str, name: str) -> bool:
-    r"""Whether an expression may look up a name: "@" is all, "\\" may spell it."""
-    return name in text or "@" in text or "\\" in text
 
 
 def _method(table: _Table) -> str:
@@ -283,107 +272,27 @@ def _mode(table: _Table) -> Mode:
 
 def _pattern(table: _Table) -> PathPattern:
     path = table.text("path")
+    ignore_case = table.flag("ignore_case", default=False)
     try:
-        return parse_pattern(path)
+        return parse_pattern(path, ignore_case=ignore_case)
     except ValueError as error:
         raise table.error("path", str(error)) from None
 
 
-def match(
-    rules: Iterable[SignupRule], method: str, path: str
-) -> tuple[SignupRule, dict[str, str]] | None:
-    """The first rule for a request, with its placeholders' values, or None.
+class Match(NamedTuple):
+    """A rule that a request fits, with its placeholders' values."""
+
+    rule: SignupRule
+    params: Mapping[str, str]
+
+
+def match(rules: Iterable[SignupRule], method: str, path: str) -> tuple[Match, ...]:
+    """Return the rules for a request, in their order.
 
     ``path`` is raw, without the query.
     """
-    for rule in rules:
-        if rule.method == method:
-            found = rule.pattern.match(path)
-            if found is not None:
-                return rule, found
-    return None
-
-
-def evaluate(
-    rule: SignupRule, document: Document, made: Draft | None = None
-) -> Draft | None:
-    """Make a draft of a lead, or None if ``when`` says that this was no sign-up.
-
-    ``made`` is the draft, where it was made already.
-    """
-    try:
-        if not is_true(rule.when.search(document.values)):
-            return None
-    except EvaluationError as error:
-        made = made or draft(rule, document)
-        return replace(made, problem=f"when: {error}")
-    return made or draft(rule, document)
-
-
-def draft(rule: SignupRule, document: Document) -> Draft:
-    """Make a draft of a lead of what is taken for a sign-up.
-
-    An expression that fails on this document costs its field, not the lead. If
-    ``customer_external_id`` fails, or no id is found, the draft has a problem: a
-    sign-up is never lost silently.
-    """
-    notes = list(document.notes)
-    fields: dict[str, object] = {"eventName": rule.event, "mode": rule.mode.value}
-    for name, value in _results(rule.fields, document, notes):
-        kept = _CONVERSIONS[name](value)
-        if kept is None:
-            notes.append(f"{name} was left out: it is not text.")
-        else:
-            fields[name] = kept
-    metadata = dict(_results(rule.metadata, document, notes, "metadata."))
-    if metadata:
-        fields["metadata"] = metadata
-    problem = None
-    if "customerExternalId" not in fields:
-        problem = "customer_external_id found no id in this sign-up"
-    return Draft(fields, tuple(notes), problem)
-
-
-def _results(
-    expressions: Mapping[str, Expression],
-    document: Document,
-    notes: list[str],
-    prefix: str = "",
-) -> Iterator[tuple[str, Any]]:
-    """What each expression finds, unless it is empty; failures become notes."""
-    for name, expression in expressions.items():
-        try:
-            value = expression.search(document.values)
-        except EvaluationError as error:
-            notes.append(f"{prefix}{name} was left out: {error}.")
-        else:
-            if not is_empty(value):
-                yield name, value
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _text_or_int(value: object) -> str | None:
-    """Text; an integer too, since ids in JSON are often numbers."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value) if abs(value) < _LONGEST_INT else None
-    return _text(value)
-
-
-def _quantity(value: object) -> object:
-    """Digits as a number, since a form has only text; else as it is."""
-    if isinstance(value, str) and _QUANTITY.fullmatch(value.strip()):
-        return int(value)
-    return value
-
-
-_CONVERSIONS: Final[Mapping[str, Callable[[Any], object]]] = {
-    "customerExternalId": _text_or_int,
-    "customerName": _text_or_int,
-    "customerEmail": _text,
-    "customerAvatar": _text,
-    "eventQuantity": _quantity,
-}
-"""What becomes of a field's value; None: it cannot be used."""
+    return tuple(
+        Match(rule, found)
+        for rule in rules
+        if rule.method == method and (found := rule.pattern.match(path)) is not None
+    )

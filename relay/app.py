@@ -172,7 +172,7 @@ class Relay:
         if self.tracing is None:
             return Delivery
         # Here, for it needs packages that only tracing needs.
-        from relay.delivery.worker import TracedDelivery  # noqa: PLC0415
+        from relay.delivery.traced_delivery import TracedDelivery  # noqa: PLC0415
 
         return partial(TracedDelivery, tracing=self.tracing)
 

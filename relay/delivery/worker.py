@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from relay.core.clock import (
     Clock,
@@ -14,24 +14,18 @@ from relay.core.clock import (
 )
 from relay.core.dub.replies import (
     Meaning,
-    Outcome,
 )
 from relay.core.dub.retry import probe_delay
-from relay.core.leads import Lead, LeadStatus, Step
+from relay.core.leads import LeadStatus
 from relay.core.pacing import LONGEST_PAUSE_MS, ready_at
 from relay.delivery.deliver import (
     KEY_WORKS,
-    Call,
     Delivered,
     Delivery,
     DeliveryTerms,
 )
 from relay.delivery.rollback import LastSeen
 from relay.observability.logging import get_logger
-from relay.observability.tracing import (
-    Tracing,
-    describe,
-)
 from relay.outbox.contract import (
     Circuit,
     Claim,
@@ -373,35 +367,3 @@ class Worker:
             await asyncio.wait_for(self._wake.wait(), seconds)
         except TimeoutError:
             return
-
-
-# --- A delivery that makes spans of itself and of its calls. ---
-
-_WELL = frozenset({Meaning.TAKEN, Meaning.NO_LINK})
-
-
-class TracedDelivery(Delivery):
-    """A :class:`Delivery` whose spans belong to the trace of the lead's sign-up."""
-
-    def __init__(self, *arguments: Any, tracing: Tracing, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._tracing = tracing
-
-    async def deliver(self, claim: Claim) -> Delivered:
-        """Make the calls and write how they ended, in a span."""
-        with self._tracing.delivery(claim.entry.lead) as span:
-            end = await super().deliver(claim)
-            if end.meaning is not None:
-                span.set_attribute("dub_relay.meaning", end.meaning.value)
-            return end
-
-    async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
-        with self._tracing.call(step.value) as span:
-            outcome = await super()._call(lead, step, calls)
-            describe(
-                span,
-                meaning=outcome.meaning.value,
-                status=outcome.http_status,
-                failed=outcome.meaning not in _WELL,
-            )
-            return outcome

@@ -150,7 +150,8 @@ RESCHEDULE: Final = sql(
     WHERE seq = ANY(ARRAY(
         SELECT seq FROM leads /*sqlite:INDEXED BY leads_due*/
         WHERE due_at > $1 AND (status || '') IN {{parkable}}
-            AND CASE WHEN {_WAITS_FOR_KEY} THEN due_at > $3::bigint + $3::bigint - $1::bigint
+            AND CASE WHEN {_WAITS_FOR_KEY}
+                THEN due_at > $3::bigint + $3::bigint - $1::bigint
                 ELSE round_at > $1 OR due_at > $2 END
         ORDER BY due_at, seq LIMIT $4 FOR UPDATE SKIP LOCKED
     ))

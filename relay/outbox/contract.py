@@ -372,8 +372,9 @@ class Outbox(Protocol):
 
         A call of ours that recorded nothing may hold the key, for ``key_ms``. It is
         not sent if a lead of the same dedupe key counts, captured within
-        ``window_ms`` of it (0: whenever). A sale is not in doubt then: the person
-        who sends it again knows that it did not count.
+        ``window_ms`` of it (0: whenever). A sale is not in doubt then, nor a lead
+        whose key has run out: the person who sends it again knows that it did not
+        count.
         """
 
     async def doubt(self, note: str, limit: int) -> int:

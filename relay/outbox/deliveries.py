@@ -12,7 +12,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from relay.core.dub.retry import Move, key_free_at, wait_for_key
+from relay.core.dub.retry import (
+    Move,
+    key_free_at,
+    may_have_run_out,
+    wait_for_key,
+)
 from relay.core.dub.track_sale import SALE_KEY
 from relay.core.leads import OPEN, Attempt, LeadStatus
 from relay.core.pacing import Budget, spend, throttled
@@ -111,8 +116,8 @@ _COUNTED: Final = sql(
 _REQUEUE: Final = sql(
     """
     UPDATE leads SET status = $1, due_at = $2, round_at = $2, last_error = $3,
-        notes = $4, in_doubt = in_doubt AND sale IS NULL
-    WHERE id = $5
+        notes = $4, in_doubt = $5 AND sale IS NULL
+    WHERE id = $6
     """
 )
 
@@ -305,14 +310,17 @@ async def requeue(
         other = await fetch_one(db, _COUNTED, *names, lead_id, *around)
         if other is not None:
             return Requeued(other=other[0])
-    # Whether a call in doubt has counted, only the same call again can show.
+    # Whether a call in doubt has counted, the same call again can show, as long as Dub
+    # holds its key; after that the person who sends it again knows that it did not.
+    in_doubt = in_doubt and not may_have_run_out(claimed_at, now)
     free_at = None if in_doubt else key_free_at(claimed_at, now, key_ms)
     move = Move(LeadStatus.QUEUED, now, reason)
     if free_at is not None:
         move = wait_for_key(claimed_at, free_at)
         notes = encode_notes([*json.loads(notes), str(move.note)])
     due_at = move.due_at
-    await db.execute(_REQUEUE, move.status.value, due_at, move.reason, notes, lead_id)
+    values = (move.status.value, due_at, move.reason, notes, bool(in_doubt), lead_id)
+    await db.execute(_REQUEUE, *values)
     return Requeued(due_at=due_at)
 
 

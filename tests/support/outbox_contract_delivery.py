@@ -566,6 +566,25 @@ class DeliveryContract:
 
         assert (await requeue(outbox, held.lead.id, NOW + DAY)).other == again.lead.id
 
+    async def test_a_person_who_sends_again_once_the_key_has_run_out_ends_the_doubt(
+        self, outbox: Outbox
+    ) -> None:
+        await outbox.put(new_lead())
+        claim = await claim_one(outbox)
+        await outbox.begin_recording(claim, [], NOW, LEASE)
+        unknown = Settlement(LeadStatus.UNCONFIRMED, in_doubt=True)
+        await outbox.settle(claim, unknown, NOW)
+        lead_id = claim.entry.lead.id
+
+        assert (await requeue(outbox, lead_id, NOW + DAY)).due_at == NOW + DAY
+        assert (await entry(outbox, lead_id)).in_doubt
+
+        claim = await claim_one(outbox, NOW + DAY)
+        await outbox.settle(claim, unknown, NOW + DAY)
+        later = NOW + 8 * DAY
+        assert (await requeue(outbox, lead_id, later)).due_at == later
+        assert not (await entry(outbox, lead_id)).in_doubt
+
     async def test_sending_again_keeps_the_doubt_and_the_story(
         self, outbox: Outbox
     ) -> None:

@@ -164,6 +164,11 @@ def unrepeatable(entry: LeadRecord, now: int) -> Move | None:
     return Move(LeadStatus.UNCONFIRMED, reason=reason, in_doubt=True)
 
 
+def may_have_run_out(key_claimed_at: int | None, now: int) -> bool:
+    """Return whether Dub may hold no longer the key that a call of ours has claimed."""
+    return key_claimed_at is not None and now - key_claimed_at >= KEY_MS - CLOCKS_MS
+
+
 def key_free_at(key_claimed_at: int | None, now: int, key_ms: int) -> int | None:
     """Return when Dub's dedupe key, claimed by a call of ours, is free (epoch ms).
 

@@ -12,7 +12,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint format docs site snippet snippet-mutation bench clean
+.PHONY: help demo test quick chaos lint format docs site snippet snippet-mutation bench clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,11 @@ quick: $(READY) ## run the tests that start no other program
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=quick \
 		-m "not (process or postgres or browser or slow)" $(ARGS) \
 		tests/unit tests/integration
+
+chaos: $(READY) ## run relays through faults at random; ARGS="--leads 20000 --seed 1"
+	@.ci/postgres
+	@.ci/faketime
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check --quiet

@@ -1,0 +1,1 @@
+"""Faults at random over many leads: `make chaos`."""

@@ -143,6 +143,18 @@ class Landing:
                 return signed_cookie
         return None
 
+    def click_id(self, visit: Visit) -> str | None:
+        """Return the click of the cookie, or of the signed one if that was lost."""
+        click_id = visit.click_id()
+        if click_id is not None:
+            return click_id
+        signed_cookie = self.signed_cookie(visit)
+        return (
+            None
+            if signed_cookie is None or signed_cookie.used
+            else signed_cookie.click_id
+        )
+
     def used(self, visit: Visit) -> list[bytes]:
         """Clear the click cookie in both its forms; nothing may restore it."""
         lines = list(cookies.clear_click(self._domain_of(visit)))

@@ -47,6 +47,15 @@ config_option = click.option(
 """``--config``, on every command and every group."""
 
 
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object."
+)
+
+json_lines_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line."
+)
+
+
 def read_settings(*, complete: bool = True) -> Settings:
     """Read the settings for the command that is running, or raise ConfigError."""
     path = click.get_current_context().meta.get(_CONFIG)

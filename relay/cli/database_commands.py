@@ -18,6 +18,7 @@ from relay.cli.base import (
     FailedError,
     config_option,
     existing_outbox,
+    json_option,
     make_outbox,
     read_settings,
     say,
@@ -30,6 +31,7 @@ from relay.core.clock import (
     iso,
     now_ms,
 )
+from relay.core.dub.retry import KEY_MS
 from relay.core.leads import LeadStatus
 from relay.observability import logging as logs
 from relay.outbox.backends import is_postgres, open_outbox
@@ -39,13 +41,6 @@ if TYPE_CHECKING:
     from relay.outbox.backends.snapshot import Copied
 if TYPE_CHECKING:
     from relay.outbox.backends.transfer import Moved
-
-DUB_WINDOW_MS: Final = 7 * 86_400_000
-"""How long Dub keeps the key that stops a lead from counting twice."""
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object."
-)
 
 
 @click.command()
@@ -94,7 +89,7 @@ def restore(*, file: Path, force: bool, as_json: bool) -> None:
     from relay.outbox.backends import snapshot as copying  # noqa: PLC0415 - as in make_outbox
 
     # What is sent again may take so long, and must end before Dub forgets.
-    window = max(0, DUB_WINDOW_MS - round(settings.delivery_retry_for * 1000))
+    window = max(0, KEY_MS - round(settings.delivery_retry_for * 1000))
     with _progress("restoring") as progress:
         made = _run_backup(
             lambda: copying.restore(
@@ -227,7 +222,7 @@ SAY_EVERY: Final = 50_000
     metavar="SQLITE_URL",
     help="Move all leads of this file into the configured PostgreSQL database.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @config_option
 def migrate(*, source: str | None, as_json: bool) -> None:
     """Bring the configured database to the schema of this version.

@@ -14,6 +14,7 @@ from relay.cli.base import (
     Command,
     FailedError,
     config_option,
+    json_lines_option,
     printable,
     read_settings,
     run_with_outbox,
@@ -75,9 +76,6 @@ def _statuses(chosen: Sequence[LeadStatus]) -> click.Choice[str]:
     return click.Choice([status.value for status in chosen])
 
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a line."
-)
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), help="At most so many, the newest."
 )
@@ -118,7 +116,7 @@ def filters(command: Command) -> Command:
 
 @leads.command("list")
 @filters
-@json_option
+@json_lines_option
 @config_option
 def list_leads(
     *,
@@ -169,7 +167,7 @@ def _to_seconds(at: int) -> str:
 
 @leads.command()
 @click.argument("lead_id", metavar="ID")
-@json_option
+@json_lines_option
 @config_option
 def show(*, lead_id: str, as_json: bool) -> None:
     """Show the whole timeline of one lead, the customer's own data included."""
@@ -248,7 +246,7 @@ def _attempt_line(attempt: Attempt) -> str:
 )
 @click.option("--dry-run", is_flag=True, help="Only say which ones.")
 @limit_option
-@json_option
+@json_lines_option
 @config_option
 def retry(
     *,

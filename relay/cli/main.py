@@ -23,6 +23,7 @@ import click
 from relay.cli.base import (
     FailedError,
     config_option,
+    json_option,
     make_outbox,
     printable,
     read_settings,
@@ -160,7 +161,7 @@ def sandbox(*, address: Listen, api_key: str | None) -> int:
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option(
     "--try",
     "saved",
@@ -212,7 +213,7 @@ def _try_out(saved: str, *, as_json: bool) -> int:
     "--id", "message_id", metavar="ID", help="The webhook-id. [msg_ + random]"
 )
 @click.option("--curl", "url", metavar="URL", help="Print a curl line for this URL.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @config_option
 def sign(*, message_id: str | None, url: str | None, as_json: bool) -> None:
     """Sign a hook body from stdin; print the headers.
@@ -281,7 +282,7 @@ def curl_line(url: str, headers: dict[str, str], body: bytes) -> str:
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @config_option
 def version(*, as_json: bool) -> None:
     """Print the version."""

@@ -17,6 +17,8 @@ from relay.capture.spill import spill_path
 from relay.cli.base import (
     FailedError,
     config_option,
+    json_lines_option,
+    json_option,
     printable,
     read_settings,
     run_with_outbox,
@@ -38,7 +40,7 @@ _DELIVERY = {
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @config_option
 def stats(*, as_json: bool) -> None:
     """Count the leads by state, and say how delivery stands.
@@ -112,7 +114,7 @@ _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, n
     is_flag=True,
     help="Whether it takes leads, not only whether it is alive.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @config_option
 def health(*, ready: bool, as_json: bool) -> None:
     """Ask the relay that these settings start; exit 1 if it is not well."""
@@ -168,7 +170,7 @@ def delivery() -> None:
 
 
 @delivery.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @config_option
 def pause(*, as_json: bool) -> None:
     """Make no call to Dub until somebody resumes; sign-ups are still stored."""
@@ -176,7 +178,7 @@ def pause(*, as_json: bool) -> None:
 
 
 @delivery.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @config_option
 def resume(*, as_json: bool) -> None:
     """Let delivery go on; what waits is sent within a second."""
@@ -224,7 +226,7 @@ def alerts() -> None:
 
 
 @alerts.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@json_lines_option
 @config_option
 def list_alerts(*, as_json: bool) -> None:
     """List what is wrong now, as the running relays have seen it."""
@@ -250,7 +252,7 @@ def _row(alert: Alert) -> tuple[object, ...]:
 
 
 @alerts.command("test")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @config_option
 def test_alert(*, as_json: bool) -> None:
     """Send the webhook a signed test message; exit 1 if it does not take it."""

@@ -16,6 +16,7 @@ import click
 from relay.cli.base import (
     FailedError,
     config_option,
+    json_lines_option,
     printable,
     read_settings,
     run_with_outbox,
@@ -23,7 +24,6 @@ from relay.cli.base import (
 )
 from relay.cli.lead_commands import (
     filters,
-    json_option,
 )
 from relay.config.settings import (
     ConfigError,
@@ -151,7 +151,7 @@ def cell(value: Any) -> str | int:
     "--yes", is_flag=True, help="Also leads that are on their way: they are not sent."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be erased.")
-@json_option
+@json_lines_option
 @config_option
 def forget(
     *,
@@ -255,7 +255,7 @@ def _erased_json(erased: Erased) -> dict[str, Any]:
 @click.option(
     "--decrypt", is_flag=True, help="Write everything without encryption again."
 )
-@json_option
+@json_lines_option
 @config_option
 def rekey(*, decrypt: bool, as_json: bool) -> None:
     """Encrypt all personal data with the first key of RELAY_DATA_KEY.

@@ -9,6 +9,7 @@ import click
 from relay.cli.base import (
     FailedError,
     config_option,
+    json_lines_option,
     printable,
     read_settings,
     run_with_outbox,
@@ -38,7 +39,7 @@ def rules() -> None:
 
 
 @rules.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@json_lines_option
 @config_option
 def list_rules(*, as_json: bool) -> None:
     """List the rules: what decides, what is wrong, what they could not decide."""
@@ -71,7 +72,7 @@ def _candidates() -> list[RuleCandidate]:
 
 
 @rules.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@json_lines_option
 @config_option
 def candidates(*, as_json: bool) -> None:
     """List requests with a click that no rule matches, the likeliest sign-up first.

@@ -12,17 +12,14 @@ import getpass
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from relay.capture import spill
 from relay.core.clock import iso
-from relay.core.dub.retry import CLOCKS_MS, KEY_MS
+from relay.core.dub.retry import DAY, KEY_HELD_MS
 from relay.core.leads import Lead, LeadRecord, LeadStatus, why_not_again
 from relay.outbox.contract import AuditEntry, Forgotten, Outbox, Query, Scrubbed, Wanted
 from relay.outbox.encryption import Seal
 from relay.outbox.records import pseudonym
-
-DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +174,8 @@ class Operator:
             done = await self._outbox.requeue(
                 lead_id,
                 self._outbox.now(),
-                window_ms=dedupe_days * DAY_MS,
-                key_ms=KEY_MS + CLOCKS_MS,
+                window_ms=dedupe_days * DAY,
+                key_ms=KEY_HELD_MS,
             )
             if done.other is not None:
                 refused.append(f"{lead_id} was reported again as {done.other}")

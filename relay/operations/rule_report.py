@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from relay.core.clock import iso
 from relay.core.rules.candidates import Candidate, candidate
 from relay.core.rules.review import RuleReview, near, review
 from relay.core.rules.rule import SignupRule, match
-from relay.outbox.contract import Outbox
-
-CANDIDATE: Final = "candidate"
-UNDECIDED: Final = "undecided"
+from relay.outbox.contract import CANDIDATE, UNDECIDED, Outbox
 
 
 @dataclass(frozen=True, slots=True)

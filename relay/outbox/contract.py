@@ -190,6 +190,13 @@ class Sample:
     seen: Mapping[str, float]
 
 
+CANDIDATE: Final = "candidate"
+"""The kind of a :class:`Sighting` of requests with a click that no rule matches."""
+
+UNDECIDED: Final = "undecided"
+"""The kind of one of responses that the default test could not decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """What the proxy saw so many times that no rule, or no test, could judge.

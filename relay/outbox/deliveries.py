@@ -143,15 +143,13 @@ UNPARK: Final = """
 
 _WAITS_FOR_KEY: Final = "(key_claimed_at IS NOT NULL AND NOT in_doubt)"
 
+_MADE_DUE: Final = f"CASE WHEN {_WAITS_FOR_KEY} THEN $3::bigint ELSE $1 END"
+
 # What waits for Dub's key is never made due: its call would be for nothing. Only a time
 # that no clock can have meant, twice as far off as any key, is brought nearer.
 RESCHEDULE: Final = sql(
     f"""
-    UPDATE leads SET
-        round_at = least(
-            round_at, CASE WHEN {_WAITS_FOR_KEY} THEN $3::bigint ELSE $1 END
-        ),
-        due_at = CASE WHEN {_WAITS_FOR_KEY} THEN $3::bigint ELSE $1 END
+    UPDATE leads SET round_at = least(round_at, {_MADE_DUE}), due_at = {_MADE_DUE}
     WHERE seq = ANY(ARRAY(
         SELECT seq FROM leads /*sqlite:INDEXED BY leads_due*/
         WHERE due_at > $1 AND (status || '') IN {{parkable}}

@@ -10,7 +10,7 @@ from relay.core.leads import IllegalMoveError, LeadStatus, require_move
 from relay.core.pacing import Budget, Pace, affordable
 from relay.outbox.contract import Claim, NewLead, Settlement
 from relay.outbox.database import Row
-from relay.outbox.records import ENTRY_COLUMNS, encode_notes, readable
+from relay.outbox.records import ENTRY_COLUMNS, encode_notes, readable, sql
 
 CLAIM_PAGE: Final = 64
 """Due leads looked at in one go, at least; a claim rarely wants more."""
@@ -29,6 +29,31 @@ itself slowed by a quarter at most."""
 
 FRESH_SCAN: Final = 1_000
 """Newest leads looked at for those: some milliseconds at most."""
+
+OLDEST: Final = sql(
+    """
+    SELECT {entry}, l.seq, {behind} FROM leads AS l
+    WHERE l.due_at <= $1
+    ORDER BY l.due_at, l.seq
+    """
+)
+"""Leads that may be claimed, the longest due first; without a limit yet."""
+
+# Few are looked at: the others are put off, behind leads of their customers. (+ 0: it
+# is to walk them by seq.)
+NEWEST: Final = sql(
+    f"""
+    SELECT {{entry}}, l.seq, {{behind}} FROM leads AS l
+    WHERE l.status = 'queued' AND l.due_at + 0 <= $1 AND l.seq >= (
+        SELECT min(seq) FROM (
+            SELECT seq FROM leads WHERE status = 'queued'
+            ORDER BY seq DESC LIMIT {FRESH_SCAN}
+        ) AS newest
+    )
+    ORDER BY l.seq DESC
+    """  # noqa: S608 - of constants
+)
+"""The newest that were never tried; without a limit yet."""
 
 _STATUS: Final = ENTRY_COLUMNS.index("status")
 _DUE_AT: Final = ENTRY_COLUMNS.index("due_at")

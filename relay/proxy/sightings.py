@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Any, Final
 
 from relay.capture.click_cookie import Landing
 from relay.core.clock import Clock
 from relay.core.http.headers import Headers
 from relay.core.rules.candidates import fold_path, merged, observe
 from relay.core.rules.documents import Copy, answered, asked_document
+from relay.core.rules.har import Exchange
 from relay.core.rules.json_verdict import Ruling
 from relay.core.rules.rule import SignupRule
 from relay.core.rules.success import Verdict
@@ -25,12 +27,15 @@ from relay.http.request_body import Readable
 from relay.http.request_guard import every
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
-from relay.outbox.contract import Outbox, OutboxError, Sighting
+from relay.outbox.contract import (
+    CANDIDATE,
+    UNDECIDED,
+    Outbox,
+    OutboxError,
+    Sighting,
+)
 
 log = get_logger()
-
-CANDIDATE: Final = "candidate"
-UNDECIDED: Final = "undecided"
 
 MAX_KINDS: Final = 100
 """Kinds of request remembered between two writes; the oldest makes room."""
@@ -53,18 +58,6 @@ OFTEN: Final = 50
 _METHODS: Final = frozenset({"POST", "PUT", "PATCH"})
 _NOWHERE: Final = frozenset({404, 405, 501})
 """The site has nothing there, so that strangers cannot fill the list."""
-
-
-class Passed(NamedTuple):
-    """A request that passed, and its response; bodies as far as they were read."""
-
-    method: str
-    target: str
-    headers: Headers
-    body: bytes
-    status: int
-    response_headers: Headers
-    response_body: bytes
 
 
 Watcher = Callable[[bytes, int, Headers, bytes], None]
@@ -110,15 +103,13 @@ class Sightings:
         oauth = visit.method == "GET" and "code=" in query and "state=" in query
         if not oauth and visit.method not in _METHODS:
             return None
-        if visit.click_id() is None:
-            signed_cookie = self._landing.signed_cookie(visit)
-            if signed_cookie is None or signed_cookie.used:
-                return None
+        if self._landing.click_id(visit) is None:
+            return None
         return lambda *rest: self._saw(
-            Passed(visit.method, visit.target, visit.headers, *rest)
+            Exchange(visit.method, visit.target, visit.headers, *rest)
         )
 
-    def _saw(self, passed: Passed) -> None:
+    def _saw(self, passed: Exchange) -> None:
         if passed.status in _NOWHERE:
             return
         try:
@@ -128,7 +119,7 @@ class Sightings:
         except Exception as error:  # noqa: BLE001 - ours; the request has passed
             log.error("candidate.failed", error=type(error).__name__)
 
-    def _candidate(self, name: str, passed: Passed) -> None:
+    def _candidate(self, name: str, passed: Exchange) -> None:
         times, seen = self._known.pop(name, (0, _NOTHING))
         fresh = {**(_names(passed) if times < OFTEN else _NO_NAMES), **_form(passed)}
         seen = merged(seen, fresh)
@@ -158,9 +149,9 @@ class Sightings:
 
     def _add(self, kind: str, name: str, seen: Mapping[str, Any]) -> None:
         now = self._clock()
+        new = Sighting(kind, name, seen, 1, now, now)
         old = self._fresh.pop((kind, name), None)
-        times, first = (old.times, old.first_at) if old else (0, now)
-        self._fresh[kind, name] = Sighting(kind, name, seen, times + 1, first, now)
+        self._fresh[kind, name] = new if old is None else _joined(old, new)
         if len(self._fresh) > 2 * MAX_KINDS:
             self._fresh.popitem(last=False)
         self._woken.set()
@@ -198,12 +189,14 @@ class Sightings:
 
     def _put_back(self, one: Sighting) -> None:
         later = self._fresh.pop((one.kind, one.name), None)
-        if later is not None:
-            times = one.times + later.times
-            one = Sighting(
-                one.kind, one.name, later.seen, times, one.first_at, later.last_at
-            )
-        self._fresh[one.kind, one.name] = one
+        joined = one if later is None else _joined(one, later)
+        self._fresh[one.kind, one.name] = joined
+
+
+def _joined(earlier: Sighting, later: Sighting) -> Sighting:
+    """Return what two sightings of one kind and name are together."""
+    times = earlier.times + later.times
+    return replace(later, times=times, first_at=earlier.first_at)
 
 
 _NO_NAMES: Final[Mapping[str, Any]] = {"fields": [], "answers": []}
@@ -215,7 +208,7 @@ _NOTHING: Final[Mapping[str, Any]] = {
 }
 
 
-def _names(passed: Passed) -> dict[str, Any]:
+def _names(passed: Exchange) -> dict[str, Any]:
     asked = asked_document(
         query=passed.target.partition("?")[2],
         path_params={},
@@ -227,7 +220,7 @@ def _names(passed: Passed) -> dict[str, Any]:
     return observe(answered(asked, passed.status, passed.response_headers, answer))
 
 
-def _form(passed: Passed) -> dict[str, Any]:
+def _form(passed: Exchange) -> dict[str, Any]:
     """Return what the head says: content types without parameters, the status."""
     kind = _kind(passed.headers)
     return {

@@ -12,6 +12,7 @@ from relay.capture.spill import Spill
 from relay.core.dub.track_lead import InvalidFieldError, LeadFields, sanitise
 from relay.core.leads import LeadStatus
 from relay.core.rules.evaluation import Draft
+from relay.http.request_body import Tasks
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import InsertResult, NewLead, OutboxUnavailableError
@@ -81,7 +82,7 @@ class ProxiedSignups:
         self._intake = intake
         self._spill = spill
         self._metrics = metrics
-        self._committing: set[asyncio.Task[InsertResult]] = set()
+        self._committing = Tasks()
 
     def prepare(
         self,
@@ -136,9 +137,8 @@ class ProxiedSignups:
         self, new_lead: NewLead, held: str | None, patience: float
     ) -> str | None:
         """Commit it, and say why that failed; a late commit goes on by itself."""
-        committing = asyncio.create_task(self._intake.commit(new_lead, held))
-        self._committing.add(committing)
-        committing.add_done_callback(self._committed)
+        committing = self._committing.start(self._intake.commit(new_lead, held))
+        committing.add_done_callback(_is_logged)
         await patiently(committing, patience)
         if not committing.done():
             return "the database is slow"
@@ -146,11 +146,6 @@ class ProxiedSignups:
         if error is None or isinstance(error, OutboxUnavailableError):
             return str(error) if error else None
         raise error
-
-    def _committed(self, task: asyncio.Task[InsertResult]) -> None:
-        self._committing.discard(task)
-        if not task.cancelled():
-            task.exception()  # logged where it arose
 
     def _final(
         self,
@@ -208,6 +203,12 @@ class ProxiedSignups:
             status=LeadStatus.REJECTED,
             reason=problem,
         )
+
+
+def _is_logged(task: asyncio.Task[InsertResult]) -> None:
+    """Take note of a late error, which was logged where it arose."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def patiently(task: asyncio.Task[Any], seconds: float) -> None:

@@ -360,11 +360,7 @@ async def test_a_dead_dub_is_probed_and_a_backlog_waits_in_line(
         hook = body(await dub.click(), f"u_{n}")
         await post_hook(session, delivering.url, hook, f"m{n}")
 
-    async with asyncio.timeout(30):
-        while "delivery.dub_down" not in {  # noqa: ASYNC110 - another process
-            event["event"] for event in delivering.events
-        }:
-            await asyncio.sleep(0.05)
+    await delivering.logged("delivery.dub_down")
     leads = await delivering.leads()
     assert not [lead for lead in leads if lead["status"] == "parked"]
     [waiting, *_] = [lead for lead in leads if lead["attempts"] == 0]

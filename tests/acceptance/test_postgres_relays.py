@@ -17,7 +17,7 @@ import pytest
 
 from relay.core.pacing import WINDOW_MS, burst
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
-from tests.support.postgres_server import PostgresServer, postgres_server
+from tests.support.postgres_server import PostgresServer
 
 PLAN = 3_000
 """Calls a minute: fifty a second between the three of them, where each alone
@@ -35,13 +35,6 @@ PAUSE_S = 0.05
 CLICKS = 20
 EVENTS = ("Sign Up", "Qualified", "Paid")
 """What happens to one customer, in this order, whichever relay is told."""
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server for one test alone, which may kill it."""
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import resource
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ from tests.acceptance.test_clock import FakeClock
 from tests.acceptance.test_trouble import RULES, sign_up
 from tests.support.harness import API_KEY, RelayProcess, SandboxDub, post_hook
 from tests.support.outbox_rig import lead, new_lead
-from tests.support.postgres_server import PostgresServer, postgres_server
+from tests.support.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.process
 
@@ -90,11 +90,7 @@ async def test_a_second_relay_whose_clock_is_behind_makes_nothing_due_early(
     clock.set(-3600)
     second = RelayProcess(tmp_path, relay.environment | clock.environment)
     await second.start()
-    async with asyncio.timeout(20):
-        while "delivery.clock_set_back" not in {  # noqa: ASYNC110 - another process
-            event["event"] for event in second.events
-        }:
-            await asyncio.sleep(0.05)
+    await second.logged("delivery.clock_set_back")
     # A lead of its own shows that it has looked through what is due.
     signed_at = time.time() - 3600
     await post_hook(
@@ -401,13 +397,6 @@ async def test_a_log_that_has_filled_the_disk_is_cut_when_there_is_room_again(
     status, _ = await post_hook(session, relay.url, hook(click, "later"), "msg_later")
 
     assert status == 202
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server for one test alone, which may restart it."""
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.mark.postgres

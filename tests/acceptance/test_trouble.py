@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -42,6 +42,15 @@ async def fronted(
 
 def spilled(folder: Path) -> list[Path]:
     return list(folder.glob("relay.db.spill*"))
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Hold SQLite's lock, as another program does."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
 
 
 async def sign_up(
@@ -114,19 +123,12 @@ async def test_while_the_database_is_locked_the_sign_up_passes_and_is_kept(
     tmp_path: Path,
 ) -> None:
     click = await dub.click()
-    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-
+    with locked(tmp_path / "relay.db"):
         status, _ = await sign_up(session, fronted, click, "locked@example.com")
 
         assert status == 303
-        async with asyncio.timeout(30):
-            while "lead.spilled" not in {  # noqa: ASYNC110 - another process
-                event["event"] for event in fronted.events
-            }:
-                await asyncio.sleep(0.05)
+        await fronted.logged("lead.spilled")
         assert spilled(tmp_path)
-        other.execute("ROLLBACK")
 
     leads = await fronted.settled(1)
 
@@ -145,14 +147,12 @@ async def test_killed_while_the_database_is_locked_the_sign_up_is_in_the_spill_f
     tmp_path: Path,
 ) -> None:
     click = await dub.click()
-    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
+    with locked(tmp_path / "relay.db"):
         status, _ = await sign_up(session, fronted, click, "killed@example.com")
 
         await fronted.stop(9)
 
         assert status == 303
-        other.execute("ROLLBACK")
     assert await fronted.leads() == []
     await fronted.start()
     [lead] = await fronted.settled(1)

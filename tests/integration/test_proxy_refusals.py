@@ -12,8 +12,8 @@ import pytest
 
 from relay.observability.metrics import Metrics
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Outbox, Sighting
-from relay.proxy.sightings import CANDIDATE, MAX_SERIES, UNDECIDED, Sightings
+from relay.outbox.contract import CANDIDATE, UNDECIDED, Outbox, Sighting
+from relay.proxy.sightings import MAX_SERIES, Sightings
 from tests.support import proxy_rig
 from tests.support.proxy_rig import NOW, Remembering, landing, proxied
 from tests.support.recording_site import Site, ask, request, says

@@ -152,6 +152,12 @@ class RelayProcess:
             await outbox.close()
         return [entry_json(entry) for entry in entries]
 
+    async def logged(self, event: str, within: float = 30) -> None:
+        """Wait until it has logged an event of this name."""
+        async with asyncio.timeout(within):
+            while event not in {one["event"] for one in self.events}:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
     async def settled(self, count: int, within: float = 30) -> list[dict[str, Any]]:
         """Wait until so many leads are in the ledger and none is on its way."""
         deadline = time.monotonic() + within

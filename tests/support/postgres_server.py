@@ -169,3 +169,10 @@ def postgres() -> Iterator[PostgresServer]:
     """One server for all tests; each makes itself a schema (`new_url`)."""
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server for one test alone, which may kill it."""
+    with postgres_server() as server:
+        yield server

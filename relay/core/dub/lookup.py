@@ -13,20 +13,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from relay.core.dub.replies import (
     Answer,
     NoAnswer,
 )
-from relay.core.dub.retry import AT_WORK_MS, CLOCKS_MS, KEY_MS
+from relay.core.dub.retry import AT_WORK_MS, KEY_HELD_MS
 from relay.core.leads import Attempt, LeadRecord, Mode, Step
-
-LATE_MS: Final = AT_WORK_MS
-"""How long after we gave a call up Dub may still work on it."""
-
-LOCKED_MS: Final = KEY_MS + CLOCKS_MS
-"""When Dub's dedupe key is free again for sure."""
 
 
 class CustomerMatch(StrEnum):
@@ -83,12 +76,12 @@ def judge(reply: Answer | NoAnswer, entry: LeadRecord) -> LookupVerdict:
 def over_at(attempts: Sequence[Attempt]) -> int:
     """Return from when on no call in doubt can be worked on any more."""
     calls = [one for one in attempts if _in_doubt(one)]
-    return max(one.at + one.duration_ms for one in calls) + LATE_MS
+    return max(one.at + one.duration_ms for one in calls) + AT_WORK_MS
 
 
 def unlocked_at(attempts: Sequence[Attempt]) -> int:
     """Return when Dub lets go of the key that a call in doubt has claimed."""
-    return over_at(attempts) + LOCKED_MS
+    return over_at(attempts) + KEY_HELD_MS
 
 
 def _in_doubt(attempt: Attempt) -> bool:

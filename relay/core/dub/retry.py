@@ -26,8 +26,10 @@ KEY_MS: Final = 7 * DAY
 """How long Dub keeps its dedupe key, and its answer to an ``invoiceId``."""
 
 CLOCKS_MS: Final = HOUR
-"""What clocks may disagree by: so much later the key is free, so much earlier it may
-be."""
+"""What clocks may disagree by."""
+
+KEY_HELD_MS: Final = KEY_MS + CLOCKS_MS
+"""After so long Dub's key is free for sure."""
 
 AT_WORK_MS: Final = 300 * SECOND
 """How long Dub may work on a call that was given up: what its host grants a function
@@ -59,7 +61,7 @@ class Policy:
     for_ms: int = 72 * HOUR
     click_ms: int = 6 * HOUR
     sale_ms: int = HOUR
-    key_ms: int = KEY_MS + CLOCKS_MS
+    key_ms: int = KEY_HELD_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Proceed:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Nothing can be sent until a person acts: close the circuit, park the lead.
+    """Nothing can be sent until a person acts: open the circuit, park the lead.
 
     ``in_doubt`` is the parked lead's, as in :class:`Move`.
     """
@@ -148,12 +150,9 @@ def unrepeatable(entry: LeadRecord, now: int) -> Move | None:
     if not entry.in_doubt:
         return None
     sale = entry.lead.sale
-    counted_since = entry.lead.created_at if sale else entry.key_claimed_at
     foldable = sale is None or bool(sale.invoice_id)
-    if foldable and counted_since is not None:
-        if now - counted_since < KEY_MS - CLOCKS_MS:
-            return None
-    elif sale is None:
+    counted_since = entry.lead.created_at if sale else entry.key_claimed_at
+    if foldable and not may_have_run_out(counted_since, now):
         return None
     reason = (
         "a call that got no answer may have counted, and Dub would count it again"
@@ -164,9 +163,12 @@ def unrepeatable(entry: LeadRecord, now: int) -> Move | None:
     return Move(LeadStatus.UNCONFIRMED, reason=reason, in_doubt=True)
 
 
-def may_have_run_out(key_claimed_at: int | None, now: int) -> bool:
-    """Return whether Dub may hold no longer the key that a call of ours has claimed."""
-    return key_claimed_at is not None and now - key_claimed_at >= KEY_MS - CLOCKS_MS
+def may_have_run_out(since: int | None, now: int) -> bool:
+    """Return whether Dub may hold no longer what a call of ours has claimed then.
+
+    ``since`` is epoch ms; None: nothing was claimed.
+    """
+    return since is not None and now - since >= KEY_MS - CLOCKS_MS
 
 
 def key_free_at(key_claimed_at: int | None, now: int, key_ms: int) -> int | None:

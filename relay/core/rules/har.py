@@ -94,9 +94,7 @@ def _lines(message: Mapping[str, Any]) -> Iterator[Line]:
 
 def _posted(data: Mapping[str, Any]) -> bytes:
     if data.get("text"):
-        text = str(data["text"])
-        coded = data.get("encoding") == "base64"
-        return _unbased(text) if coded else text.encode("utf-8", "surrogatepass")
+        return _content(data)
     pairs = [(each["name"], each.get("value", "")) for each in data.get("params", ())]
     return urlencode(pairs).encode()
 

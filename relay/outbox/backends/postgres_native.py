@@ -30,7 +30,8 @@ from relay.outbox.insertion import (
 from relay.outbox.leases import (
     CLAIM_PAGE,
     CLAIM_PAGES,
-    FRESH_SCAN,
+    NEWEST,
+    OLDEST,
     Due,
     Lease,
     Leased,
@@ -65,28 +66,9 @@ _INSERT_OR_FIND: Final = f"""
 may repeat an earlier lead, nothing is inserted, and the ledger has to say which."""
 
 # Limits are written into the statement: the planner must know that they are small.
-DUE: Final = sql(
-    """
-    SELECT {entry}, l.seq, {behind} FROM leads AS l
-    WHERE l.due_at <= $1
-    ORDER BY l.due_at, l.seq LIMIT
-    """
-)
+DUE: Final = f"{OLDEST} LIMIT"
 
-# The newest that were never tried. Few are looked at: the others are put off, behind
-# leads of their customers. (+ 0: it is to walk them by seq.)
-NEWEST_DUE: Final = sql(
-    f"""
-    SELECT {{entry}}, l.seq, {{behind}} FROM leads AS l
-    WHERE l.status = 'queued' AND l.due_at + 0 <= $1 AND l.seq >= (
-        SELECT min(seq) FROM (
-            SELECT seq FROM leads WHERE status = 'queued'
-            ORDER BY seq DESC LIMIT {FRESH_SCAN}
-        ) AS newest
-    )
-    ORDER BY l.seq DESC LIMIT
-    """  # noqa: S608 - of constants
-)
+NEWEST_DUE: Final = f"{NEWEST} LIMIT"
 
 # Looked at again under the lock: another relay may have been here since.
 _LEASE: Final = sql(

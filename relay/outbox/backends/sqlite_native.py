@@ -24,7 +24,8 @@ from relay.outbox.deliveries import lock_budget, write_budget
 from relay.outbox.leases import (
     CLAIM_PAGE,
     CLAIM_PAGES,
-    FRESH_SCAN,
+    NEWEST,
+    OLDEST,
     Due,
     Lease,
     Leased,
@@ -34,28 +35,9 @@ from relay.outbox.leases import (
 )
 from relay.outbox.records import sql
 
-DUE: Final = sql(
-    """
-    SELECT {entry}, l.seq, {behind} FROM leads AS l
-    WHERE l.due_at <= $1
-    ORDER BY l.due_at, l.seq LIMIT $2
-    """
-)
+DUE: Final = f"{OLDEST} LIMIT $2"
 
-# The newest that were never tried. Few are looked at: the others are put off, behind
-# leads of their customers. (+ 0: it is to walk them by seq.)
-NEWEST_DUE: Final = sql(
-    f"""
-    SELECT {{entry}}, l.seq, {{behind}} FROM leads AS l
-    WHERE l.status = 'queued' AND l.due_at + 0 <= $1 AND l.seq >= (
-        SELECT min(seq) FROM (
-            SELECT seq FROM leads WHERE status = 'queued'
-            ORDER BY seq DESC LIMIT {FRESH_SCAN}
-        ) AS newest
-    )
-    ORDER BY l.seq DESC LIMIT $2
-    """  # noqa: S608 - of constants
-)
+NEWEST_DUE: Final = f"{NEWEST} LIMIT $2"
 
 _LEASE: Final = sql(
     """

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -66,7 +68,7 @@ class LastSeen:
             AuditEntry(self._outbox.now(), "relay", "older-copy", "database", detail)
         )
         self._lead_id = self._written = None
-        await asyncio.to_thread(self._path.unlink, missing_ok=True)
+        await self._touch(partial(self._path.unlink, missing_ok=True))
 
     async def remember(self, lead_id: str | None, *, at_once: bool = False) -> None:
         """Remember what was delivered last; the file is written now and then."""
@@ -77,8 +79,12 @@ class LastSeen:
             return
         self._written = self._lead_id
         self._write_at = time.monotonic() + WRITE_S
+        await self._touch(partial(self._write, self._lead_id))
+
+    async def _touch(self, change: Callable[[], object]) -> None:
+        """Change the file; where that cannot be, memory alone remembers."""
         try:
-            await asyncio.to_thread(self._write, self._lead_id)
+            await asyncio.to_thread(change)
         except OSError as error:
             log.debug("database.seen_not_written", reason=error.strerror or "")
 

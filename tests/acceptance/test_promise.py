@@ -24,6 +24,8 @@ from pytest_aiohttp import AiohttpServer
 
 from relay.capture.spill import MOST_IN_MEMORY, Spill
 from relay.core.clock import iso, now_ms
+from relay.delivery.rollback import LastSeen
+from relay.outbox.backends import open_outbox
 from relay.outbox.contract import NewLead
 from relay.sandbox.site import make_site
 from tests.acceptance.test_clock import FakeClock
@@ -630,3 +632,23 @@ async def test_what_waits_in_memory_is_taken_once_each_though_others_are_dropped
 
     # The first was under way when it was dropped; every other is stored too.
     assert stored == [one.lead.id for one in leads]
+
+
+async def test_an_older_copy_is_noticed_where_no_file_can_be_kept(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "no-folder").touch()
+    outbox = open_outbox(f"sqlite:///{tmp_path}/relay.db")
+    await outbox.open()
+    made = new_lead()
+    await outbox.put(made)
+    seen = LastSeen(outbox, tmp_path / "no-folder" / "relay.db.seen")
+    await seen.remember("lead_that_this_copy_does_not_have")
+
+    await seen.compare()
+
+    found = await outbox.get(made.lead.id)
+    await outbox.close()
+    assert found is not None
+    assert found.in_doubt
+    assert not seen.doubtful

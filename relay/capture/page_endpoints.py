@@ -22,7 +22,7 @@ from relay.core.clock import Clock
 from relay.core.http import tickets
 from relay.core.http.cookies import is_click_id
 from relay.core.http.tickets import Opener
-from relay.http.callers import OwnPages, Trusted, Visit
+from relay.http.callers import OwnPages, Trusted
 from relay.http.request_body import read_small
 from relay.http.responses import RefusedError, answer, read_object
 
@@ -98,20 +98,8 @@ class TicketEndpoint:
 
         Raises RefusedError for anybody else's page.
         """
-        click_id = self._click(self._pages.visit(request))
+        click_id = self._landing.click(self._pages.visit(request)).id
         if click_id is None:
             return answer({"ticket": None})
         ticket = tickets.issue(click_id, self._opener.secrets, self._clock())
         return answer({"ticket": ticket, "expiresIn": self._opener.life_s})
-
-    def _click(self, visit: Visit) -> str | None:
-        """Return the click of the cookie, or of the signed one if that was lost."""
-        click_id = visit.click_id()
-        if click_id is not None:
-            return click_id
-        signed_cookie = self._landing.signed_cookie(visit)
-        return (
-            None
-            if signed_cookie is None or signed_cookie.used
-            else signed_cookie.click_id
-        )

@@ -110,10 +110,8 @@ class Sightings:
         oauth = visit.method == "GET" and "code=" in query and "state=" in query
         if not oauth and visit.method not in _METHODS:
             return None
-        if visit.click_id() is None:
-            signed_cookie = self._landing.signed_cookie(visit)
-            if signed_cookie is None or signed_cookie.used:
-                return None
+        if self._landing.click(visit).id is None:
+            return None
         return lambda *rest: self._saw(
             Passed(visit.method, visit.target, visit.headers, *rest)
         )

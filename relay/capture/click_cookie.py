@@ -8,10 +8,9 @@ Beside it goes the signed click cookie, out of scripts' reach, from which a lost
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import parse_qsl
 
 from relay.core.clock import Clock
 from relay.core.http import cookies
@@ -24,7 +23,6 @@ from relay.observability.metrics import Metrics
 
 log = get_logger()
 
-PARAMETER: Final = "dub_id"
 DAY_S: Final = 86_400
 
 SHARED_CACHE_FIELDS: Final = frozenset(
@@ -45,6 +43,25 @@ SHARED_CACHE_FIELDS: Final = frozenset(
 9213, and the CDNs' own). One visitor's click must never be handed to another."""
 
 PRIVATE: Final = (b"Cache-Control", b"private, no-store")
+
+
+PREPARING: Final = (b"sec-purpose", b"purpose", b"x-purpose", b"x-moz")
+"""Headers by which browsers say that nobody has gone to this address yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisitorsClick:
+    """A click id and where it came from; "" is the customer's earlier click.
+
+    ``seen`` is what the relay signed of it, None if it has not.
+    """
+
+    id: str | None
+    source: str
+    seen: SignedCookie | None = None
+
+
+NO_CLICK: Final = VisitorsClick(None, "none")
 
 
 class Landing:
@@ -82,14 +99,17 @@ class Landing:
     def _cookies(self, visit: Visit) -> list[bytes]:
         if visit.method != "GET":
             return []
-        arrived = clicked(visit.target)
+        arrived = cookies.landing_click(visit.target)
         if arrived is None:
             return self._restored(visit)
         if not is_navigation(visit):
             return []
         self._metrics.landings.inc()
         previous = self.signed_cookie(visit)
-        if self._attribution == "first-click" and _has_earlier(visit, previous):
+        if previous is not None and previous.used and previous.click_id == arrived:
+            # Back, history or a bookmark: a sign-up has taken this click.
+            return self._without_used(visit)
+        if self._attribution == "first-click" and self.click(visit).id is not None:
             return self._restored(visit)
         return self._write(
             visit,
@@ -104,13 +124,20 @@ class Landing:
         ``page`` is the path it runs on. The script has mostly written its own
         cookie already, so a cookie is an earlier click only if it differs.
         """
-        known = visit.click_id()
+        signed_cookie = self.signed_cookie(visit)
+        known = self.click(visit).id
         if known is not None and self._attribution == "first-click":
             click_id = known
+        if (
+            signed_cookie is not None
+            and signed_cookie.used
+            and signed_cookie.click_id == click_id
+        ):
+            return self.used(visit)
         return self._write(
             visit,
             cookies.landed(
-                self.signed_cookie(visit),
+                signed_cookie,
                 click_id,
                 self._clock(),
                 page,
@@ -119,54 +146,68 @@ class Landing:
         )
 
     def restored(self, visit: Visit) -> list[bytes]:
-        """Return the cookies that bring a lost click back; none if none is lost."""
-        if visit.click_id() is not None:
+        """Return the cookies that bring a lost click back; none if none is lost.
+
+        Where a browser holds several clicks, only the one that counts is left.
+        """
+        if len(set(visit.clicks)) == 1:
+            return self._without_used(visit)
+        click = self.click(visit)
+        if click.id is None:
+            return self._without_used(visit)
+        if click.seen is None:
             return []
-        signed_cookie = self.signed_cookie(visit)
-        if signed_cookie is None or signed_cookie.used:
-            return []
-        return self._write(visit, replace(signed_cookie, last_seen=self._clock()))
+        return self._write(visit, replace(click.seen, last_seen=self._clock()))
 
     def forgotten(self, visit: Visit) -> list[bytes]:
         """Return the Set-Cookie values that leave nothing of a click behind."""
-        domain = self._domain_of(visit)
-        lines = cookies.clear_click(domain) + cookies.clear_signed_cookie(domain)
-        return [line.encode("ascii") for line in lines]
+        domains = self._domains_of(visit)
+        lines = cookies.clear_click(*domains) + cookies.clear_signed_cookie(*domains)
+        return _encoded(lines)
+
+    def click(self, visit: Visit) -> VisitorsClick:
+        """Return the click that a sign-up of this visitor counts for."""
+        signed_cookie = self.signed_cookie(visit)
+        chosen = cookies.newest_click(visit.clicks, signed_cookie)
+        if chosen is not None:
+            same = signed_cookie is not None and signed_cookie.click_id == chosen
+            return VisitorsClick(chosen, "cookie", signed_cookie if same else None)
+        if signed_cookie is not None and not signed_cookie.used:
+            return VisitorsClick(signed_cookie.click_id, "companion", signed_cookie)
+        return NO_CLICK
 
     def signed_cookie(self, visit: Visit) -> SignedCookie | None:
-        """Return the visitor's signed click cookie, None without a genuine one."""
-        values = visit.given(cookies.COMPANION_COOKIE)
-        now, max_age = self._clock(), self._days * DAY_S
-        for value in values:
-            signed_cookie = cookies.unseal(value, self._secrets, now, max_age)
-            if signed_cookie is not None:
-                return signed_cookie
-        return None
+        """Return the visitor's newest signed click cookie, None without a genuine one.
 
-    def click_id(self, visit: Visit) -> str | None:
-        """Return the click of the cookie, or of the signed one if that was lost."""
-        click_id = visit.click_id()
-        if click_id is not None:
-            return click_id
-        signed_cookie = self.signed_cookie(visit)
-        return (
-            None
-            if signed_cookie is None or signed_cookie.used
-            else signed_cookie.click_id
-        )
+        It is looked for once a request.
+        """
+        if not visit.sealed:
+            return None
+        if not visit.unsealed:
+            now, max_age = self._clock(), self._days * DAY_S
+            visit.unsealed.append(
+                cookies.newest_signed(visit.sealed, self._secrets, now, max_age)
+            )
+        return visit.unsealed[0]
 
     def used(self, visit: Visit) -> list[bytes]:
-        """Clear the click cookie in both its forms; nothing may restore it."""
-        lines = list(cookies.clear_click(self._domain_of(visit)))
+        """Clear the click cookie in every form; nothing may restore it."""
+        lines = list(cookies.clear_click(*self._domains_of(visit)))
         signed_cookie = self.signed_cookie(visit)
         if signed_cookie is not None:
             used = cookies.use(signed_cookie, self._clock())
             lines.append(self._seal(visit, used))
-        return [line.encode("ascii") for line in lines]
+        return _encoded(lines)
+
+    def _without_used(self, visit: Visit) -> list[bytes]:
+        """Clear a click that a sign-up has taken, where the browser still has it."""
+        if not visit.clicks or self.click(visit).id is not None:
+            return []
+        return _encoded(cookies.clear_click(*self._domains_of(visit)))
 
     def _restored(self, visit: Visit) -> list[bytes]:
         # Most visitors have no signed click cookie; nothing more is done for them.
-        if not visit.given(cookies.COMPANION_COOKIE):
+        if not visit.sealed:
             return []
         return self.restored(visit) if is_page_view(visit) else []
 
@@ -177,7 +218,19 @@ class Landing:
             days=self._days,
             now=self._clock(),
         )
-        return [click.encode("ascii"), self._seal(visit, signed_cookie).encode("ascii")]
+        lines = [*self._others(visit, signed_cookie.click_id), click]
+        return _encoded([*lines, self._seal(visit, signed_cookie)])
+
+    def _others(self, visit: Visit, click_id: str) -> Sequence[str]:
+        """Clear older clicks under other Domains: they would be read in its place."""
+        if set(visit.clicks) <= {click_id}:
+            return ()
+        own = cookies.clear_click(self._domain_of(visit))[0]
+        return [
+            line
+            for line in cookies.clear_click(*self._domains_of(visit))
+            if line != own
+        ]
 
     def _seal(self, visit: Visit, signed_cookie: SignedCookie) -> str:
         now = self._clock()
@@ -192,35 +245,50 @@ class Landing:
     def _domain_of(self, visit: Visit) -> str | None:
         return cookies.cookie_domain(visit.host, self._domain)
 
-
-def _has_earlier(visit: Visit, signed_cookie: SignedCookie | None) -> bool:
-    if visit.click_id() is not None:
-        return True
-    return signed_cookie is not None and not signed_cookie.used
+    def _domains_of(self, visit: Visit) -> tuple[str | None, ...]:
+        return cookies.cookie_domains(visit.host, self._domain)
 
 
-def clicked(target: str) -> str | None:
-    """Return the first valid click id of a target's query, decoded."""
-    query = target.partition("?")[2]
-    if PARAMETER not in query:
-        return None
-    pairs = parse_qsl(query, errors="replace")
-    return next(
-        (v for name, v in pairs if name == PARAMETER and cookies.is_click_id(v)), None
-    )
+def _encoded(lines: Iterable[str]) -> list[bytes]:
+    return [line.encode("ascii") for line in lines]
 
 
 def is_navigation(visit: Visit) -> bool:
     """Whether a person went to this address, as far as can be known.
 
     An image or a frame in a foreign page must not plant a click (cookie
-    stuffing). Browsers say what a request is for, but old ones do not, and
-    none does on plain http; images are then known by what they accept.
+    stuffing), and what is prefetched may never be seen. Browsers say what a request
+    is for, but old ones do not, and none does on plain http; images are then known by
+    what they accept.
     """
-    wanted = every(visit.headers, b"sec-fetch-dest")
+    if _is_preparing(visit):
+        return False
+    wanted = _said(visit, b"sec-fetch-dest")
     if wanted:
-        return all(value.strip().lower() == b"document" for value in wanted)
+        return all(_is_shown(visit, dest) for dest in wanted)
     return accepts(visit, b"text/html") or not accepts(visit, b"image/")
+
+
+def _is_shown(visit: Visit, dest: bytes) -> bool:
+    """Whether a destination (Fetch, 2.2.7) is a page that a person went to."""
+    if dest == b"document":
+        return True
+    if dest == b"empty":
+        # A service worker fetched it in the navigation's place.
+        return _said(visit, b"sec-fetch-mode") == [b"navigate"]
+    sites = _said(visit, b"sec-fetch-site")
+    own = bool(sites) and set(sites) <= {b"same-origin", b"same-site"}
+    return own and dest in {b"iframe", b"frame"}
+
+
+def _is_preparing(visit: Visit) -> bool:
+    """Whether a browser fetches it for later: a prefetch, a prerender, a preview."""
+    said = b" ".join(value for name in PREPARING for value in _said(visit, name))
+    return any(word in said for word in (b"prefetch", b"prerender", b"preview"))
+
+
+def _said(visit: Visit, name: bytes) -> list[bytes]:
+    return [value.strip().lower() for value in every(visit.headers, name)]
 
 
 def is_page_view(visit: Visit) -> bool:
@@ -230,7 +298,7 @@ def is_page_view(visit: Visit) -> bool:
     """
     if every(visit.headers, b"sec-fetch-dest"):
         return is_navigation(visit)
-    return accepts(visit, b"text/html")
+    return accepts(visit, b"text/html") and not _is_preparing(visit)
 
 
 def accepts(visit: Visit, kind: bytes) -> bool:

@@ -98,7 +98,7 @@ class TicketEndpoint:
 
         Raises RefusedError for anybody else's page.
         """
-        click_id = self._landing.click_id(self._pages.visit(request))
+        click_id = self._landing.click(self._pages.visit(request)).id
         if click_id is None:
             return answer({"ticket": None})
         ticket = tickets.issue(click_id, self._opener.secrets, self._clock())

@@ -85,12 +85,22 @@ class SignupHook:
         """Choose the click id; clickId beats cookie, "" means the customer's own."""
         given = fields.click_id
         if given is None:
-            return cookies.click_id([document.get("cookie") or ""]), "cookie"
+            return self._cookies_click(document.get("cookie") or ""), "cookie"
         if given == "" or cookies.is_click_id(given):
             return given, "clickId" if given else "customer"
         # The site's server may pass on what its page was given.
         found = self._opener.find((given,), (), self._clock())
         return found.click_id, found.told_by
+
+    def _cookies_click(self, header: str) -> str | None:
+        """Return the click of a visitor's cookies; of several the newest proven one."""
+        clicks = cookies.usable([header], cookies.CLICK_COOKIE, cookies.is_click_id)
+        sealed = cookies.usable([header], cookies.COMPANION_COOKIE, cookies.is_sealed)
+        max_age_s = cookies.MAX_DAYS * 86_400
+        signed = cookies.newest_signed(
+            sealed, self._opener.secrets, self._clock(), max_age_s
+        )
+        return cookies.newest_click(clicks, signed)
 
     def _refuse(self, result: str, status: int, message: str) -> NoReturn:
         self._intake.count(SOURCE, result)

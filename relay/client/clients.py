@@ -36,12 +36,7 @@ class UnknownRequestError(TypeError):
 
 def click_of(request: object) -> str | None:
     """Return the click id of a request's visitor, None if there is no usable one."""
-    headers = cookie_headers(request)
-    found = cookies.click_id(headers)
-    if found is None and any("," in header for header in headers):
-        # PEP 3333 has one value a name: servers join repeated headers by commas.
-        found = cookies.click_id(part for h in headers for part in h.split(","))
-    return found
+    return cookies.click_id(cookie_headers(request))
 
 
 def cookie_headers(request: object) -> list[str]:

@@ -12,7 +12,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from ipaddress import ip_address, ip_network
 from typing import Final
@@ -71,20 +71,29 @@ class Visit:
     headers: Headers
     host: str
     secure: bool
+    unsealed: list[cookies.SignedCookie | None] = field(
+        default_factory=list, compare=False, repr=False
+    )
+    """What its signed click cookies were found to be; empty until they were read."""
 
     @cached_property
-    def _cookies(self) -> list[tuple[str, str]]:
+    def _cookie_lines(self) -> list[str]:
         lines = every(self.headers, b"cookie")
-        texts = (line.decode("utf-8", "surrogateescape") for line in lines)
-        return list(cookies.pairs(texts))
+        return [line.decode("utf-8", "surrogateescape") for line in lines]
 
-    def given(self, name: str) -> list[str]:
-        """Return all values of the cookie with exactly this name, in order."""
-        return [value for known, value in self._cookies if known == name]
+    @cached_property
+    def clicks(self) -> list[str]:
+        """All usable click ids of the cookies, in the browser's order."""
+        return cookies.usable(
+            self._cookie_lines, cookies.CLICK_COOKIE, cookies.is_click_id
+        )
 
-    def click_id(self) -> str | None:
-        """Return the first usable click id of the cookies."""
-        return next(filter(cookies.is_click_id, self.given(cookies.CLICK_COOKIE)), None)
+    @cached_property
+    def sealed(self) -> list[str]:
+        """What may be signed click cookies, in the browser's order."""
+        return cookies.usable(
+            self._cookie_lines, cookies.COMPANION_COOKIE, cookies.is_sealed
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, StreamReader
 
-from relay.capture.click_cookie import PARAMETER
 from relay.core.http import cookies
 from relay.core.http.forwarding import (
     Forwarding,
@@ -196,12 +195,13 @@ def _visit(message: RawRequestMessage, onward: Onward) -> Visit:
 
 def _may_get_cookies(target: str, given: Sequence[bytes]) -> bool:
     """Whether this may be a landing, or a visit that lost its click."""
-    if PARAMETER in target:
+    if cookies.landing_click(target) is not None:
         return True
     if not any(_COMPANION in value for value in given):
         return False
     texts = [value.decode("utf-8", "surrogateescape") for value in given]
-    return cookies.click_id(texts) is None
+    clicks = cookies.usable(texts, cookies.CLICK_COOKIE, cookies.is_click_id)
+    return len(set(clicks)) != 1
 
 
 class _PlainRequest:

@@ -103,7 +103,7 @@ class Sightings:
         oauth = visit.method == "GET" and "code=" in query and "state=" in query
         if not oauth and visit.method not in _METHODS:
             return None
-        if self._landing.click_id(visit) is None:
+        if self._landing.click(visit).id is None:
             return None
         return lambda *rest: self._saw(
             Exchange(visit.method, visit.target, visit.headers, *rest)

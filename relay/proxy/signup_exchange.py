@@ -14,10 +14,8 @@ from typing import Final, NamedTuple, TypeVar
 
 from aiohttp import StreamReader
 
-from relay.capture.click_cookie import Landing
+from relay.capture.click_cookie import NO_CLICK, Landing, VisitorsClick
 from relay.core.clock import iso
-from relay.core.http import cookies
-from relay.core.http.cookies import SignedCookie
 from relay.core.http.headers import Headers
 from relay.core.rules.documents import (
     MAX_BODY,
@@ -64,18 +62,6 @@ SPILL_WAIT_S: Final = 0.3
 """How long it waits for the spill file, whose disk may be as slow."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Click:
-    """A click id and where it came from; "" is the customer's earlier click."""
-
-    id: str | None
-    source: str
-    seen: SignedCookie | None = None
-
-
-_NO_CLICK: Final = _Click(None, "none")
-
-
 Report = Callable[[SignupRule, Verdict], None]
 """Counts a response that the default test did not take for a sign-up's success."""
 
@@ -105,7 +91,7 @@ class SignupExchange:
         self._held: Held | None = None
         self._holding: asyncio.Task[None] | None = None
         self._patience = STORE_WAIT_S
-        self._click: _Click = _NO_CLICK
+        self._click: VisitorsClick = NO_CLICK
 
     async def hold(self, body: bytes | None) -> None:
         """Write the sign-up down before the site sees it; None: no copy."""
@@ -124,7 +110,7 @@ class SignupExchange:
         return any(one.rule.reads_answer for one in self._matches)
 
     def _look(self, body: bytes | None) -> None:
-        self._click = self._find_click()
+        self._click = self._store.landing.click(self._visit)
         self._asked = asked_document(
             query=self._visit.target.partition("?")[2],
             path_params=self._matches[0].params,
@@ -243,21 +229,11 @@ class SignupExchange:
     def _has_click(self, rule: SignupRule) -> bool:
         return self._click_of(rule).id is not None
 
-    def _click_of(self, rule: SignupRule) -> _Click:
+    def _click_of(self, rule: SignupRule) -> VisitorsClick:
         """Return the click that a lead by this rule counts for."""
         if self._click.id is None and rule.known_customer:
-            return _Click("", "customer")
+            return VisitorsClick("", "customer")
         return self._click
-
-    def _find_click(self) -> _Click:
-        click_id = self._visit.click_id()
-        signed_cookie = self._store.landing.signed_cookie(self._visit)
-        if click_id is not None:
-            same = signed_cookie is not None and signed_cookie.click_id == click_id
-            return _Click(click_id, "cookie", signed_cookie if same else None)
-        if signed_cookie is not None and not signed_cookie.used:
-            return _Click(signed_cookie.click_id, "companion", signed_cookie)
-        return _NO_CLICK
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +348,7 @@ def close_answer(work: asyncio.Task[Settled]) -> None:
         work.result().answer.close()
 
 
-def _origin(click: _Click, rule: SignupRule) -> Mapping[str, str]:
+def _origin(click: VisitorsClick, rule: SignupRule) -> Mapping[str, str]:
     origin = {"click": click.source, "rule": rule.label}
     if click.seen is not None:
         origin["landed"] = iso(click.seen.first_seen)
@@ -381,7 +357,6 @@ def _origin(click: _Click, rule: SignupRule) -> Mapping[str, str]:
 
 def _remarks(visit: Visit) -> tuple[str, ...]:
     """Return what was odd about the click, for those who ask about this lead."""
-    given = visit.given(cookies.CLICK_COOKIE)
-    if len(given) > 1 and len(set(filter(cookies.is_click_id, given))) > 1:
-        return ("several different dub_id cookies came; the first one counts",)
+    if len(set(visit.clicks)) > 1:
+        return ("several different dub_id cookies came; the newest proven one counts",)
     return ()

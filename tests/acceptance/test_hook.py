@@ -88,6 +88,18 @@ async def test_without_a_usable_click_nothing_is_stored(
     assert 'captured_total{result="unattributed",source="hook"} 1.0' in text
 
 
+async def test_a_placeholder_is_refused_with_what_to_do(
+    relay: RelayProcess, session: aiohttp.ClientSession
+) -> None:
+    status, answer = await post_hook(
+        session, relay.url, GOOD | {"customerExternalId": "undefined"}
+    )
+
+    assert status == 422
+    assert "Send the id that your database gave" in answer["error"]["message"]
+    assert await relay.leads() == []
+
+
 async def test_an_empty_click_id_means_the_customers_earlier_click(
     relay: RelayProcess, session: aiohttp.ClientSession
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -39,8 +40,10 @@ def signed_cookie_of(answer: Message) -> cookies.SignedCookie | None:
     return cookies.unseal(value, SECRETS, NOW, 60)
 
 
-def signed_cookie(click_id: str = CLICK, *, used: bool = False) -> str:
-    made = cookies.SignedCookie(click_id, 1, 1, "/pricing", used=used)
+def signed_cookie(
+    click_id: str = CLICK, *, used: bool = False, last_seen: int = 1
+) -> str:
+    made = cookies.SignedCookie(click_id, 1, last_seen, "/pricing", used=used)
     return f"Cookie: dub_relay={cookies.seal(made, SECRETS, NOW)}"
 
 
@@ -144,6 +147,127 @@ async def test_what_is_no_navigation_plants_no_click(port: int, header: str) -> 
     answer = await ask(port, request(f"GET /?dub_id={CLICK}", header))
 
     assert answer.all("Set-Cookie") == []
+
+
+FRAME = "Sec-Fetch-Dest: iframe"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        # A service worker's fetch() in place of the navigation.
+        ("Sec-Fetch-Dest: empty", "Sec-Fetch-Mode: navigate"),
+        (FRAME, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: same-site"),
+        (FRAME, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Site: same-origin"),
+        ("Sec-Fetch-Dest: frame", "Sec-Fetch-Site: same-origin"),
+    ],
+)
+async def test_a_service_workers_navigation_and_an_own_frame_land(
+    port: int, headers: tuple[str, ...]
+) -> None:
+    answer = await ask(port, request(f"GET /?dub_id={CLICK}", *headers))
+
+    assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (FRAME, "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate"),
+        (FRAME, "Sec-Fetch-Site: none"),
+        (FRAME, "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"),
+        ("Sec-Fetch-Dest: empty", "Sec-Fetch-Mode: cors"),
+        ("Sec-Fetch-Dest: image", "Sec-Fetch-Site: same-origin"),
+        ("Sec-Fetch-Dest: embed", "Sec-Fetch-Site: same-origin"),
+        (DOCUMENT, "Sec-Purpose: prefetch"),
+        (DOCUMENT, "Sec-Purpose: prefetch;prerender"),
+        (DOCUMENT, "Sec-Purpose: prefetch;anonymous-client-ip"),
+        (DOCUMENT, "Purpose: prefetch"),
+        (DOCUMENT, "X-Moz: prefetch"),
+        ("Accept: text/html", "X-Purpose: preview"),
+    ],
+)
+async def test_what_nobody_has_gone_to_plants_no_click(
+    port: int, headers: tuple[str, ...]
+) -> None:
+    landed = await ask(port, request(f"GET /?dub_id={CLICK}", *headers))
+    later = await ask(port, request("GET /later", signed_cookie(), *headers))
+
+    assert landed.all("Set-Cookie") == []
+    assert later.all("Set-Cookie") == []
+
+
+@pytest.mark.parametrize("held", ["", f"; dub_id={CLICK}"])
+async def test_a_used_click_is_not_set_again_by_its_address(
+    port: int, held: str
+) -> None:
+    """Back, history and a bookmark open the landing address once more."""
+    line = request(f"GET /?dub_id={CLICK}", signed_cookie(used=True) + held, DOCUMENT)
+    again = await ask(port, line)
+    other = await ask(
+        port, request(f"GET /?dub_id={OTHER}", signed_cookie(used=True), DOCUMENT)
+    )
+
+    gone = [value.partition(b";")[0] for value in again.all("Set-Cookie")]
+    assert set(gone) == ({b"dub_id="} if held else set())
+    assert cookies_of(other)["dub_id"].startswith(f"dub_id={OTHER};")
+
+
+async def test_a_landing_leaves_no_older_click_under_another_domain(port: int) -> None:
+    answer = await ask(
+        port,
+        request(
+            f"GET /?dub_id={OTHER}", f"Cookie: dub_id={CLICK}", host="a.b.shop.test"
+        ),
+    )
+
+    lines = [value.decode() for value in answer.all("Set-Cookie")]
+    cleared = [line.partition(" Path")[0] for line in lines if "Max-Age=0;" in line]
+    assert cleared == [
+        "dub_id=; Domain=.b.shop.test;",
+        "dub_id=; Domain=.shop.test;",
+        "dub_id=;",
+    ]
+    assert cookies_of(answer)["dub_id"].startswith(
+        f"dub_id={OTHER}; Domain=.a.b.shop.test;"
+    )
+
+
+async def test_of_two_clicks_that_a_browser_holds_the_proven_one_is_left(
+    port: int,
+) -> None:
+    held = f"; dub_id={CLICK}; dub_id={OTHER}"
+    answer = await ask(port, request("GET /later", signed_cookie() + held, DOCUMENT))
+
+    assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
+    assert b"dub_id=; Path=/;" in b"\n".join(answer.all("Set-Cookie"))
+
+
+async def test_of_two_signed_cookies_the_newest_counts(port: int) -> None:
+    """An older setting of the domain has left one."""
+    sealed = [signed_cookie(last_seen=5), signed_cookie(OTHER, last_seen=9)]
+    for order in (sealed, sealed[::-1]):
+        answer = await ask(port, request("GET /later", *order, DOCUMENT))
+        assert cookies_of(answer)["dub_id"].startswith(f"dub_id={OTHER};")
+
+
+async def test_many_signed_cookies_cost_a_few(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    genuine = cookies.unseal
+
+    def counting(value: str, *rest: Any) -> cookies.SignedCookie | None:
+        tried.append(value)
+        return genuine(value, *rest)
+
+    monkeypatch.setattr(cookies, "unseal", counting)
+    junk = "Cookie: " + "; ".join(f"dub_relay=x.y.{number}" for number in range(900))
+    async with proxied(site.url) as port:
+        answer = await ask(port, request(f"GET /?dub_id={CLICK}", junk, DOCUMENT))
+
+    assert cookies_of(answer)["dub_id"].startswith(f"dub_id={CLICK};")
+    assert 0 < len(tried) <= cookies.MAX_TRIED
 
 
 @pytest.mark.parametrize(

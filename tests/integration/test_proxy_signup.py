@@ -12,6 +12,7 @@ import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from relay.core.clock import iso
+from relay.core.dub.track_lead import InvalidFieldError, sanitise
 from relay.core.http import cookies
 from relay.proxy import signup_exchange as signup
 from relay.proxy.signup_leads import Held
@@ -203,14 +204,45 @@ async def test_a_signed_cookie_that_is_used_or_forged_is_no_click(
     assert signups.named("take")[0]["click_id"] is None
 
 
-async def test_the_first_of_several_clicks_counts_and_is_noted(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("proof", "expected"),
+    [
+        ((), "anotherClick1234"),
+        # What a neighbour's subdomain planted later is not signed.
+        ((signed_cookie(),), CLICK),
+    ],
+    ids=["nothing proven", "the older one signed"],
+)
+async def test_the_newest_proven_click_counts_and_is_noted(
+    site: Site, proof: tuple[str, ...], expected: str
+) -> None:
     signups = Remembering()
     async with proxied(site.url, [RULE], signups) as port:
-        await ask(port, signing_up(COOKIE, "Cookie: dub_id=anotherClick1234"))
+        await ask(port, signing_up(COOKIE, "Cookie: dub_id=anotherClick1234", *proof))
 
     (lead,) = signups.named("take")
-    assert lead["click_id"] == CLICK
+    assert lead["click_id"] == expected
     assert "several different dub_id cookies" in lead["notes"][0]
+
+
+async def test_a_click_that_was_used_makes_no_second_lead(site: Site) -> None:
+    """The script may write it again from the address, until the server has answered."""
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(COOKIE, signed_cookie(used=True)))
+
+    assert [lead["click_id"] for lead in signups.named("take")] == [None]
+
+
+@pytest.mark.parametrize("text", ["undefined", "%5Bobject%20Object%5D", "%7Bid%7D"])
+async def test_a_placeholder_is_no_customer(site: Site, text: str) -> None:
+    signups = Remembering()
+    async with proxied(site.url, [RULE], signups) as port:
+        await ask(port, signing_up(COOKIE, body=f"id={text}".encode()))
+
+    (lead,) = signups.named("take")
+    with pytest.raises(InvalidFieldError, match="placeholder"):
+        sanitise(lead["fields"])
 
 
 # -- the answer's part

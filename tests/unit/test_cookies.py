@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,7 +22,12 @@ PARTNER = (
 )
 # Text as it comes out of header bytes: lone surrogates included.
 any_text = st.text(st.characters(exclude_categories=()))
-click_ids = st.from_regex(r"[A-Za-z0-9_-]{8,64}", fullmatch=True)
+click_ids = st.from_regex(r"[A-Za-z0-9_-]{8,64}", fullmatch=True).filter(
+    cookies.is_click_id
+)
+ADDRESSES = json.loads(
+    Path(__file__).parents[1].joinpath("support", "addresses.json").read_text()
+)
 
 
 class TestReading:
@@ -34,10 +41,52 @@ class TestReading:
 
         assert found == [PARTNER.partition("=")[2]]
 
-    def test_the_first_of_two_cookies_wins_as_in_the_browser(self) -> None:
+    def test_the_newest_of_two_cookies_wins(self) -> None:
+        """Browsers list those of one path in the order of their making."""
         header = "dub_id=SUBDOMAIN1; dub_id=APEX12345"
 
-        assert cookies.click_id([header]) == "SUBDOMAIN1"
+        assert cookies.click_id([header]) == "APEX12345"
+
+    @pytest.mark.parametrize(
+        ("signed", "expected"),
+        [
+            (None, "SECOND123"),
+            (SignedCookie("FIRST1234", 1, 1, "/"), "FIRST1234"),
+            (SignedCookie("elsewhere1", 1, 1, "/"), "SECOND123"),
+            (SignedCookie("SECOND123", 1, 1, "/", used=True), "FIRST1234"),
+        ],
+        ids=["nothing proven", "the older one", "another", "the newer one is used"],
+    )
+    def test_the_newest_proven_click_wins(
+        self, signed: SignedCookie | None, expected: str
+    ) -> None:
+        given = ["FIRST1234", "SECOND123"]
+
+        assert cookies.newest_click(given, signed) == expected
+
+    def test_a_used_click_is_none(self) -> None:
+        used = SignedCookie(CLICK, 1, 1, "/", used=True)
+
+        assert cookies.newest_click([CLICK, CLICK], used) is None
+        assert cookies.newest_click([], used) is None
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            f"sid=1, dub_id={CLICK}",
+            f"dub_id={CLICK}, sid=1",
+            f"{PARTNER}, dub_id={CLICK}, b=2",
+        ],
+    )
+    def test_cookies_that_a_server_joined_by_commas_are_found(
+        self, header: str
+    ) -> None:
+        assert cookies.click_id([header]) == CLICK
+
+    def test_a_comma_in_another_value_hides_no_click(self) -> None:
+        header = f"a=1, dub_id=EVIL1234; dub_id={CLICK}"
+
+        assert cookies.click_id([header]) == CLICK
 
     def test_what_dubs_install_check_plants_is_passed_over(self) -> None:
         assert cookies.click_id([f"dub_id=test; dub_id={CLICK}"]) == CLICK
@@ -122,7 +171,31 @@ class TestReading:
         assert click in cookies.values([header], "dub_id")
 
 
+class TestAddresses:
+    @pytest.mark.parametrize(("target", "click"), ADDRESSES)
+    def test_a_click_is_found_however_its_address_was_mangled(
+        self, target: str, click: str | None
+    ) -> None:
+        assert cookies.landing_click(target) == click
+
+    @given(st.text())
+    def test_no_address_raises(self, target: str) -> None:
+        found = cookies.landing_click(f"/?dub_id={target}")
+
+        assert found is None or cookies.is_click_id(found)
+
+
 class TestDomain:
+    def test_a_browser_may_hold_cookies_of_the_host_and_its_parents(self) -> None:
+        assert cookies.cookie_domains("www.app.acme.test:80", ".acme.test") == (
+            ".acme.test",
+            ".www.app.acme.test",
+            ".app.acme.test",
+            None,
+        )
+        assert cookies.cookie_domains("localhost") == (None,)
+        assert cookies.cookie_domains("127.0.0.1:80") == (None,)
+
     @pytest.mark.parametrize(
         ("host", "expected"),
         [
@@ -322,6 +395,26 @@ signed_cookies = st.builds(
 
 
 class TestSealing:
+    def test_the_newest_genuine_one_counts(self) -> None:
+        old = cookies.seal(SignedCookie("older12345", 1, NOW - 9, "/"), [NEW], NOW)
+        new = cookies.seal(SignedCookie("newer12345", 1, NOW - 1, "/"), [NEW], NOW)
+        for sealed in ([old, new, "a.b.c"], [new, old], ["a.b.c", new, old]):
+            found = cookies.newest_signed(sealed, [NEW], NOW, AGE_S)
+            assert found is not None
+            assert found.click_id == "newer12345"
+
+    def test_only_a_few_are_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tried: list[str] = []
+
+        def counting(value: str, *_: object) -> None:
+            tried.append(value)
+
+        monkeypatch.setattr(cookies, "unseal", counting)
+        many = [f"x.y.{number}" for number in range(10_000)]
+
+        assert cookies.newest_signed(many, [NEW], NOW, AGE_S) is None
+        assert tried == many[: cookies.MAX_TRIED]
+
     @given(signed_cookies)
     def test_what_is_sealed_can_be_unsealed_and_fits_a_cookie(
         self, signed_cookie: SignedCookie

@@ -11,6 +11,7 @@ from relay.core.http import (
     tickets,
 )
 from relay.core.http.tickets import (
+    MAX_WAIT_S,
     Opener,
     issue,
 )
@@ -62,6 +63,16 @@ def test_its_age_counts_to_the_sign_up_however_late_the_hook_comes() -> None:
         OPENER.open(ticket, late, at=NOW + HOUR + 2000)
     with pytest.raises(StaleTimestampError):
         OPENER.open(ticket, late, at=late + HOUR)
+
+
+@pytest.mark.parametrize("at", [1, 0, -5])
+def test_an_impossible_time_of_sign_up_does_not_stretch_its_age(at: int) -> None:
+    """A provider's created_at is what its record says, and people may write there."""
+    ticket = issue(CLICK, SECRETS, NOW)
+
+    assert OPENER.open(ticket, NOW + MAX_WAIT_S * 1000, at=at) == CLICK
+    with pytest.raises(StaleTimestampError):
+        OPENER.open(ticket, NOW + (MAX_WAIT_S + 3602) * 1000, at=at)
 
 
 def test_it_may_be_newer_than_the_sign_up() -> None:

@@ -420,6 +420,40 @@ def test_what_the_integrator_wrote_must_be_right(
     assert caught.value.issue.status == 422
 
 
+PLACEHOLDERS = (
+    *("undefined", "null", "NULL", "NaN", "None", "nil", "true", "false", "test"),
+    *("undefined:undefined", "null-null", "undefinednull", "-Infinity", "(not set)"),
+    *("0", "000", "0.0", "00000000-0000-0000-0000-000000000000"),
+    *("[object Object]", "user_[object Object]", "[object Promise]"),
+    *("{id}", "{{ user.id }}", "${user.id}", "#{id}", "%7Bid%7D", "%7B%7Bid%7D%7D"),
+    *("<id>", "<%= user.id %>", "%ID%", "__ID__", "CLICK_ID_HERE", "YOUR_USER_ID"),
+)
+
+
+@pytest.mark.parametrize("name", ["customerExternalId", "externalId", "customerId"])
+@pytest.mark.parametrize("text", PLACEHOLDERS)
+def test_a_placeholder_is_no_customer(name: str, text: str) -> None:
+    """Every sign-up of a site with such a fault would be one and the same person."""
+    with pytest.raises(InvalidFieldError, match="placeholder") as caught:
+        sanitise({"eventName": "Sign Up", name: text})
+
+    assert caught.value.issue.status == 422
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("10", "0x1f", "00ff00", "u_0", "testa", "test@example.com", "nullable"),
+        *("Nancy", "nilsson", "falsework", "undefined1", "dev_null", "JOHN_DOE"),
+        *("a{b}", "a<b>", "100%", "user-0000", "auth0|123", "550e8400-e29b-41d4-a716"),
+    ],
+)
+def test_what_only_looks_like_a_placeholder_is_a_customer(text: str) -> None:
+    fields, notes = sanitise({"eventName": "Sign Up", "customerExternalId": text})
+
+    assert (fields.customer_external_id, notes) == (text, ())
+
+
 def test_an_alias_of_the_wrong_type_is_named_when_it_is_needed() -> None:
     body = {"eventName": "Sign Up", "customerId": 7}
 

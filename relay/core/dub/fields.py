@@ -324,3 +324,29 @@ def wrong_type(name: str, expected: str, value: object) -> InvalidFieldError:
 def refused(name: str, code: str, message: str) -> InvalidFieldError:
     """Make the error for a field."""
     return InvalidFieldError(FieldIssue(name, code, message))
+
+
+# --- What a program writes where it has no value. ---
+
+PLACEHOLDER: Final = (
+    "This is a placeholder, not a customer's id: a variable was empty, or a template"
+    " was not filled in. Send the id that your database gave the customer"
+)
+
+_EMPTY: Final = re.compile(
+    r"""
+    (?: (?:undefined|null|nil|none|nan|-?infinity|true|false|test|\(null\)|\(not\ set\))
+        [-_:./ ]? )+                                   # of a variable without a value
+    | [-_:./ 0]*0[-_:./ 0]*                            # zeros, a UUID's as well
+    | .*\[object\ \w+\].*                             # of JavaScript
+    | (?:\$|%24|\#)?(?:\{|%7b).*(?:\}|%7d)             # {id}, {{id}}, ${id}, %7Bid%7D
+    | <.*> | %\w+% | __\w+__                           # <id>, <%= id %>, %ID%, __ID__
+    | (?:[a-z]+_)*(?:id_here|your_[a-z_]*id|placeholder)
+    """,
+    re.VERBOSE | re.IGNORECASE | re.ASCII | re.DOTALL,
+)
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether a text is what programs write for no value: ``undefined``, ``{id}``."""
+    return _EMPTY.fullmatch(text.strip()) is not None

@@ -24,10 +24,12 @@ from relay.core.dub.fields import (
     MAX_NAME,
     MAX_QUANTITY,
     MISSING,
+    PLACEHOLDER,
     Body,
     FieldIssue,
     InvalidFieldError,
     is_email,
+    is_placeholder,
     js_trim,
     json_depth,
     limited,
@@ -275,9 +277,11 @@ def _without_blanks(body: Body) -> dict[str, object]:
 
 
 def _customer_id(body: Body) -> str:
-    """Read the first customer id that is not empty; it must have 1 to 100 units."""
+    """Read the first customer id that is not empty: 1 to 100 units, no placeholder."""
     for name in CUSTOMER_ID_NAMES:
         if value := read_trimmed(body, name):
+            if is_placeholder(value):
+                raise refused(name, "custom", PLACEHOLDER)
             return _storable(name, limited(name, value, MAX_CUSTOMER_ID))
     name = CUSTOMER_ID_NAMES[0]
     given = body.get(name, MISSING)

@@ -3,7 +3,7 @@
 Dub's own ``dub_partner_data`` cookie holds raw JSON, whose quotes and commas
 make cookie parsers drop what comes after it, and doubled names are resolved
 differently by each parser. So headers are scanned here by the browser's rule:
-a semicolon ends a pair, wherever it stands; the first of a name wins.
+a semicolon ends a pair, wherever it stands.
 
 Times are epoch milliseconds.
 """
@@ -11,11 +11,13 @@ Times are epoch milliseconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import lru_cache
+from itertools import islice
 from typing import Final, Literal
+from urllib.parse import unquote_plus
 
 from relay.core import signing
 
@@ -39,8 +41,32 @@ _PURPOSE: Final = "dub-relay.companion"
 _DAY_S: Final = 86_400
 
 # Dub mints 16 of [0-9A-Za-z]; its own install check plants "test", which must
-# not be sent. 64 leaves room for a longer id of tomorrow.
-_CLICK_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}")
+# not be sent. 64 leaves room for a longer id of tomorrow. A placeholder that nobody
+# filled in is none: zeros, undefined, letters joined by separators (CLICK_ID_HERE).
+_ID: Final = (
+    r"(?!(?:[-_0]+|(?:test)+|undefined|infinity|placeholder|[a-z]*[_-][a-z_-]*)\W*$)"
+    r"([\w-]{8,64})"
+)
+_CLICK_ID: Final = re.compile(_ID, re.ASCII | re.IGNORECASE)
+# Mail programs put blanks, quotes and punctuation around an address.
+_WRITTEN_CLICK_ID: Final = re.compile(rf'[ "]*{_ID}\W*', re.ASCII | re.IGNORECASE)
+# Any character of a parameter's name may be escaped. Programs that rewrite addresses
+# write "&" as "&amp;", and append a parameter as if there was none before.
+_ADDRESS: Final = re.compile(
+    "[?&;]"
+    + "".join(f"(?:{char}|%{ord(char):x})" for char in "dub")
+    + "(?:_|%5[fF])"
+    + "".join(f"(?:{char}|%{ord(char):x})" for char in "id")
+    + "=([^?&;#]*)"
+)
+
+MAX_TRIED: Final = 4
+"""Signed click cookies that are tried of one request: a browser holds one for each
+Domain of the host, and a stranger may send thousands, at 10 µs each."""
+
+_LABELS: Final = 6
+"""Labels of a hostname for whose parents a cookie is cleared."""
+
 # The alphabet of itsdangerous; 3800 leaves the attributes room under 4096.
 _SEALED: Final = re.compile(r"[A-Za-z0-9_.-]{1,3800}")
 # Underscores are no hostname's by RFC 952, but browsers take such hosts, and
@@ -53,8 +79,25 @@ _MAX_HOSTNAME: Final = 253  # RFC 1035, 2.3.4, without the root's dot
 
 
 def is_click_id(value: str) -> bool:
-    """Whether this can be a click id of Dub's: 8 to 64 of ``[A-Za-z0-9_-]``."""
+    """Whether this can be a click id of Dub's: 8 to 64 of ``[A-Za-z0-9_-]``.
+
+    A placeholder cannot: ``undefined``, zeros, ``CLICK_ID_HERE``.
+    """
     return _CLICK_ID.fullmatch(value) is not None
+
+
+def landing_click(target: str) -> str | None:
+    """Return the first click id in a request target, None if there is none.
+
+    The names and values are those that a form has in its address (URL, 5.1), however
+    a mail program has mangled it: ``&amp;dub_id=``, ``dub%5Fid=``, ``?x=1?dub_id=``,
+    ``;dub_id=``, a blank, a quote, a slash or punctuation behind it.
+    """
+    for found in _ADDRESS.finditer(target):
+        read = _WRITTEN_CLICK_ID.fullmatch(unquote_plus(found[1]))
+        if read is not None:
+            return read[1]
+    return None
 
 
 def pairs(cookie_headers: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -85,9 +128,43 @@ def values(cookie_headers: Iterable[str], name: str) -> list[str]:
     return [value for known, value in pairs(cookie_headers) if known == name]
 
 
+def usable(
+    cookie_headers: Iterable[str], name: str, is_usable: Callable[[str], bool]
+) -> list[str]:
+    """Return the usable values of a cookie, in the browser's order.
+
+    Some servers join the cookies of HTTP/2 by commas instead of semicolons (RFC 9113,
+    8.2.3), and a header that came twice. Commas are tried where semicolons show
+    nothing: they stand in values, too.
+    """
+    headers = list(cookie_headers)
+    found = [value for value in values(headers, name) if is_usable(value)]
+    if found or not any("," in header for header in headers):
+        return found
+    parts = (part for header in headers for part in header.split(","))
+    return [value for value in values(parts, name) if is_usable(value)]
+
+
 def click_id(cookie_headers: Iterable[str]) -> str | None:
-    """The first usable click id, which is the one a browser's script would read."""
-    return next(filter(is_click_id, values(cookie_headers, CLICK_COOKIE)), None)
+    """Return the newest usable click id of a request's cookies.
+
+    Browsers list cookies of one path in the order of their making (RFC 6265, 5.4).
+    """
+    found = usable(cookie_headers, CLICK_COOKIE, is_click_id)
+    return found[-1] if found else None
+
+
+def newest_click(clicks: Sequence[str], signed: SignedCookie | None) -> str | None:
+    """Return which click of several cookies counts; None if none does.
+
+    The newest that is proven wins: the relay signed it, and a neighbour's subdomain
+    cannot have. One that a sign-up has taken counts no more.
+    """
+    if signed is not None and signed.used:
+        clicks = [click for click in clicks if click != signed.click_id]
+    elif signed is not None and signed.click_id in clicks:
+        return signed.click_id
+    return clicks[-1] if clicks else None
 
 
 @lru_cache(_HOSTS)
@@ -104,6 +181,18 @@ def cookie_domain(host: str, configured: str | None = None) -> str | None:
     if not _PORT.fullmatch(port):
         return None
     return domain_attribute(name.lower().removeprefix("www."))
+
+
+def cookie_domains(host: str, configured: str | None = None) -> tuple[str | None, ...]:
+    """Return every Domain under which a browser may hold a cookie of this host.
+
+    The one it is written for, that of the host, those of its parents, and None for
+    host-only: older settings, and a site's own code, may have written any of them.
+    """
+    own = cookie_domain(host, configured)
+    labels = host.partition(":")[0].lower().rstrip(".").split(".")[-_LABELS:]
+    parents = [domain_attribute(".".join(labels[at:])) for at in range(len(labels) - 1)]
+    return tuple(dict.fromkeys((own, *filter(None, parents), None)))
 
 
 def domain_attribute(name: str) -> str | None:
@@ -145,25 +234,22 @@ def write_click(click_id: str, *, domain: str | None, days: int, now: int) -> st
     return _set_cookie(CLICK_COOKIE, click_id, domain, *life, "SameSite=Lax")
 
 
-def clear_click(domain: str | None) -> tuple[str, ...]:
-    """The Set-Cookie values that remove ``dub_id``: with Domain, and host-only.
+def clear_click(*domains: str | None) -> tuple[str, ...]:
+    """Return the Set-Cookie values that remove ``dub_id``: for each Domain, host-only.
 
-    A browser keeps the two apart, and a site's own code may have written either.
+    A browser keeps them apart, and a site's own code may have written any.
     """
-    return _clear(CLICK_COOKIE, domain)
+    return _clear(CLICK_COOKIE, *domains)
 
 
-def clear_signed_cookie(domain: str | None) -> tuple[str, ...]:
-    """The Set-Cookie values that remove the signed click cookie, in both forms as well.
-
-    It is host-only where the relay was once asked under a bare host.
-    """
-    return _clear(COMPANION_COOKIE, domain)
+def clear_signed_cookie(*domains: str | None) -> tuple[str, ...]:
+    """Return those that remove the signed click cookie, in all its forms as well."""
+    return _clear(COMPANION_COOKIE, *domains)
 
 
 @lru_cache(_HOSTS)
-def _clear(name: str, domain: str | None) -> tuple[str, ...]:
-    domains = (None,) if domain is None else (domain, None)
+def _clear(name: str, *domains: str | None) -> tuple[str, ...]:
+    domains = tuple(dict.fromkeys((*domains, None)))
     gone = (f"Expires={formatdate(0, usegmt=True)}", "Max-Age=0", "SameSite=Lax")
     return tuple(_set_cookie(name, "", each, *gone) for each in domains)
 
@@ -256,6 +342,21 @@ def seal(signed_cookie: SignedCookie, secrets: Sequence[str], now: int) -> str:
         "u": signed_cookie.used,
     }
     return signing.sign_json(content, secrets, _PURPOSE, now)
+
+
+def is_sealed(value: str) -> bool:
+    """Whether this has the form of what :func:`seal` returns; that proves nothing."""
+    return _SEALED.fullmatch(value) is not None
+
+
+def newest_signed(
+    sealed: Iterable[str], secrets: Sequence[str], now: int, max_age_s: int
+) -> SignedCookie | None:
+    """Return the genuine one that was seen last; only :data:`MAX_TRIED` are tried."""
+    tried = islice(dict.fromkeys(sealed), MAX_TRIED)
+    found = [unseal(value, secrets, now, max_age_s) for value in tried]
+    genuine = [one for one in found if one is not None]
+    return max(genuine, key=lambda one: one.last_seen, default=None)
 
 
 def unseal(

@@ -17,6 +17,10 @@ from relay.core.http.cookies import is_click_id
 LIFE_S: Final = 3600
 """How old a ticket may be when the person signs up, unless set otherwise."""
 
+MAX_WAIT_S: Final = 3 * 86_400
+"""How long a hook may come after the sign-up and still be believed: providers try for
+up to three days (Stripe's webhooks). A time of sign-up before that proves nothing."""
+
 _PURPOSE: Final = "dub-relay.ticket"
 
 NO_CLICK: Final = "no click id and no ticket"
@@ -59,9 +63,9 @@ class Opener:
         """Return the click of a ticket; raise signing.BadSignatureError.
 
         ``at`` is when the person signed up (epoch milliseconds, as ``now``), which
-        counts for its age: a provider may repeat a hook for days.
+        counts for its age: a provider may repeat a hook for MAX_WAIT_S.
         """
-        waited_s = max(0, now - at) // 1000 if at is not None else 0
+        waited_s = min(max(0, now - at) // 1000, MAX_WAIT_S) if at is not None else 0
         click = signing.verify_json(
             ticket, self.secrets, _PURPOSE, now, max_age_s=self.life_s + waited_s
         )

@@ -3,7 +3,7 @@
 /* global ATTRIBUTION */
 
 import { get, remove, set } from './cookies.js';
-import { refresh } from './outbound-domains.js';
+import { decorator } from './outbound-domains.js';
 import { post } from './post.js';
 import { api, asked, clickId, data, domains, json, names, tag } from './settings.js';
 
@@ -28,6 +28,8 @@ export let allowed = asked == null;
 
 /** The visitor's click id, or something falsy. */
 export const click = () => allowed && clickId(get('dub_id'));
+
+const refresh = OUTBOUND_DOMAINS && decorator(click);
 
 /** Store the click of an answer; give the answer back. */
 export const keep = answer => {

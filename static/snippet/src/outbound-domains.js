@@ -3,14 +3,13 @@
  * forms, as they appear, as they change, and once more when they are used.
  */
 
-import { click } from './click.js';
 import { domains } from './settings.js';
 
 const KINDS = 'a,area,iframe,form';
 
 const bare = host => host.replace(/^www\./, '');
 
-const begin = () => {
+const begin = click => {
   const own = bare(location.hostname);
   const listed = `${domains.outbound}`.split(/[\s,]+/).map(bare);
 
@@ -85,5 +84,5 @@ const begin = () => {
   };
 };
 
-/** Decorate everything with the click as it is now. */
-export const refresh = OUTBOUND_DOMAINS && (domains.outbound ? begin() : () => {});
+/** Make what decorates everything with the click, which `click` gives, as it is now. */
+export const decorator = click => (domains.outbound ? begin(click) : () => {});

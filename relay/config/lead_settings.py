@@ -41,7 +41,7 @@ class LeadSettings:
         "inject_snippet",
         values.flag,
         "off",
-        help="Puts the script tag into the site's HTML pages, before </head>: on or"
+        help="Puts the script tag into the head of the site's HTML documents: on or"
         " off.",
     )
     database: str = setting(

@@ -39,7 +39,7 @@ from relay.http.request_guard import (
 from relay.observability.logging import get_logger
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
-from relay.proxy.injection import Page, is_html, is_page, page_headers
+from relay.proxy.injection import Page, is_html, is_navigation, is_page, page_headers
 from relay.proxy.sightings import Overheard, Sightings, Watcher
 from relay.proxy.signup_exchange import (
     CopiedAnswer,
@@ -261,7 +261,7 @@ class Proxy:
     ) -> web.StreamResponse:
         """Forward an answer: what was read of it already, then the rest."""
         request = passage.request
-        page = self._page(answer)
+        page = self._page(request, answer)
         headers = self._returned(passage, answer, cookies)
         reply = SiteResponse(
             answer.status,
@@ -293,9 +293,11 @@ class Proxy:
             answer.close()
         return reply
 
-    def _page(self, answer: UpstreamAnswer) -> Page | None:
+    def _page(self, request: web.BaseRequest, answer: UpstreamAnswer) -> Page | None:
         """Return what puts the tag into this answer, None if it is to pass as it is."""
-        if self._script is None or not is_page(answer.status, answer.headers):
+        if self._script is None or not is_navigation(request.raw_headers):
+            return None
+        if not is_page(answer.status, answer.headers):
             return None
         # HEAD says what GET would have: nothing of the old length.
         return Page(self._script, answer.headers)

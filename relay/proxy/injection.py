@@ -1,7 +1,7 @@
 """Puts the script tag into HTML pages on their way to the visitor.
 
-Off unless set. A page streams on as it comes; only what may be the beginning
-of ``</head>`` is held back. Compressed pages are decoded, and encoded again in
+Off unless set. A page streams on as it comes; only a tag that is not whole yet
+is held back. Compressed pages are decoded, and encoded again in
 the same coding. What is not HTML, not whole, or not to be changed passes as it
 is (RFC 9110, 7.7: ``no-transform``).
 """
@@ -19,6 +19,7 @@ import brotli  # type: ignore[import-untyped]  # ships no types
 from relay.core.http.headers import Headers, Line
 from relay.http.request_guard import every
 from relay.proxy.exchange import UpstreamError
+from relay.proxy.head_end import UNREADABLE_CHARSET, HeadEnd
 
 LOOKED_AT: Final = 2**18
 """Bytes of a page in which ``</head>`` is looked for; heads are far smaller."""
@@ -28,21 +29,8 @@ PIECE: Final = 2**16
 
 _CODINGS: Final = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"br"})
 
-# Of the charsets that browsers read, only these write ASCII in other bytes.
-_WIDE: Final = re.compile(rb"charset\s*=\s*\"?\s*utf-?(16|32)", re.IGNORECASE)
 _NONCE: Final = re.compile(r"'nonce-([A-Za-z0-9+/_-]{1,200}={0,2})'")
 _SCRIPT_SOURCES: Final = ("script-src-elem", "script-src", "default-src")
-
-_MARK: Final = re.compile(
-    rb"<!--|<(?:script|style|title|textarea|template|noscript)(?=[\s/>])"
-    rb"|</head(?=[\s/>])|<body(?=[\s/>])",
-    re.IGNORECASE,
-)
-"""What begins text that is no markup, and where a head ends. ``</head>`` may be
-left out (HTML, 13.1.2.4); then it ends where the body begins."""
-
-_HELD: Final = 16
-"""Bytes held back: longer than any mark and the byte behind it."""
 
 # Each describes one body: a strong validator, a digest or a part of the old one
 # would be wrong for the new.
@@ -64,10 +52,24 @@ def is_page(status: int, headers: Headers) -> bool:
     return (
         len(kinds) == 1
         and is_html(kinds[0])
-        and _WIDE.search(kinds[0]) is None
-        and status != 206
+        and UNREADABLE_CHARSET.search(kinds[0]) is None
+        and status == 200
+        and not _is_download(headers)
         and b"no-transform" not in control
         and _coding(headers) in _CODINGS
+    )
+
+
+def _is_download(headers: Headers) -> bool:
+    dispositions = every(headers, b"content-disposition")
+    return any(not one.strip().lower().startswith(b"inline") for one in dispositions)
+
+
+def is_navigation(headers: Headers) -> bool:
+    """Whether a request asks for a document, as far as its browser says (Fetch)."""
+    return all(
+        value.strip().lower() == b"document"
+        for value in every(headers, b"sec-fetch-dest")
     )
 
 
@@ -126,68 +128,26 @@ class Page:
 
 
 class _Head:
-    """Finds the end of a head in decoded bytes, and puts the tag before it."""
+    """Puts the tag into the decoded bytes of a head."""
 
     def __init__(self, inserted: bytes, source: bytes) -> None:
         self._tag = inserted
-        self._source = source
-        self._held = b""
+        self._place = HeadEnd(source)
         self._seen = 0
-        self._closing: bytes | None = None
-        self._done = False
 
     def feed(self, data: bytes) -> bytes:
-        if self._done:
+        if self._place.over:
             return data
-        self._held += data
-        out = []
-        while (step := self._step()) is not None:
-            out.append(step)
+        self._seen += len(data)
+        out = self._place.feed(data)
+        if self._place.found:
+            return out + self._tag + self._place.rest()
         if self._seen > LOOKED_AT:
-            self._done = True
-            out.append(self.end())
-        return b"".join(out)
+            self._place.over = True
+        return out + self._place.rest() if self._place.over else out
 
     def end(self) -> bytes:
-        held, self._held = self._held, b""
-        return held
-
-    def _step(self) -> bytes | None:
-        """Remove what is known for sure from the front; None if nothing is."""
-        if self._done:
-            return self._let_go(len(self._held))
-        if self._closing is not None:
-            return self._skip(self._closing)
-        found = _MARK.search(self._held)
-        if found is None:
-            return self._let_go(len(self._held) - _HELD)
-        mark = found[0].lower()
-        if mark in (b"</head", b"<body"):
-            self._done = True
-            return self._let_go(found.start(), self._tag) or self._tag
-        self._closing = b"-->" if mark == b"<!--" else b"</" + mark[1:]
-        if mark == b"<script" and self._is_ours(found.start()):
-            self._done = True
-        return self._let_go(found.end()) or b""
-
-    def _is_ours(self, start: int) -> bool:
-        """Whether a script tag is the site's own tag for this very script."""
-        end = self._held.find(b">", start)
-        return self._source in self._held[start : end if end > 0 else None]
-
-    def _skip(self, closing: bytes) -> bytes | None:
-        at = self._held.lower().find(closing)
-        if at < 0:
-            return self._let_go(len(self._held) - _HELD)
-        self._closing = None
-        return self._let_go(at + len(closing))
-
-    def _let_go(self, count: int, behind: bytes = b"") -> bytes | None:
-        if count <= 0:
-            return None
-        out, self._held = self._held[:count], self._held[count:]
-        self._seen += count
-        return out + behind
+        return self._place.rest()
 
 
 class _Coder(Protocol):

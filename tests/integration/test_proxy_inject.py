@@ -120,6 +120,9 @@ async def test_a_compressed_page_stays_compressed(
         answer(PAGE, "Cache-Control: public, No-Transform"),
         answer(PAGE, "Content-Range: bytes 0-70/100", status=206),
         answer(PAGE, "Content-Encoding: zstd"),
+        answer(PAGE, "Content-Disposition: attachment; filename=a.html"),
+        answer(PAGE, status=404),
+        answer(PAGE, kind="text/html; charset=iso-2022-jp"),
         answer(b"{}", kind="application/json"),
     ],
 )
@@ -132,6 +135,30 @@ async def test_what_is_no_whole_page_passes_as_it_is(
 
     assert got.raw_body == raw.partition(b"\r\n\r\n")[2]
     assert got.all("Content-Length")
+
+
+@pytest.mark.parametrize("dest", ["empty", "iframe", "script"])
+async def test_what_is_no_navigation_passes_as_it_is(
+    site: Site, port: int, dest: str
+) -> None:
+    site.script = says(answer(PAGE))
+
+    got = await ask(port, request("GET /", f"Sec-Fetch-Dest: {dest}"))
+    navigation = await ask(port, request("GET /", "Sec-Fetch-Dest: document"))
+
+    assert got.raw_body == PAGE
+    assert navigation.body == WITH_TAG
+
+
+async def test_json_labelled_as_html_passes_byte_for_byte(
+    site: Site, port: int
+) -> None:
+    text = b'{"html": "<html><head></head><body></body></html>"}'
+    site.script = says(answer(text))
+
+    got = await ask(port, request("GET /"))
+
+    assert got.body == text
 
 
 async def test_a_head_request_tells_no_length_that_would_be_wrong(
@@ -214,7 +241,7 @@ async def test_a_page_streams_on_while_it_is_made(site: Site, port: int) -> None
             b"<script>let a = '</head>'</script>TAG</HEAD >",
         ),
         (b"<title></head></title></head>", b"<title></head></title>TAG</head>"),
-        (b"<p>no head<body class=a>x", b"<p>no headTAG<body class=a>x"),
+        (b"<p>no head<body class=a>x", b"<p>no head<body class=a>x"),
         (b"</header></head>", b"</header>TAG</head>"),
         (b"<body></head>", b"TAG<body></head>"),
         (b"nothing at all", b"nothing at all"),

@@ -24,6 +24,7 @@ from relay.core.http.forwarding import (
     Returned,
     ordinary_answer,
     ordinary_request,
+    reason_phrase,
 )
 from relay.core.http.headers import Headers
 from relay.core.rules.rule import Match, SignupRule, match
@@ -275,7 +276,7 @@ class _PlainRequest:
         returned = _ordinary(message.code, message.raw_headers, self._declines)
         if returned is None:
             return None
-        reason = message.reason.encode("utf-8", "surrogateescape")
+        reason = reason_phrase(message.reason)
         status = b"HTTP/1.1 %d %s\r\n" % (message.code, reason)
         body = payload.read_nowait()
         if self._watcher is not None and self._begun is not None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from aiohttp import ClientConnectionError, ClientError, StreamReader
 
+from relay.core.http.forwarding import reason_phrase
 from relay.core.http.headers import Headers
 from relay.http.aiohttp_internals import (
     HttpProcessingError,
@@ -266,7 +267,7 @@ class UpstreamAnswer:
         self._payload = payload
         self._closed = False
         self.status = message.code
-        self.reason = message.reason.encode("utf-8", "surrogateescape")
+        self.reason = reason_phrase(message.reason)
         self.headers: Headers = message.raw_headers
         self.length = _checked_length(message.raw_headers)
         self._until_close = self.length is None and not message.chunked

@@ -290,6 +290,18 @@ def ordinary_answer(headers: Headers) -> Returned | None:
     return Returned(out, int(lengths[0]) if lengths else None, b",".join(types))
 
 
+_CONTROLS: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\udc80-\udc9f]")
+"""Control characters, and the bytes that an 8-bit terminal takes for some."""
+
+
+def reason_phrase(text: str) -> bytes:
+    """Return a reason phrase without control characters (RFC 9112, 4).
+
+    ``text`` as aiohttp's parser has it: UTF-8, other bytes as surrogates.
+    """
+    return _CONTROLS.sub("", text).encode("utf-8", "surrogateescape")
+
+
 # --- Which content coding a client wants (RFC 9110, 12.5.3). ---
 
 

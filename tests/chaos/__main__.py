@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -265,8 +266,8 @@ class Run:
             moving = [
                 lead
                 for lead in leads
-                if lead["status"] in ("queued", "sending", "parked")
-                or (lead["status"] == "waiting" and not waits_for_key(lead))
+                if lead["status"] in ("sending", "parked")
+                or (lead["status"] in ("queued", "waiting") and not waits_for_key(lead))
             ]
             telling = (await self.report())["telling"]
             if (not moving and not telling) or time.monotonic() > deadline:
@@ -287,12 +288,13 @@ class Run:
         there = counted | sold
         mine = self.acknowledged.leads | self.acknowledged.sales
         by_state = {key: said[key]["status"] for key in said}
-        ended = ("unconfirmed", "waiting")
+        ended = ("unconfirmed", "waiting", "queued")
         wrong = [
             (key, state)
             for key, state in by_state.items()
             if (state in ("delivered", "confirmed") and key not in there)
-            or state in ("duplicate", "rejected", "parked", "queued", "sending")
+            or state in ("duplicate", "rejected", "parked", "sending")
+            or (state in ("queued", "waiting") and not waits_for_key(said[key]))
         ]
         return {
             "acknowledged": len(mine),
@@ -315,6 +317,9 @@ class Run:
             "waiting for Dub's key": len(
                 [k for k, s in by_state.items() if s == "waiting" and k in claimed]
             ),
+            "behind one that waits": len(
+                [k for k, s in by_state.items() if s == "queued"]
+            ),
             "waiting, and counted": len(
                 [k for k, s in by_state.items() if s == "waiting" and k in there]
             ),
@@ -325,7 +330,9 @@ class Run:
 
 
 def waits_for_key(lead: dict[str, Any]) -> bool:
-    return "locked for a week" in " ".join(lead["notes"])
+    """Whether it waits for Dub's key, or behind a lead of its customer that does."""
+    due = datetime.fromisoformat(lead["nextAttemptAt"] or "1970-01-01T00:00:00Z")
+    return due - datetime.now(UTC) > timedelta(days=1)
 
 
 def free_port() -> int:

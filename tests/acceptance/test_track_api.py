@@ -215,6 +215,26 @@ async def test_a_final_error_of_dubs_passes_through(
     assert lead["status"] == "rejected"
 
 
+async def test_an_unknown_click_is_dubs_404_before_an_sdk_gives_up(
+    delivering: RelayProcess, dub: SandboxDub
+) -> None:
+    await dub.fault(click_delay=3600)
+    body = LEAD | {"clickId": await dub.click(), "mode": "wait"}
+    async with asyncio.timeout(5):
+        answer = await track(delivering, body)
+    again = await track(delivering, body)
+
+    assert answer.error[:2] == (404, "not_found")
+    assert answer.error[2].startswith("Click event not found")
+    [lead] = await delivering.leads()
+    assert answer.body["relay"] == {"id": lead["id"], "status": "waiting"}
+    assert again.body["relay"] == {"id": lead["id"], "status": "duplicate"}
+
+    await dub.mend()
+    [sent] = await delivering.settled(1)
+    assert sent["status"] == "delivered"
+
+
 async def test_waiting_for_a_dub_that_is_down_is_503_and_the_lead_goes_later(
     tmp_path: Path, dub: SandboxDub
 ) -> None:

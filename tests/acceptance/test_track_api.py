@@ -202,6 +202,10 @@ async def test_waiting_gives_dubs_own_answer(
     assert answer.body["relay"]["status"] == "delivered"
     assert again.body == answer.body
     assert len(await dub.state("leads")) == 1
+    [lead] = await delivering.leads()
+    link = answer.body["link"]
+    assert (lead["linkId"], lead["linkKey"]) == (link["id"], "ada")
+    assert lead["partnerId"] == link["partnerId"]
 
 
 async def test_a_final_error_of_dubs_passes_through(

@@ -109,6 +109,16 @@ class ServerSettings:
         help="How long a body may stand still between the relay and the site."
         " Server-sent events may be silent.",
     )
+    metrics_token: tuple[str, ...] = setting(
+        "metrics.token",
+        values.tokens,
+        blank=(),
+        unset="direct connections from private networks alone",
+        example="a-long-random-text",
+        secret=True,
+        help="Bearer tokens, with commas between, that metrics asks for at the"
+        " visitors' address. At RELAY_ADMIN_LISTEN it asks for none.",
+    )
     # The path of a chat's webhook is all that guards it.
     alerts_url: str | None = setting(
         "alerts.url",

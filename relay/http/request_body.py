@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -92,7 +92,7 @@ async def read_small(
     return bytes(body)
 
 
-async def read_form(request: web.Request, limit: int) -> Mapping[str, str]:
+async def read_form(request: web.Request, limit: int) -> dict[str, str]:
     """Read a form of the relay's own pages, once a request: the first of each name.
 
     What its head says is checked before a byte of the body is read. Raises

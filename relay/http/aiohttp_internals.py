@@ -9,7 +9,7 @@ it, the same classes serve everything by aiohttp's own loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -44,6 +44,11 @@ VERSION: Final = aiohttp.__version__
 
 BUFFER: Final = 2**16
 """Bytes of a tunnel's direction before its sender is made to wait (twice that)."""
+
+AHEAD: Final = 2
+"""Requests that are parsed before the one under way is answered. aiohttp's own 32 are
+megabytes of headers for each connection; with one, reading would pause at each request,
+and nobody would notice that a visitor has left."""
 
 SERVER_NEEDS: Final = (
     *("_close", "_force_close", "_handler_waiter", "_keepalive_handle"),
@@ -99,12 +104,22 @@ class ServerProtocol(RequestHandler):
     meanwhile queue up behind. Without it aiohttp's loop has all requests at once.
     """
 
-    __slots__ = ("_early", "_held_waiter", "_responded", "fast_path", "loop")
+    __slots__ = (
+        *("_early", "_head_bytes", "_held_waiter", "_latest_body", "_longest_head"),
+        *("_recent_bytes", "_responded", "fast_path", "loop"),
+    )
 
-    def __init__(self, server: web.Server, *, fast_path: bool, **options: Any) -> None:
+    def __init__(
+        self, server: web.Server, *, fast_path: bool, longest_head: int, **options: Any
+    ) -> None:
         super().__init__(server, **options)
         self.loop: asyncio.AbstractEventLoop = options["loop"]
         self.fast_path = fast_path
+        self._parse_less_ahead(options)
+        self._longest_head = longest_head
+        self._head_bytes = 0
+        self._recent_bytes = 0
+        self._latest_body: StreamReader | None = None
         self._held_waiter: asyncio.Future[None] | None = None
         self._responded = False
         self._early: list[bytes] = []
@@ -124,6 +139,52 @@ class ServerProtocol(RequestHandler):
         """
         raise NotImplementedError
 
+    def on_long_head(self) -> None:
+        """Refuse a head that is longer than any may be; it is not kept."""
+        raise NotImplementedError
+
+    def _parse_less_ahead(self, options: Mapping[str, Any]) -> None:
+        """Replace the parser by one that stops behind few requests."""
+        names = ("max_line_size", "max_field_size", "max_headers", "auto_decompress")
+        self._max_msg_queue_size, self._msg_queue_resume_size = AHEAD, AHEAD // 2
+        self._parser = http_parser.HttpRequestParser(
+            self,
+            self.loop,
+            BUFFER,
+            payload_exception=web.RequestPayloadError,
+            max_msg_queue_size=AHEAD,
+            **{name: options[name] for name in names if name in options},
+        )
+
+    def _parse(self, data: bytes) -> None:
+        """Let aiohttp parse what came, and hold all heads to their limit.
+
+        A head that is not whole counts as it comes; one that is, by what is in it.
+        """
+        known = len(self._messages)
+        in_body = self._latest_body is not None and not self._latest_body.is_eof()
+        super().data_received(data)
+        self._recent_bytes += len(data)
+        if len(self._messages) > known:
+            self._latest_body = self._messages[-1][1]
+            if self._recent_bytes > self._longest_head:
+                self._drop_long_heads()
+            self._head_bytes, self._recent_bytes = 0, len(data)
+        elif not in_body:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._longest_head and not self._upgraded:
+                self.on_long_head()
+
+    def _drop_long_heads(self) -> None:
+        for place, (message, _) in enumerate(self._messages):
+            if isinstance(message, RawRequestMessage) and (
+                _head_size(message) > self._longest_head
+            ):
+                while len(self._messages) > place:
+                    self._messages.pop()
+                self.on_long_head()
+                return
+
     def data_received(self, data: bytes) -> None:
         """Parse what came, and show it before aiohttp's loop has it."""
         waiter = self._waiter if self.fast_path else None
@@ -136,12 +197,12 @@ class ServerProtocol(RequestHandler):
             return
         self._responded = False
         if waiter is None or waiter.done():
-            super().data_received(data)
+            self._parse(data)
             self.on_data()
             return
         # So that the parser's messages wake nobody before they are looked at.
         self._waiter = None
-        super().data_received(data)
+        self._parse(data)
         if self._force_close:
             waiter.cancel()
         elif not self._messages:
@@ -169,6 +230,20 @@ class ServerProtocol(RequestHandler):
         self._responded = False
         if self.transport is not None:
             self.data_received(data)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request that came whole is not answered yet."""
+        whole = self._latest_body is not None and self._latest_body.is_eof()
+        waits = self._request_in_progress or bool(self._messages) or bool(self._early)
+        return whole and waits
+
+    def end_when_idle(self) -> None:
+        """Close the connection as soon as nothing waits for an answer."""
+        self._keepalive_timeout = 0.001
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
 
     @property
     def is_closing(self) -> bool:
@@ -212,6 +287,11 @@ class ServerProtocol(RequestHandler):
         assert waiter is not None  # noqa: S101 - set before a request is shown
         self._waiter = waiter
         return waiter
+
+
+def _head_size(message: RawRequestMessage) -> int:
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return len(message.method) + len(message.path) + 12 + fields
 
 
 class ServerRunner(web.AppRunner):

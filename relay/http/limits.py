@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -53,6 +53,33 @@ class ListenerLimits:
             "max_headers": self.fields,
             "keepalive_timeout": self.idle,
         }
+
+
+class Connections:
+    """Counts the open connections of each address; trusted proxies are exempt."""
+
+    def __init__(self, most: int, exempt: Callable[[str], bool]) -> None:
+        self._most = most
+        self._exempt = exempt
+        self._open: Counter[str] = Counter()
+
+    def admit(self, peer: str | None) -> bool:
+        """Count a new connection; False if its address has enough of them."""
+        if peer is None:
+            return True
+        self._open[peer] += 1
+        if not self._most or self._open[peer] <= self._most or self._exempt(peer):
+            return True
+        tally.note("visitor.too_many_connections", peer)
+        return False
+
+    def dismiss(self, peer: str | None) -> None:
+        """Count a connection that has ended."""
+        if peer is None:
+            return
+        self._open[peer] -= 1
+        if self._open[peer] <= 0:
+            del self._open[peer]
 
 
 class ReadingWatch:

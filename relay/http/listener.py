@@ -8,7 +8,6 @@ object for them.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
@@ -23,7 +22,7 @@ from relay.http.aiohttp_internals import (
     missing_attributes,
 )
 from relay.http.fast_path import Begun, FastPath, FastRequest
-from relay.http.limits import ListenerLimits, ReadingWatch, tally
+from relay.http.limits import Connections, ListenerLimits, ReadingWatch, tally
 from relay.http.raw_responses import own_answer
 from relay.observability.logging import get_logger
 
@@ -85,12 +84,12 @@ class Listener(ServerProtocol):
         self.peer = str(address[0]) if isinstance(address, tuple) else None
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
-        if not self._server.admit(self.peer):
+        if not self._server.held_open.admit(self.peer):
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what was under way for a visitor who has left."""
-        self._server.dismiss(self.peer)
+        self._server.held_open.dismiss(self.peer)
         self._stop_timers()
         if self._left_timer is not None:
             self._left_timer.cancel()
@@ -305,7 +304,7 @@ class ListenerServer(web.Server):
         exempt: Callable[[str], bool],
         options: dict[str, Any],
     ) -> None:
-        """Stand in for a server of aiohttp's that was made for an application."""
+        """Replace a server of aiohttp's that was made for an application."""
         self._make_request_object = server.request_factory
         self.draining = False
         self.fast_requests = 0
@@ -316,9 +315,8 @@ class ListenerServer(web.Server):
         )
         self._fast_paths = fast_paths
         self._limits = limits
-        self._exempt = exempt
+        self.held_open = Connections(limits.connections, exempt)
         self._options = {**options, "loop": asyncio.get_running_loop()}
-        self._open: Counter[str] = Counter()
 
     def __call__(self) -> Listener:
         """Make the protocol of a new connection."""
@@ -351,22 +349,6 @@ class ListenerServer(web.Server):
         if self.draining:
             message = message._replace(should_close=True)
         return self._make_request_object(message, body, visitor, *rest)
-
-    def admit(self, peer: str | None) -> bool:
-        """Count a new connection; False if its address has enough of them."""
-        if peer is None:
-            return True
-        self._open[peer] += 1
-        most = self._limits.connections
-        return not most or self._open[peer] <= most or self._exempt(peer)
-
-    def dismiss(self, peer: str | None) -> None:
-        """Count a connection that has ended."""
-        if peer is None:
-            return
-        self._open[peer] -= 1
-        if self._open[peer] <= 0:
-            del self._open[peer]
 
 
 class ListenerRunner(ServerRunner):

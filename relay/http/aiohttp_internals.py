@@ -45,6 +45,8 @@ VERSION: Final = aiohttp.__version__
 BUFFER: Final = 2**16
 """Bytes of a tunnel's direction before its sender is made to wait (twice that)."""
 
+HEAD_END: Final = b"\r\n\r\n"
+
 AHEAD: Final = 2
 """Requests that are parsed before the one under way is answered. aiohttp's own 32 are
 megabytes of headers for each connection; with one, reading would pause at each request,
@@ -158,7 +160,20 @@ class ServerProtocol(RequestHandler):
         )
 
     def _parse(self, data: bytes) -> None:
-        """Let aiohttp parse what came, and hold all heads to their limit.
+        """Let aiohttp parse what came, a head with an upgrade by itself.
+
+        Behind one that it does not support its parser forgets what came with it.
+        """
+        end = data.find(HEAD_END) + len(HEAD_END)
+        if len(HEAD_END) <= end < len(data) and (
+            self._head_bytes or b"\nupgrade" in data[:end].lower()
+        ):
+            self._feed(data[:end])
+            data = data[end:]
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Hold all heads to their limit.
 
         A head that is not whole counts as it comes; one that is, by what is in it.
         """
@@ -235,9 +250,12 @@ class ServerProtocol(RequestHandler):
     @property
     def is_busy(self) -> bool:
         """Whether a request that came whole is not answered yet."""
-        whole = self._latest_body is not None and self._latest_body.is_eof()
-        waits = self._request_in_progress or bool(self._messages) or bool(self._early)
-        return whole and waits
+        return self._request_in_progress or bool(self._messages) or bool(self._early)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the latest request has come."""
+        return self._latest_body is not None and self._latest_body.is_eof()
 
     def end_when_idle(self) -> None:
         """Close the connection as soon as nothing waits for an answer."""

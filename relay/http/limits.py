@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -103,7 +106,7 @@ class ReadingWatch:
 
     def start(self) -> None:
         """Look from now on, unless all is sent."""
-        self._unsent = self._transport.get_write_buffer_size()
+        self._unsent = self._waiting()
         if self._unsent and self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._patience, self._look)
@@ -114,9 +117,21 @@ class ReadingWatch:
             self._timer.cancel()
             self._timer = None
 
+    def _waiting(self) -> int:
+        """Return how many bytes wait here and in the system (ioctl_tcp, SIOCOUTQ).
+
+        The system takes new ones only once a third of its own megabytes are read.
+        """
+        waiting = self._transport.get_write_buffer_size()
+        sock = self._transport.get_extra_info("socket")
+        if waiting and sock is not None and sock.fileno() >= 0:
+            sent = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+            waiting += int.from_bytes(sent, sys.byteorder)
+        return waiting
+
     def _look(self) -> None:
         self._timer = None
-        if self._transport.get_write_buffer_size() < self._unsent:
+        if self._waiting() < self._unsent:
             self.start()
         elif self._unsent:
             self._on_cut()

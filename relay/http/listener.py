@@ -41,19 +41,9 @@ class Listener(ServerProtocol):
     """One visitor's connection."""
 
     __slots__ = (
-        "_begun",
-        "_body_timer",
-        "_head_timer",
-        "_left_timer",
-        "_limits",
-        "_reading",
-        "_received",
-        "_request",
-        "_server",
-        "_serving",
-        "_waiting_body",
-        "peer",
-        "scheme",
+        *("_begun", "_body_timer", "_head_timer", "_left_timer", "_limits"),
+        *("_reading", "_received", "_request", "_server", "_serving"),
+        *("_waiting_body", "peer", "scheme"),
     )
 
     def __init__(
@@ -108,13 +98,20 @@ class Listener(ServerProtocol):
 
         Whether he has left altogether only writing shows; nothing is waited for long.
         """
-        if self.scheme == "https" or not self.is_busy or self.is_closing:
+        if self.scheme == "https" or self.is_closing:
+            return False
+        if not (self.is_busy and self.is_whole):
             return False
         self.end_when_idle()
         self._left_timer = self.loop.call_later(
             self._limits.half_closed, self.force_close
         )
         return True
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request that came whole is not answered yet."""
+        return super().is_busy or self._serving
 
     # --- What the visitor reads, in limits of time. ---
 

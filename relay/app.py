@@ -80,7 +80,9 @@ class Relay:
             stamp=self.tracing.stamp if self.tracing else None,
         )
         path = spill_path(settings.database)
-        self.spill = Spill(path, self.intake.store, seal)
+        self.spill = Spill(
+            path, self.intake.store, seal, on_lost=self.metrics.missed.inc
+        )
         self.landing = Landing(
             settings.secret,
             domain=settings.cookie_domain,

@@ -254,3 +254,21 @@ async def test_refused_and_slow_clients_do_not_fill_the_log(
 
     loud = [each for each in relay.events if each["level"] in ("warning", "error")]
     assert loud == []
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [b"Content-Length: 60000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n20\r\n"],
+)
+async def test_a_slow_small_body_holds_nobody_at_the_site(
+    site: Site, relay: RelayProcess, framed: bytes
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port_of(relay))
+    for piece in (b"POST /form HTTP/1.1\r\nHost: a\r\n", framed, b"a=", b"b"):
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+    assert as_message(await talk(port_of(relay), HEAD + b"Connection: close\r\n\r\n"))
+
+    assert site.connections == 1
+    writer.close()

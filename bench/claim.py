@@ -24,7 +24,7 @@ from relay.core.leads import Lead, LeadStatus
 from relay.outbox.backends.sqlite import SqliteOutbox
 from relay.outbox.backends.sqlite_file import connect_writer, make_file
 from relay.outbox.contract import Claim, NewLead, Settlement
-from relay.outbox.database import Row
+from relay.outbox.database import Row, for_sqlite
 from relay.outbox.records import row_of, sql
 
 NOW = 1_700_000_000_000
@@ -34,7 +34,7 @@ LIMIT = 50
 FRESH = 400
 """Leads of new customers in the outage, enough for some claims."""
 
-INSERT = sql("INSERT INTO leads ({new_lead}) VALUES ({new_lead_marks})")
+INSERT = for_sqlite(sql("INSERT INTO leads ({new_lead}) VALUES ({new_lead_values})"))
 
 
 def row(number: int, customer: int, at: int) -> Row:

@@ -163,7 +163,7 @@ class ProviderHook:
         """Spill what nobody will send again; have the rest sent again."""
         if not self._provider.blocking:
             raise try_again(
-                "The lead could not be stored; nothing was taken. Send it again."
+                "The lead could not be stored. Send it again: it counts once."
             ) from None
         if await self._parts.spill.keep(new_lead, None):
             return {"id": new_lead.lead.id, "status": "queued"}

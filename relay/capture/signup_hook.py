@@ -101,7 +101,7 @@ class SignupHook:
             result = await self._intake.take(capture)
         except OutboxUnavailableError:
             raise try_again(
-                "The lead could not be stored; nothing was taken. Send it again."
+                "The lead could not be stored. Send it again: it counts once."
             ) from None
         if result.outcome is Inserted.CONFLICT:
             raise RefusedError(

@@ -262,9 +262,7 @@ class TrackApi:
         try:
             result = await self._intake.take(capture)
         except OutboxUnavailableError:
-            raise try_again(
-                "The relay could not store this; nothing was taken. Send it again."
-            ) from None
+            raise try_again("The relay could not store this. Send it again.") from None
         if result.outcome is Inserted.CONFLICT:
             raise RefusedError(
                 409, "This Idempotency-Key was used before with another body."

@@ -2,7 +2,8 @@
 
 All times are epoch milliseconds and are passed in; they are those of :meth:`now`.
 A method that writes returns only after the commit; when the commit failed it
-raises :class:`OutboxUnavailableError` and nothing was taken.
+raises :class:`OutboxUnavailableError`. Where its answer was lost or late, only the same
+call again shows whether it was done.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import threading
@@ -33,7 +34,7 @@ that eats a core."""
 
 
 ORPHAN_S: Final = 0.5
-"""How soon a worker notices that its parent is gone."""
+"""How soon a worker notices that its parent is gone, where the system cannot say."""
 
 
 class HandoverError(Exception):
@@ -105,6 +106,10 @@ def _end_with(parent: int) -> None:
 
     Nobody would watch over it any more, and a new parent's workers come beside it.
     """
+    with contextlib.suppress(AttributeError, OSError):  # not on this system: look
+        descriptor = os.pidfd_open(parent)
+        if os.getppid() == parent:
+            select.select([descriptor], [], [])
     while os.getppid() == parent:
         time.sleep(ORPHAN_S)
     log.error("worker.orphaned")

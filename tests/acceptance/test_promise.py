@@ -22,9 +22,14 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpServer
 
+from relay.capture.spill import MOST_IN_MEMORY, Spill
 from relay.core.clock import iso, now_ms
+from relay.outbox.contract import NewLead
+from relay.sandbox.site import make_site
 from tests.acceptance.test_clock import FakeClock
+from tests.acceptance.test_trouble import RULES, sign_up
 from tests.support.harness import API_KEY, RelayProcess, SandboxDub, post_hook
+from tests.support.outbox_rig import lead, new_lead
 from tests.support.postgres_server import PostgresServer, postgres_server
 
 pytestmark = pytest.mark.process
@@ -498,3 +503,141 @@ async def test_leads_of_an_older_copy_are_in_doubt_until_proven(
     assert {lead["status"] for lead in leads} == {"unconfirmed"}
     assert "older copy" in leads[0]["notes"][-1]
     assert len(await dub.state("leads")) == 3
+
+
+# --- Commits whose answer is lost, and those that do not come. ---
+
+
+class CutWire:
+    """A way to PostgreSQL that can lose the server's answer to one COMMIT."""
+
+    def __init__(self, server_socket: str) -> None:
+        self._server_socket = server_socket
+        self.lose_next_commit = False
+        self.lost = 0
+
+    async def serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(self._server_socket)
+        back = asyncio.create_task(self._pass(from_server, writer))
+        while data := await reader.read(1 << 16):
+            losing = self.lose_next_commit and b"COMMIT" in data
+            if losing:
+                self.lose_next_commit = False
+                back.cancel()
+                await asyncio.wait([back])
+            to_server.write(data)
+            await to_server.drain()
+            if losing:
+                # The server has committed when it answers; nobody hears it.
+                await from_server.read(1)
+                self.lost += 1
+                break
+        writer.transport.abort()
+        to_server.close()
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@pytest.mark.postgres
+async def test_a_held_sign_up_whose_commit_got_no_answer_is_stored_once(
+    own_postgres: PostgresServer,
+    relay: RelayProcess,
+    dub: SandboxDub,
+    session: aiohttp.ClientSession,
+    aiohttp_server: AiohttpServer,
+) -> None:
+    url = own_postgres.new_url()
+    path = url.rpartition("search_path=")[2]
+    folder = url.partition("host=")[2].partition("&")[0]
+    wire = CutWire(f"{folder}/.s.PGSQL.5432")
+    between = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
+    port = between.sockets[0].getsockname()[1]
+    site = await aiohttp_server(make_site(), access_log=None, shutdown_timeout=0.2)
+    relay.environment |= {
+        "RELAY_DATABASE": (
+            f"postgresql://relay@127.0.0.1:{port}/postgres?search_path={path}"
+        ),
+        "RELAY_UPSTREAM": f"http://127.0.0.1:{site.port}",
+    }
+    relay.config = RULES
+    relay.arguments = ("--no-delivery",)
+    await relay.start()
+
+    for n in range(4):
+        wire.lose_next_commit = True
+        passed = await sign_up(session, relay, await dub.click(), f"u{n}@example.com")
+        assert passed[0] == 303
+    await until(relay, lambda leads: in_state("queued")(leads) and len(leads) == 4)
+
+    assert wire.lost == 4
+    await relay.stop()
+    between.close()
+
+
+@pytest.mark.postgres
+async def test_a_standby_that_is_away_is_a_database_that_fails(
+    own_postgres: PostgresServer,
+    relay: RelayProcess,
+    dub: SandboxDub,
+    session: aiohttp.ClientSession,
+) -> None:
+    relay.environment["RELAY_DATABASE"] = own_postgres.new_url()
+    relay.arguments = ("--no-delivery",)
+    await relay.start()
+    click = await dub.click()
+    own_postgres.sql("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+    own_postgres.sql("SELECT pg_reload_conf()")
+
+    async with asyncio.timeout(20):
+        while True:
+            status, said = await post_hook(session, relay.url, hook(click))
+            if status == 503:
+                break
+            await asyncio.sleep(0.1)  # the server reads its settings by and by
+    async with session.get(f"{relay.url}/_dub/readyz") as ready:
+        not_ready, reason = ready.status, await ready.text()
+
+    assert "Send it again" in said["error"]["message"]
+    assert not_ready == 503
+    assert "no commit within 1 s" in reason
+    own_postgres.sql("ALTER SYSTEM RESET synchronous_standby_names")
+    own_postgres.sql("SELECT pg_reload_conf()")
+    async with asyncio.timeout(20):
+        while (  # noqa: ASYNC110 - the server reads its settings by and by
+            await post_hook(session, relay.url, hook(click))
+        )[0] not in (200, 202):
+            await asyncio.sleep(0.1)
+
+
+async def test_what_waits_in_memory_is_taken_once_each_though_others_are_dropped(
+    tmp_path: Path,
+) -> None:
+    stored: list[str] = []
+    taking, may_store = asyncio.Event(), asyncio.Event()
+
+    async def store(new_lead: NewLead, _: str | None) -> None:
+        taking.set()
+        await may_store.wait()
+        stored.append(new_lead.lead.id)
+
+    # No folder, no file: everything waits in memory.
+    spill = Spill(tmp_path / "gone" / "relay.db.spill", store)
+    leads = [new_lead(lead(f"u_{n}")) for n in range(MOST_IN_MEMORY + 1)]
+    for one in leads[:-1]:
+        assert not await spill.keep(one, None)
+    taken_in = asyncio.create_task(spill.take_in())
+    await taking.wait()
+    assert not await spill.keep(leads[-1], None)
+    may_store.set()
+    await taken_in
+
+    # The first was under way when it was dropped; every other is stored too.
+    assert stored == [one.lead.id for one in leads]

@@ -344,8 +344,11 @@ async def test_a_relay_killed_in_a_sale_does_not_repeat_it(
 
 
 async def test_a_sale_of_nobody_is_rejected_and_one_of_nothing_is_no_fault(
-    delivering: RelayProcess, dub: SandboxDub
+    dub: SandboxDub, tmp_path: Path
 ) -> None:
+    # As long as it waits for the lead, it holds the customer's later sales up.
+    settings = {"DUB_API_URL": dub.url, "RELAY_DELIVERY_SALE_WAITS": "200ms"}
+    delivering = await RelayProcess(tmp_path, settings).start()
     await track(delivering, SALE, "sale")
     await track(delivering, SALE | {"amount": 0, "invoiceId": "in_2"}, "sale")
     free, paid = await delivering.settled(2)
@@ -356,3 +359,4 @@ async def test_a_sale_of_nobody_is_rejected_and_one_of_nothing_is_no_fault(
     code, out, _ = await delivering.run("leads", "show", paid["id"])
     assert code == 0
     assert "4900 usd" in out
+    assert await delivering.stop() == 0

@@ -57,7 +57,7 @@ _MEANINGS: Final[Mapping[int, str]] = {
     429: "Too many calls from this address.",
     500: "A defect of the relay's.",
     502: "Dub could not be reached, or gave no answer of its API's.",
-    503: "It could not be committed; nothing was taken. Send it again.",
+    503: "It could not be committed. Send it again.",
     504: "Dub did not answer in time.",
 }
 

@@ -363,7 +363,7 @@ class _Passage:
         self.framing = Framing() if isinstance(framed, Refusal) else framed
 
     async def body(self, content: Readable, patience: float) -> Body | None:
-        """Return the body; a small one whole, or a slow visitor held a site's worker."""
+        """Return the body; a small one whole: a slow visitor would hold a worker."""
         return (await copied_request(content, self.framing, patience, SMALL_BODY))[0]
 
 

@@ -16,8 +16,9 @@ from typing import Any, Final
 from relay.capture.click_cookie import Landing
 from relay.core.clock import Clock
 from relay.core.http.headers import Headers
+from relay.core.rules.bodies import Copy
 from relay.core.rules.candidates import fold_path, merged, observe
-from relay.core.rules.documents import Copy, answered, asked_document
+from relay.core.rules.documents import answered, asked_document
 from relay.core.rules.har import Exchange
 from relay.core.rules.json_verdict import Ruling
 from relay.core.rules.rule import SignupRule

@@ -17,9 +17,8 @@ from aiohttp import StreamReader
 from relay.capture.click_cookie import NO_CLICK, Landing, VisitorsClick
 from relay.core.clock import iso
 from relay.core.http.headers import Headers
+from relay.core.rules.bodies import MAX_BODY, Copy
 from relay.core.rules.documents import (
-    MAX_BODY,
-    Copy,
     Document,
     answered,
     asked_document,
@@ -191,10 +190,10 @@ class SignupExchange:
         self, status: int, headers: Headers, body: Copy | None
     ) -> tuple[SignupRule, Judgement]:
         whole = answered(self._asked, status, headers, body)
-        same = whole.notes == self._asked.notes
-        start = body.body if body is not None and not body.content_encoding else None
         asked = Asked.of(self._visit.target, self._visit.host, self._visit.headers)
-        beside = Beside(asked, start, unreadable=not same)
+        beside = Beside(asked, whole.answer_start, unreadable=whole.answer_unread)
+        # The response may have notes, and a charset for the form.
+        same = whole.notes == self._asked.notes
         return decide(self._matches, whole, beside, self._draft if same else None)
 
     def _notes(self, made: Draft) -> tuple[str, ...]:

@@ -203,7 +203,7 @@ def draft(rule: SignupRule, document: Document) -> Draft:
 
 def _problem(rule: SignupRule, document: Document, customer: object) -> str | None:
     """Return why no lead can be made, None if nothing stands against it."""
-    trail = Ambiguity(document).among(rule.customer.reads)
+    trail = Ambiguity(document.values, document.repeated).among(rule.customer.reads)
     if trail and _is_of_request(rule.customer, customer, document):
         return (
             f"the request has {'.'.join(trail)} more than once, and differing: the site"

@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from relay.core.leads import Mode
-from relay.core.rules.documents import ROOTS
-from relay.core.rules.expression_tree import Trail
+from relay.core.rules.expression_tree import ROOTS, Trail
 from relay.core.rules.expressions import (
     Expression,
     ExpressionError,

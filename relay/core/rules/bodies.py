@@ -1,0 +1,180 @@
+"""What a body holds: a form or JSON. Its content decides, a label only hints.
+
+Nothing here raises on any bytes but :class:`UnreadableError`, which says in words of
+ours what is the matter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from relay.core.http import codings
+from relay.core.http.charsets import charset_of, read_text
+from relay.core.http.headers import Headers
+from relay.core.rules.forms import (
+    Form,
+    MultipartReader,
+    UnreadableError,
+    content_type,
+    is_json,
+    urlencoded,
+)
+from relay.core.rules.json_text import JsonError, looks_like_json, read_json
+
+MAX_BODY: Final = 1 << 20
+"""Bytes of a decoded body: as many as are copied of an encoded one. A small
+compressed body can hold gigabytes."""
+
+URLENCODED: Final = "application/x-www-form-urlencoded"
+MULTIPART: Final = "multipart/form-data"
+
+_START: Final = 2048
+"""Bytes of a response's beginning that are kept for the default test."""
+
+_LINES: Final = re.compile(r".*(?:ndjson|jsonl|json-?lines|json-seq|stream\+json)")
+"""Media types of several JSON values, one behind the other."""
+
+_OPAQUE: Final = re.compile(r"(?:image|audio|video|font)/.*|text/event-stream")
+"""Media types in which no rule finds anything, whatever their bytes look like."""
+
+_BYTES_OF_JSON: Final = (b"{", b"[", b")", b"w", b"f", b"]", b"t", b"&", b"/")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A body as it passed by, still encoded; None where it was too big to copy.
+
+    ``fields`` reads it where it is a multipart form of which only the fields were
+    kept. ``is_whole`` is False where no more than a beginning was copied, since
+    there is nothing in it that rules could look at.
+    """
+
+    content_type: str | None
+    body: bytes | None = field(repr=False)
+    content_encoding: str | None = None
+    fields: MultipartReader | None = field(default=None, repr=False, compare=False)
+    is_whole: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        headers: Headers,
+        body: bytes | None,
+        fields: MultipartReader | None = None,
+        *,
+        is_whole: bool = True,
+    ) -> Copy:
+        """A copy that is described by the headers it came with."""
+        kind, coding = _joined(headers, b"content-type", b"content-encoding")
+        return cls(kind, body, coding, fields, is_whole)
+
+
+def _joined(headers: Headers, *names: bytes) -> list[str | None]:
+    """Return fields as text, repeated lines joined (RFC 9110, 5.3); None for none."""
+    found: dict[bytes, list[str]] = {name: [] for name in names}
+    for name, value in headers:
+        if (lower := name.lower()) in found:
+            found[lower].append(value.decode("utf-8", "replace"))
+    return [", ".join(found[name]) if found[name] else None for name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a body holds.
+
+    ``json`` is None without JSON; ``repeated`` has the names that one of its objects
+    has twice. ``charset`` is the one that it was read in, where nothing named it.
+    ``start`` is the decoded beginning, None where there is no copy.
+    """
+
+    form: Form | None = None
+    json: Any = field(default=None, repr=False)
+    repeated: frozenset[str] = field(default=frozenset(), repr=False)
+    charset: str | None = None
+    start: bytes | None = field(default=None, repr=False)
+
+
+def read_body(copy: Copy | None, *, asked: bool) -> Contents:
+    """Read a request's body (``asked``) or a response's, in which no form is.
+
+    Raises UnreadableError where it is said to be a form or JSON, and is not, or is
+    too big; a body of another kind that is neither is no error.
+    """
+    if copy is None:
+        return Contents()
+    kind, options = content_type(copy.content_type or "")
+    label = options.get("charset")
+    if copy.fields is not None:
+        return Contents(copy.fields.form())
+    if _OPAQUE.fullmatch(kind):
+        return Contents()
+    if not copy.is_whole:
+        return Contents(start=codings.beginning(copy.body or b"", None, _START))
+    body = _decoded(copy)
+    if asked and kind == MULTIPART:
+        reader = MultipartReader(options.get("boundary", ""), label, MAX_BODY)
+        reader.feed(body)
+        return Contents(reader.form())
+    return _read(body, kind, label, asked=asked)
+
+
+def _decoded(copy: Copy) -> bytes:
+    if copy.body is None:
+        raise UnreadableError(f"over {MAX_BODY} bytes")
+    try:
+        body = codings.decoded(copy.body, copy.content_encoding, MAX_BODY)
+    except codings.CodingError as error:
+        raise UnreadableError(str(error)) from None
+    if len(body) > MAX_BODY:
+        raise UnreadableError(f"over {MAX_BODY} bytes")
+    return body
+
+
+def _read(body: bytes, kind: str, label: str | None, *, asked: bool) -> Contents:
+    is_labelled = is_json(kind) or _LINES.fullmatch(kind) is not None
+    start = body[:_START]
+    if not body:
+        return Contents(start=start)
+    try:
+        if is_labelled or may_be_json(body):
+            return _json(body, kind, label, is_labelled=is_labelled)
+    except JsonError as error:
+        if is_labelled:
+            raise UnreadableError(str(error)) from None
+    is_form = asked and kind == URLENCODED
+    return Contents(urlencoded(body, label) if is_form else None, start=start)
+
+
+def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Contents:
+    wide = json.detect_encoding(body)
+    text = read_text(body, (label,))
+    if not wide.startswith("utf-8") and text.charset == "utf-8":
+        # Without a mark, its zero bytes show it (RFC 4627, 3).
+        text = text._replace(value=body.decode(wide, "replace"))
+    if not is_labelled and not looks_like_json(text.value):
+        raise JsonError("no JSON")
+    repeated: set[str] = set()
+    lines = _LINES.fullmatch(kind) is not None
+    value = read_json(text.value, repeated, lines=lines)
+    noted = None if text.charset.startswith("utf-") else text.charset
+    if noted == charset_of(label):
+        noted = None
+    return Contents(
+        json=value, repeated=frozenset(repeated), charset=noted, start=body[:_START]
+    )
+
+
+def may_be_json(start: bytes) -> bool:
+    """Whether a body that begins so may be JSON, guarded or not, in any charset."""
+    bare = start.lstrip(b"\xef\xbb\xbf\xff\xfe\x00\x1e \t\r\n")
+    return bare.startswith(_BYTES_OF_JSON)
+
+
+def charset_said(headers: Mapping[str, str]) -> str | None:
+    """Return the charset that a message's type names."""
+    _, options = content_type(headers.get("content-type", ""))
+    return options.get("charset")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from relay.core.http import codings
-from relay.core.http.charsets import charset_of, read_text
+from relay.core.http.charsets import Text, charset_of, read_text
 from relay.core.http.headers import Headers
 from relay.core.rules.forms import (
     Form,
@@ -41,7 +41,8 @@ _LINES: Final = re.compile(r".*(?:ndjson|jsonl|json-?lines|json-seq|stream\+json
 _OPAQUE: Final = re.compile(r"(?:image|audio|video|font)/.*|text/event-stream")
 """Media types in which no rule finds anything, whatever their bytes look like."""
 
-_BYTES_OF_JSON: Final = (b"{", b"[", b")", b"w", b"f", b"]", b"t", b"&", b"/")
+_MARKS: Final = b"\xef\xbb\xbf\xff\xfe\x00"
+"""Bytes of byte order marks, and the zero bytes of UTF-16 and UTF-32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +151,11 @@ def _read(body: bytes, kind: str, label: str | None, *, asked: bool) -> Contents
 
 
 def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Contents:
-    wide = json.detect_encoding(body)
     text = read_text(body, (label,))
-    if not wide.startswith("utf-8") and text.charset == "utf-8":
-        # Without a mark, its zero bytes show it (RFC 4627, 3).
-        text = text._replace(value=body.decode(wide, "replace"))
+    wide = json.detect_encoding(body)
+    if not wide.startswith("utf-8"):
+        # Its mark or its zero bytes show it (RFC 4627, 3).
+        text = Text(body.decode(wide, "replace"), wide)
     if not is_labelled and not looks_like_json(text.value):
         raise JsonError("no JSON")
     repeated: set[str] = set()
@@ -170,8 +171,8 @@ def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Co
 
 def may_be_json(start: bytes) -> bool:
     """Whether a body that begins so may be JSON, guarded or not, in any charset."""
-    bare = start.lstrip(b"\xef\xbb\xbf\xff\xfe\x00\x1e \t\r\n")
-    return bare.startswith(_BYTES_OF_JSON)
+    bare = start[:_START].translate(None, _MARKS)
+    return looks_like_json(bare.decode("latin-1"))
 
 
 def charset_said(headers: Mapping[str, str]) -> str | None:

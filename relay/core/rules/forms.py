@@ -26,6 +26,7 @@ _CHARSET_FIELD: Final = b"_charset_"
 _UTF8: Final = "utf-8"
 _JSON_TYPE: Final = re.compile(r"[^/\s]+/(?:json|[^/\s]+\+json)")
 _MALFORMED: Final = "malformed multipart/form-data"
+_FILE_NAME: Final = re.compile(r";\s*filename\*?\s*=", re.IGNORECASE)
 _FIRST_LINE: Final = re.compile(rb"\s*--([^\r\n]{1,200})\r?\n")
 
 
@@ -186,7 +187,8 @@ class MultipartReader:
         one = self._segment
         if one is None or (one.content_type or "").startswith("multipart/"):
             return False
-        return one.filename is None or is_json(one.content_type)
+        is_file = _FILE_NAME.search(one.header("Content-Disposition", ""))
+        return not is_file or is_json(one.content_type)
 
 
 def is_json(kind: str | None) -> bool:

@@ -28,14 +28,15 @@ _GUARD: Final = re.compile(
       | throw\s*(?:1|0|'')\s*;?\s*(?:<[^>\n]{0,40}>)?   # Google, DWR
       | \{\}\s*&&                               # Spring, Dojo
       | &&&START&&&                             # Xiaomi
+      | /\*[^*\n]{0,80}\*/                      # Facebook, Rails
     )\s*""",
     re.VERBOSE,
 )
 """What keeps a page of another site from running the JSON as a script."""
 
 _JSONP: Final = re.compile(
-    r"\s*(?:/\*\*/\s*)?(?:typeof\s+[\w$.]{1,100}\s*===\s*'function'\s*&&\s*)?"
-    r"[A-Za-z_$][\w$.\[\]]{0,100}\(\s*(?=[\[{])"
+    r"\s*(?:typeof\s+[\w$.]{1,100}\s*===\s*'function'\s*&&\s*)?"
+    r"[A-Za-z_$][\w$.\[\]\"']{0,100}\(\s*(?=[\[{])"
 )
 _JSONP_END: Final = re.compile(r"\s*\)\s*;?\s*")
 
@@ -48,9 +49,12 @@ class JsonError(ValueError):
 
 
 def looks_like_json(text: str) -> bool:
-    """Whether a text begins as JSON objects and lists do, or what guards them."""
-    rest = text[_lead_in(text) :]
-    return rest[:1] in {"{", "["}
+    """Whether a text begins as JSON objects and lists do, or what guards them.
+
+    A text that ends with its guard may go on so.
+    """
+    at = _lead_in(text)
+    return text[at : at + 1] in {"", "{", "["}
 
 
 def read_json(
@@ -78,8 +82,10 @@ def _lead_in(text: str) -> int:
     """Return where the JSON begins, behind what stands before it."""
     start = _BETWEEN.match(text, 1 if text.startswith("\ufeff") else 0)
     at = start.end() if start else 0
-    found = _GUARD.match(text, at) or _JSONP.match(text, at)
-    return found.end() if found else at
+    for each in (_GUARD, _JSONP):
+        found = each.match(text, at)
+        at = found.end() if found else at
+    return at
 
 
 def _values(text: str, at: int, decoder: json.JSONDecoder) -> list[Any]:

@@ -327,8 +327,8 @@ class _SignupRequest:
         self._visitor.complete(answer, close=self._close)
 
     def _answer(self, settled: Settled) -> bytes | None:
-        answer, copied, cookies = settled
-        if copied.cut is not None or not answer.whole:
+        answer, copied, cookies, tail = settled
+        if copied.cut is not None or tail is not None or not answer.whole:
             return None
         returned = _ordinary(answer.status, answer.headers, self._declines)
         if returned is None:

@@ -14,7 +14,8 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.rules.bodies import MAX_BODY, Copy
+from relay.core.http.codings import MAX_BODY
+from relay.core.rules.bodies import Copy
 from relay.core.rules.documents import Document, document
 from relay.core.rules.expression_tree import ROOTS
 

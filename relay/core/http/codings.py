@@ -19,6 +19,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+MAX_BODY: Final = 1 << 20
+"""Bytes of a decoded body: as many as are copied of an encoded one. A small
+compressed body can hold gigabytes."""
+
 PIECE: Final = 2**16
 """Bytes decoded at once."""
 

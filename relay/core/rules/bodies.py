@@ -14,8 +14,10 @@ from typing import Any, Final
 
 from relay.core.http import codings
 from relay.core.http.charsets import Text, charset_of, read_text
+from relay.core.http.codings import MAX_BODY
 from relay.core.http.headers import Headers
 from relay.core.rules.forms import (
+    MULTIPART,
     Form,
     MultipartReader,
     UnreadableError,
@@ -25,12 +27,7 @@ from relay.core.rules.forms import (
 )
 from relay.core.rules.json_text import JsonError, looks_like_json, read_json
 
-MAX_BODY: Final = 1 << 20
-"""Bytes of a decoded body: as many as are copied of an encoded one. A small
-compressed body can hold gigabytes."""
-
 URLENCODED: Final = "application/x-www-form-urlencoded"
-MULTIPART: Final = "multipart/form-data"
 
 _START: Final = 2048
 """Bytes of a response's beginning that are kept for the default test."""
@@ -38,7 +35,7 @@ _START: Final = 2048
 _LINES: Final = re.compile(r".*(?:ndjson|jsonl|json-?lines|json-seq|stream\+json)")
 """Media types of several JSON values, one behind the other."""
 
-_OPAQUE: Final = re.compile(r"(?:image|audio|video|font)/.*|text/event-stream")
+OPAQUE: Final = re.compile(r"(?:image|audio|video|font)/.*|text/event-stream")
 """Media types in which no rule finds anything, whatever their bytes look like."""
 
 _MARKS: Final = b"\xef\xbb\xbf\xff\xfe\x00"
@@ -111,7 +108,7 @@ def read_body(copy: Copy | None, *, asked: bool) -> Contents:
     label = options.get("charset")
     if copy.fields is not None:
         return Contents(copy.fields.form())
-    if _OPAQUE.fullmatch(kind):
+    if OPAQUE.fullmatch(kind):
         return Contents()
     if not copy.is_whole:
         return Contents(start=codings.beginning(copy.body or b"", None, _START))
@@ -136,7 +133,7 @@ def _decoded(copy: Copy) -> bytes:
 
 
 def _read(body: bytes, kind: str, label: str | None, *, asked: bool) -> Contents:
-    is_labelled = is_json(kind) or _LINES.fullmatch(kind) is not None
+    is_labelled = is_labelled_json(kind)
     start = body[:_START]
     if not body:
         return Contents(start=start)
@@ -167,6 +164,11 @@ def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Co
     return Contents(
         json=value, repeated=frozenset(repeated), charset=noted, start=body[:_START]
     )
+
+
+def is_labelled_json(kind: str) -> bool:
+    """Whether a media type says that a body is JSON, or lines of it."""
+    return is_json(kind) or _LINES.fullmatch(kind) is not None
 
 
 def may_be_json(start: bytes) -> bool:

@@ -12,6 +12,8 @@ import multipart  # type: ignore[import-untyped]  # ships no types
 
 from relay.core.http.charsets import Text, charset_of, decode, read_text
 
+MULTIPART: Final = "multipart/form-data"
+
 MAX_FIELDS: Final = 1000
 """Fields of a form or a query; far above any form that a person fills in."""
 

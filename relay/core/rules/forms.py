@@ -137,7 +137,7 @@ class MultipartReader:
 
     def feed(self, data: bytes) -> None:
         """Read the next bytes; what is the matter with them, :meth:`form` says."""
-        if self._problem is not None:
+        if self._problem is not None or not data:
             return
         try:
             for event in self._started(data).parse(data):

@@ -272,8 +272,15 @@ def _line_sentence(entry: LeadRecord, now: int) -> str:
             "It is due: it goes as soon as a relay is free, after the customer's"
             " earlier leads."
         )
-    word = "It is tried again" if entry.attempts else "It is sent"
-    return f"{word} at {_when(entry.due_at, now)}."
+    if entry.status is LeadStatus.QUEUED and not entry.attempts:
+        # A claim found another in front: only then is a lead nobody tried due later.
+        return (
+            "It waits behind an earlier lead of this customer, which `dub-relay leads"
+            f" list --customer {entry.lead.customer_external_id}` shows, and goes when"
+            f" that one has ended; that is looked at again at"
+            f" {_when(entry.due_at, now)}."
+        )
+    return f"It is tried again at {_when(entry.due_at, now)}."
 
 
 def _circuit_sentence(entry: LeadRecord, circuit: Circuit) -> str:

@@ -592,6 +592,23 @@ def test_the_story_says_what_happens_next(
     assert next_step in run(f"leads show {name(number)}").out
 
 
+def test_the_story_of_a_lead_behind_another_names_the_customer(run: Run) -> None:
+    async def fill(outbox: Outbox) -> None:
+        for number in (0, 1):
+            one = lead(number, customer_external_id="u_1", event_name=f"e{number}")
+            await outbox.put(new_lead(one))
+        [claim] = await outbox.claim(2, now_ms(), LEASE)
+        later = Settlement(LeadStatus.WAITING, due_at=now_ms() + 3_600_000)
+        await outbox.settle(claim, later, now_ms())
+        assert await outbox.claim(2, now_ms(), LEASE) == []
+
+    with_outbox(fill)
+
+    out = run(f"leads show {name(1)}").out
+    assert "behind an earlier lead of this customer" in out
+    assert "leads list --customer u_1" in out
+
+
 def test_the_story_of_a_lead_under_way(run: Run, ledger: None) -> None:
     async def claim(outbox: Outbox) -> None:
         await outbox.claim(10, now_ms(), LEASE)

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.http import charsets
+from relay.core.http.urlencoded import MAX_ESCAPES
 from relay.core.rules.bodies import Copy
 from relay.core.rules.documents import Document, answered, asked_document
 from relay.core.rules.evaluation import evaluate
-from relay.core.rules.forms import MAX_ESCAPES
 from relay.core.rules.json_text import MAX_VALUES
 from relay.core.rules.rule import compile_rules
 

@@ -11,19 +11,13 @@ from typing import Final
 import multipart  # type: ignore[import-untyped]  # ships no types
 
 from relay.core.http.charsets import Text, charset_of, decode, read_text
+from relay.core.http.urlencoded import MAX_FIELDS, TooManyError, pairs, single
 
 MULTIPART: Final = "multipart/form-data"
-
-MAX_FIELDS: Final = 1000
-"""Fields of a form or a query; far above any form that a person fills in."""
-
-MAX_ESCAPES: Final = 30_000
-"""Runs of %XX in a form: a text of that many accents, a photo of 1 MB in base64."""
 
 Values = dict[str, str | list[str]]
 """Fields by name: a text, or the list of them where a name is repeated."""
 
-_RUN: Final = re.compile(rb"(?:%[0-9A-Fa-f]{2})+")
 _CHARSET_FIELD: Final = b"_charset_"
 _UTF8: Final = "utf-8"
 _JSON_TYPE: Final = re.compile(r"[^/\s]+/(?:json|[^/\s]+\+json)")
@@ -61,10 +55,7 @@ class Form:
         for name, value, own in self.pairs:
             given = _text(value, charset_of(own) or text.charset, text.charset)
             found.setdefault(_text(name, text.charset), []).append(given)
-        values = {
-            name: all_[0] if len(all_) == 1 else all_ for name, all_ in found.items()
-        }
-        return values, noted
+        return single(found), noted
 
     def _sample(self, answered: str | None) -> Text:
         """Find the charset by all fields together."""
@@ -84,36 +75,11 @@ def _text(value: bytes, *charsets: str) -> str:
 
 
 def urlencoded(body: bytes, label: str | None = None) -> Form:
-    """Read ``application/x-www-form-urlencoded`` (URL Standard, 5.1).
-
-    Raises UnreadableError for more than MAX_FIELDS fields or MAX_ESCAPES escapes.
-    """
-    if body.count(b"&") >= MAX_FIELDS:
-        raise UnreadableError(f"over {MAX_FIELDS} fields")
-    plain = body.replace(b"+", b" ")
-    pairs = [each.partition(b"=") for each in plain.split(b"&") if each]
-    left = MAX_ESCAPES
-    made: list[tuple[bytes, bytes, None]] = []
-    for name, _, value in pairs:
-        for_name, used = _unquoted(name, left)
-        for_value, more = _unquoted(value, left - used)
-        left -= used + more
-        made.append((for_name, for_value, None))
-    return Form(made, label)
-
-
-def _unquoted(text: bytes, limit: int) -> tuple[bytes, int]:
-    """Decode escapes; one of more than ``limit`` runs raises UnreadableError."""
-    if b"%" not in text:
-        return text, 0
-    out, runs = _RUN.subn(_unescaped, text, count=limit + 1)
-    if runs > limit:
-        raise UnreadableError(f"over {MAX_ESCAPES} escapes")
-    return out, runs
-
-
-def _unescaped(run: re.Match[bytes]) -> bytes:
-    return bytes.fromhex(run[0].replace(b"%", b"").decode("ascii"))
+    """Read a form or a query; raise UnreadableError where it has too much."""
+    try:
+        return Form([(*pair, None) for pair in pairs(body)], label)
+    except TooManyError as error:
+        raise UnreadableError(str(error)) from None
 
 
 class MultipartReader:

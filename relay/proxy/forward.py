@@ -203,8 +203,8 @@ class Proxy:
         return await self._deliver(passage, *settled)
 
     def _signup(self, passage: _Passage) -> SignupExchange | None:
-        path = passage.target.partition("?")[0]
-        found = match(self._rules, passage.request.method, path)
+        path, _, query = passage.target.partition("?")
+        found = match(self._rules, passage.request.method, path, query)
         return SignupExchange(found, passage.visit, self._store) if found else None
 
     async def _sign_up(self, passage: _Passage, signup: SignupExchange) -> Settled:

@@ -151,7 +151,7 @@ class SignupExchange:
 
     def _prepare(self, holder: Match) -> Held:
         rule = holder.rule
-        made = draft(rule, placed(self._asked, holder.params))
+        made = draft(rule, placed(self._asked, holder))
         if rule.told_by_request and holder is self._matches[0]:
             self._draft = made
         click = self._click_of(rule)

@@ -13,6 +13,7 @@ from relay.core.rules.expressions import EvaluationError, Expression, is_empty, 
 from relay.core.rules.json_verdict import Ruling
 from relay.core.rules.rule import Match, SignupRule
 from relay.core.rules.success import Answered, Asked, Verdict, judge
+from relay.core.rules.trpc import narrowed
 
 _QUANTITY: Final = re.compile(r"[0-9]{1,9}")
 # Dub takes ids of up to 100 characters, and str() refuses ints of over 4300.
@@ -160,8 +161,8 @@ def decide(
     report, or at all. ``made`` is the first rule's draft, where it was made already.
     """
     best: tuple[SignupRule, Judgement] | None = None
-    for number, (rule, params) in enumerate(matches):
-        whole = placed(document, params)
+    for number, found in enumerate(matches):
+        rule, whole = found.rule, placed(document, found)
         judged = evaluate(rule, whole, beside, None if number else made)
         if judged.accepted:
             return rule, judged
@@ -172,11 +173,14 @@ def decide(
     return best
 
 
-def placed(document: Document, params: Mapping[str, str]) -> Document:
-    """Return the document for a rule's placeholders."""
-    if document.values["path"] == params:
+def placed(document: Document, found: Match) -> Document:
+    """Return the document for a rule's placeholders, and for its call of a batch."""
+    values = document.values
+    if found.call is not None:
+        values = narrowed(values, found.call)
+    elif values["path"] == found.params:
         return document
-    return replace(document, values={**document.values, "path": dict(params)})
+    return replace(document, values={**values, "path": dict(found.params)})
 
 
 def draft(rule: SignupRule, document: Document) -> Draft:

@@ -154,7 +154,7 @@ def try_out(rules: Sequence[SignupRule], exchange: Exchange) -> RuleVerdict:
     """Say what the rules make of an exchange."""
     path, _, query = exchange.target.partition("?")
     request = f"{exchange.method} {path}"
-    matches = match(rules, exchange.method, path)
+    matches = match(rules, exchange.method, path, query)
     if not matches:
         return RuleVerdict(reason=f"no rule matches {request}", request=request)
     asked = asked_document(

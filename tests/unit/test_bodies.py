@@ -429,3 +429,23 @@ def test_any_body_makes_a_document(
     made = answered(asked(kind, body, coding), 200, [], Copy(kind, body, coding))
 
     json.dumps(made.values, allow_nan=False)
+
+
+def test_an_avatar_of_a_megabyte_is_left_out_and_noted() -> None:
+    (rule,) = compile_rules(
+        [
+            {
+                "path": "/s",
+                "customer_external_id": "form.id",
+                "customer_avatar": "form.avatar",
+            }
+        ]
+    )
+    for length, kept in ((2048, True), (2049, False), (1_000_000, False)):
+        made = asked(FORM, b"id=1&avatar=" + b"x" * length)
+        judged = evaluate(rule, answered(made, 201, [], None))
+
+        assert judged.draft is not None
+        assert judged.draft.problem is None
+        assert ("customerAvatar" in judged.draft.fields) is kept
+        assert len(judged.draft.notes) == (not kept)

@@ -15,6 +15,9 @@ from relay.core.rules.rule import Match, SignupRule
 from relay.core.rules.success import Answered, Asked, Verdict, judge
 from relay.core.rules.trpc import narrowed
 
+MAX_AVATAR: Final = 2048
+"""Characters of an avatar's address; Dub takes any, and a visitor may send any."""
+
 _QUANTITY: Final = re.compile(r"[0-9]{1,9}")
 # Dub takes ids of up to 100 characters, and str() refuses ints of over 4300.
 _LONGEST_INT: Final = 10**100
@@ -196,6 +199,8 @@ def draft(rule: SignupRule, document: Document) -> Draft:
         kept = _CONVERSIONS[name](value)
         if kept is None:
             notes.append(f"{name} was left out: it is not text.")
+        elif name == "customerAvatar" and len(str(kept)) > MAX_AVATAR:
+            notes.append(f"{name} was left out: it has over {MAX_AVATAR} characters.")
         else:
             fields[name] = kept
     metadata = dict(_results(rule.metadata, document, notes, "metadata."))

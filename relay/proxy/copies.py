@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from aiohttp import StreamReader
-
 from relay.core.http import codings
 from relay.core.http.codings import MAX_BODY
 from relay.core.http.headers import Headers
@@ -75,35 +73,41 @@ class CopiedRequest(NamedTuple):
 
 
 async def copied_request(
-    stream: StreamReader,
-    framed: Framing,
-    headers: Headers,
-    patience: float,
-    bound: int = MAX_BODY,
-) -> CopiedRequest:
+    stream: Readable, framed: Framing, patience: float, bound: int = MAX_BODY
+) -> tuple[Body | None, bytes | None]:
     """Read a request's body up to the bound, to be looked at and forwarded.
 
-    The body is all of it whatever its size. Raises RequestBodyError as
-    :func:`read_visitor` does.
+    Returns the body to send, all of it whatever its size, and the copy (None if
+    it is too big). Raises RequestBodyError as :func:`read_visitor` does.
     """
     if not framed.has_body:
-        return CopiedRequest(None, Copy.of(headers, b""))
+        return None, b""
+    if framed.length is not None and framed.length > bound:
+        return Body(framed.length, rest=stream), None
     read = bytearray()
-    if framed.length is None or framed.length <= bound:
-        while len(read) <= bound:
-            data = await read_visitor(stream, patience)
-            if not data:
-                whole = bytes(read)
-                body = Body(framed.length, start=whole)
-                return CopiedRequest(body, Copy.of(headers, whole))
-            read += data
-    body = Body(framed.length, start=bytes(read), rest=stream)
-    fields = _fields_reader(headers, bound)
-    if fields is not None:
+    while len(read) <= bound:
+        data = await read_visitor(stream, patience)
+        if not data:
+            whole = bytes(read)
+            return Body(framed.length, start=whole), whole
+        read += data
+    return Body(framed.length, start=bytes(read), rest=stream), None
+
+
+async def copied_signup(
+    stream: Readable, framed: Framing, headers: Headers, patience: float, bound: int
+) -> CopiedRequest:
+    """Read a sign-up's body up to the bound; of a large form, begin to read its fields.
+
+    Raises RequestBodyError as :func:`read_visitor` does.
+    """
+    body, whole = await copied_request(stream, framed, patience, bound)
+    fields = None
+    if body is not None and whole is None:
+        fields = _fields_reader(headers, bound)
+    if body is not None and fields is not None:
         fields.feed(body.start)
-    return CopiedRequest(
-        body, Copy.of(headers, None, fields), passes=fields is not None
-    )
+    return CopiedRequest(body, Copy.of(headers, whole, fields), fields is not None)
 
 
 def _fields_reader(headers: Headers, bound: int) -> MultipartReader | None:

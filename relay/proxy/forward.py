@@ -39,7 +39,7 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
-from relay.proxy.copies import CopiedAnswer, CopiedRequest, Tail, copied_request
+from relay.proxy.copies import CopiedAnswer, CopiedRequest, Tail, copied_signup
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_page, page_headers
@@ -208,7 +208,7 @@ class Proxy:
         return SignupExchange(found, passage.visit, self._store) if found else None
 
     async def _sign_up(self, passage: _Passage, signup: SignupExchange) -> Settled:
-        copied = await copied_request(
+        copied = await copied_signup(
             passage.request.content,
             passage.framing,
             passage.visit.headers,

@@ -214,7 +214,11 @@ def _names(passed: Exchange) -> dict[str, Any]:
         query=passed.target.partition("?")[2],
         path_params={},
         headers=passed.headers,
-        request=Copy.of(passed.headers, passed.body[:LOOKED_AT]),
+        request=Copy.of(
+            passed.headers,
+            passed.body[:LOOKED_AT],
+            is_whole=len(passed.body) < LOOKED_AT,
+        ),
         roots=frozenset({"form", "json", "query"}),
     )
     answer = Copy.of(passed.response_headers, passed.response_body[:LOOKED_AT])

@@ -449,3 +449,21 @@ def test_an_avatar_of_a_megabyte_is_left_out_and_noted() -> None:
         assert judged.draft.problem is None
         assert ("customerAvatar" in judged.draft.fields) is kept
         assert len(judged.draft.notes) == (not kept)
+
+
+def test_the_beginning_of_a_multipart_form_shows_its_first_fields() -> None:
+    body = part(NAME, b"Ada") + part(FILE.format("me.jpg"), b"\xff" * 999)[:500]
+    request = Copy(MULTIPART, body, is_whole=False)
+
+    made = asked_document(query="", path_params={}, headers=[], request=request)
+
+    assert made.values["form"] == {"name": "Ada"}
+
+
+def test_names_in_headers_stay_different_in_any_charset() -> None:
+    lines = [(b"X-User", b"Zo\xeb"), (b"Set-Cookie", b"user=Zo\xea")]
+
+    response = answered(asked(None, b""), 200, lines, None).values["response"]
+
+    assert response["headers"]["x-user"] == "Zoë"
+    assert response["cookies"]["user"] == "Zoê"

@@ -47,8 +47,8 @@ class Copy:
     """A body as it passed by, still encoded; None where it was too big to copy.
 
     ``fields`` reads it where it is a multipart form of which only the fields were
-    kept. ``is_whole`` is False where no more than a beginning was copied, since
-    there is nothing in it that rules could look at.
+    kept. ``is_whole`` is False where no more than a beginning was copied: of a
+    response, since there is nothing in it that rules could look at.
     """
 
     content_type: str | None
@@ -110,13 +110,13 @@ def read_body(copy: Copy | None, *, asked: bool) -> Contents:
         return Contents(copy.fields.form())
     if OPAQUE.fullmatch(kind):
         return Contents()
-    if not copy.is_whole:
+    if not (copy.is_whole or asked):
         return Contents(start=codings.beginning(copy.body or b"", None, _START))
     body = _decoded(copy)
     if asked and kind == MULTIPART:
         reader = MultipartReader(options.get("boundary", ""), label, MAX_BODY)
         reader.feed(body)
-        return Contents(reader.form())
+        return Contents(reader.form(is_whole=copy.is_whole))
     return _read(body, kind, label, asked=asked)
 
 

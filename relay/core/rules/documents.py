@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from relay.core.http import cookies
-from relay.core.http.charsets import FALLBACK, charset_of
+from relay.core.http.charsets import FALLBACK, charset_of, read_text
 from relay.core.http.headers import Headers
 from relay.core.rules.bodies import Copy, charset_said, read_body
 from relay.core.rules.expression_tree import ROOTS
@@ -167,7 +167,10 @@ def _read(what: str, parse: Callable[[], T], notes: list[str]) -> T | None:
 
 
 def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return read_text(value).value
 
 
 def _fields(headers: Headers) -> dict[str, str]:

@@ -126,10 +126,13 @@ class MultipartReader:
             )
         return self._parser
 
-    def form(self) -> Form:
-        """Return what was read; raise UnreadableError if that is not all."""
+    def form(self, *, is_whole: bool = True) -> Form:
+        """Return what was read; raise UnreadableError if that is not all.
+
+        ``is_whole`` is False where no more than the beginning was to be read.
+        """
         try:
-            if self._problem is None:
+            if self._problem is None and is_whole:
                 self._started(b"").close()
         except ValueError:  # it is cut off
             self._problem = _MALFORMED

@@ -343,3 +343,24 @@ async def test_a_form_in_the_responses_charset(site: Site) -> None:
     assert lead["fields"]["customerExternalId"] == "山田"
     assert lead["notes"] == ("the form was read as shift_jis: it is not UTF-8",)
     assert json.dumps(lead["fields"])
+
+
+async def test_a_batch_of_trpc_by_its_procedure(site: Site) -> None:
+    signups = Remembering()
+    said = [{"result": {"data": 1}}, {"result": {"data": json.loads(USER)["user"]}}]
+    body = json.dumps(said).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    site.script = says(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    rule = {
+        "path": "/api/trpc/signup",
+        "customer_external_id": "response.json.result.data.id",
+        "customer_email": "json.email",
+    }
+    asked = b'{"0": {"email": "x@b.test"}, "1": {"email": "a@b.test"}}'
+    async with proxied(site.url, [rule], signups) as port:
+        await ask(port, request("POST /api/trpc/a,signup?batch=1", COOKIE, body=asked))
+        await ask(port, request("POST /api/trpc/a,other?batch=1", COOKIE, body=asked))
+
+    (lead,) = signups.named("take")
+    assert lead["fields"]["customerExternalId"] == "u_42"
+    assert lead["fields"]["customerEmail"] == "a@b.test"

@@ -338,6 +338,30 @@ def test_a_boundary_that_was_forgotten_shows_in_the_first_line() -> None:
     assert made.values["form"] == {"name": "Ada"}
 
 
+def test_files_are_not_counted() -> None:
+    photo = part(FILE.format("me.jpg"), b"\xff\r\n--X" * 700_000)
+    for body in (photo + part(NAME, b"Ada") + END, part(NAME, b"Ada") + photo + END):
+        made = asked(MULTIPART, body)
+
+        assert made.values["form"] == {"name": "Ada"}
+        assert made.notes == ()
+
+
+@pytest.mark.parametrize("kind", [FORM, JSON, "text/plain", None, "multipart/mixed"])
+def test_a_multipart_form_under_another_label(kind: str | None) -> None:
+    made = asked(kind, part(NAME, b"Ada") + END)
+
+    assert made.values["form"] == {"name": "Ada"}
+    assert made.notes == ()
+
+
+def test_json_under_a_multipart_label() -> None:
+    """As scripts send it that set the type by hand."""
+    made = asked("multipart/form-data", b'{"name": "Ada"}')
+
+    assert made.values["json"] == {"name": "Ada"}
+
+
 def bare(body: bytes) -> bytes:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(body) + packer.flush()

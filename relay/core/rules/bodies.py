@@ -17,6 +17,7 @@ from relay.core.http.charsets import Text, charset_of, read_text
 from relay.core.http.codings import MAX_BODY
 from relay.core.http.headers import Headers
 from relay.core.rules.forms import (
+    FIRST_PART,
     MULTIPART,
     Form,
     MultipartReader,
@@ -106,18 +107,32 @@ def read_body(copy: Copy | None, *, asked: bool) -> Contents:
         return Contents()
     kind, options = content_type(copy.content_type or "")
     label = options.get("charset")
-    if copy.fields is not None:
-        return Contents(copy.fields.form())
-    if OPAQUE.fullmatch(kind):
-        return Contents()
+    if copy.fields is not None or OPAQUE.fullmatch(kind):
+        return Contents(copy.fields.form() if copy.fields else None)
     if not (copy.is_whole or asked):
         return Contents(start=codings.beginning(copy.body or b"", None, _START))
-    body = _decoded(copy)
-    if asked and kind == MULTIPART:
-        reader = MultipartReader(options.get("boundary", ""), label, MAX_BODY)
-        reader.feed(body)
-        return Contents(reader.form(is_whole=copy.is_whole))
+    plain = copy.body if not codings.named(copy.content_encoding) else None
+    # A form with files may have any size: they are not counted.
+    large = asked and plain is not None and is_multipart(kind, plain)
+    body = plain if large and plain is not None else _decoded(copy)
+    if asked and is_multipart(kind, body):
+        return Contents(_parts(body, options, is_whole=copy.is_whole))
     return _read(body, kind, label, asked=asked)
+
+
+def is_multipart(kind: str, start: bytes) -> bool:
+    """Whether a body is a multipart form, by its first bytes, else by its type."""
+    if kind == MULTIPART:
+        return not (start and may_be_json(start))
+    return start.startswith(b"--") and FIRST_PART.match(start) is not None
+
+
+def _parts(body: bytes, options: Mapping[str, str], *, is_whole: bool) -> Form:
+    reader = MultipartReader(
+        options.get("boundary", ""), options.get("charset"), MAX_BODY
+    )
+    reader.feed(body)
+    return reader.form(is_whole=is_whole)
 
 
 def _decoded(copy: Copy) -> bytes:

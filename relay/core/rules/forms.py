@@ -23,6 +23,11 @@ _UTF8: Final = "utf-8"
 _JSON_TYPE: Final = re.compile(r"[^/\s]+/(?:json|[^/\s]+\+json)")
 _MALFORMED: Final = "malformed multipart/form-data"
 _FILE_NAME: Final = re.compile(r";\s*filename\*?\s*=", re.IGNORECASE)
+FIRST_PART: Final = re.compile(
+    rb"--[^\r\n]{1,200}\r\ncontent-(?:disposition|type):", re.IGNORECASE
+)
+"""How a multipart form begins, whatever it is called."""
+
 _FIRST_LINE: Final = re.compile(rb"\s*--([^\r\n]{1,200})\r?\n")
 
 

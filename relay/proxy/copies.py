@@ -39,8 +39,12 @@ FIRST_WAIT_S: Final = 0.3
 FINISH_S: Final = 10.0
 """How long the rest of a streaming answer is read for a visitor who left."""
 
-_UNSURE: Final = 512
-"""Bytes after which compressed data must have shown how its content begins."""
+_ENOUGH: Final = 64
+"""Bytes of a content that show whether it may be JSON: more than what guards it."""
+
+_UNSURE: Final = 2**18
+"""Bytes after which compressed data must have shown how its content begins: zstd
+decodes whole blocks of up to 128 KB (RFC 8878, 3.1.1.2)."""
 
 
 class AnswerBody(Protocol):
@@ -182,17 +186,25 @@ class AnswerCopy:
         short = answer.length is not None and answer.length <= SHORT_TEXT
         self._is_text = short and name in {"", "text/plain"}
         self.is_labelled = is_labelled_json(name)
-        self._opening = b""
+        self._opening = bytearray()
+        self._next_look = 1
         self._start = b""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; none are kept once it is clear that they are no use."""
         self._size += len(data)
-        if not self._start:
-            self._opening += data[:SHORT_TEXT]
-            self._start = codings.beginning(self._opening, self._coding, SHORT_TEXT)
+        if not self.is_sure:
+            self._look(data)
         if not self.is_over:
             self._pieces.append(data)
+
+    def _look(self, data: bytes) -> None:
+        """Find out how the content begins; each time with twice as much, or more."""
+        self._opening += data
+        if len(self._opening) >= self._next_look:
+            self._next_look = 2 * len(self._opening)
+            opening = bytes(self._opening)
+            self._start = codings.beginning(opening, self._coding, SHORT_TEXT)
 
     @property
     def is_over(self) -> bool:
@@ -200,12 +212,17 @@ class AnswerCopy:
         return self._size > self._bound or not self._is_kept
 
     @property
+    def is_sure(self) -> bool:
+        """Whether enough has come to see what it is."""
+        return len(self._start) >= _ENOUGH
+
+    @property
     def _is_kept(self) -> bool:
         if self.is_labelled or self._is_text:
             return True
         if not self._start:
             return self._size < _UNSURE
-        return may_be_json(self._start)
+        return may_be_json(self._start) or not self.is_sure
 
     def made(self) -> Copy:
         """Return the copy of what was read."""
@@ -236,7 +253,8 @@ async def copied_answer(
             while not copy.is_over and (data := await answer.read()):
                 pieces.append(data)
                 copy.feed(data)
-                limit.reschedule(patience)
+                if copy.is_sure:
+                    limit.reschedule(patience)
     except TimeoutError:
         if not pieces and not copy.is_labelled:
             return CopiedAnswer()

@@ -194,6 +194,31 @@ async def test_json_under_any_label(
     assert got.all("Set-Cookie")
 
 
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+async def test_compressed_json_without_a_label_may_come_in_small_pieces(
+    site: Site, coding: str
+) -> None:
+    signups = Remembering()
+    noise = "".join(map(str, range(3000)))
+    said = json.dumps({"user": {"id": "u_42"}, "noise": noise}).encode()
+    packed = gzip.compress(said) if coding == "gzip" else zstd.compress(said)
+    sizes = [1, 2, 700, 1400, 2800]
+    cuts = [*sizes, len(packed)]
+    pieces = [packed[start:end] for start, end in zip([0, *sizes], cuts, strict=True)]
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\n"
+    site.script = says(
+        head.encode()
+        + b"Transfer-Encoding: chunked\r\n\r\n"
+        + chunked(*pieces)
+        + b"0\r\n\r\n"
+    )
+    async with proxied(site.url, [BY_ANSWER], signups) as port:
+        got = await ask(port, request("POST /signup", COOKIE, body=b"{}"))
+
+    assert got.body == packed
+    assert customers(signups) == ["u_42"]
+
+
 async def test_a_page_passes_as_it_comes(site: Site) -> None:
     """Only its beginning is looked at."""
 
@@ -364,3 +389,23 @@ async def test_a_batch_of_trpc_by_its_procedure(site: Site) -> None:
     (lead,) = signups.named("take")
     assert lead["fields"]["customerExternalId"] == "u_42"
     assert lead["fields"]["customerEmail"] == "a@b.test"
+
+
+@pytest.mark.parametrize("first", [b"f", b" ", b"w", b"\xef\xbb", b")"])
+async def test_json_whose_guard_comes_in_pieces(site: Site, first: bytes) -> None:
+    guards = [b"for(;;);", b" \n", b"while(1);", b"\xef\xbb\xbf", b")]}'\n"]
+    guard = next(each for each in guards if each.startswith(first))
+    rest = guard.removeprefix(first) + USER
+    stream = Streaming("Content-Type: text/html\r\n", first, rest)
+    site.script = stream.script
+    signups = Remembering()
+    async with proxied(site.url, [BY_ANSWER], signups) as port:
+        asking = asyncio.create_task(
+            ask(port, request("POST /signup", COOKIE, body=b"{}"))
+        )
+        await asyncio.sleep(0)
+        stream.go.set()
+        got = await asking
+
+    assert got.body == guard + USER
+    assert customers(signups) == ["u_42"]

@@ -22,6 +22,7 @@ from relay.core.rules.bodies import Copy
 from relay.core.rules.documents import Document, answered, asked_document
 from relay.core.rules.evaluation import evaluate
 from relay.core.rules.json_text import MAX_VALUES
+from relay.core.rules.preview import parse_exchanges, try_all
 from relay.core.rules.rule import compile_rules
 
 FORM = "application/x-www-form-urlencoded"
@@ -491,3 +492,41 @@ def test_names_in_headers_stay_different_in_any_charset() -> None:
 
     assert response["headers"]["x-user"] == "Zoë"
     assert response["cookies"]["user"] == "Zoê"
+
+
+def test_check_try_reads_a_har_by_the_same_code() -> None:
+    entry = {
+        "request": {
+            "method": "POST",
+            "url": "https://acme.test/s",
+            "headers": [
+                {"name": "Cookie", "value": "dub_id=hQWlM2kPzX9aBcDe"},
+                {"name": "Content-Type", "value": FORM},
+            ],
+            "postData": {"mimeType": FORM, "text": "name=%8ER%93c"},
+        },
+        "response": {
+            "status": 200,
+            "headers": [
+                {"name": "Content-Type", "value": "text/html; charset=Shift_JIS"},
+                {"name": "Content-Encoding", "value": "zstd"},
+            ],
+            "content": {"text": ")]}'\n" + '{"user": {"id": 42.0}}'},
+        },
+    }
+    rules = compile_rules(
+        [
+            {
+                "path": "/s",
+                "customer_external_id": "response.json.user.id",
+                "customer_name": "form.name",
+            }
+        ]
+    )
+
+    said = try_all(rules, parse_exchanges(json.dumps({"log": {"entries": [entry]}})))
+
+    assert said.lead is not None
+    assert said.lead["customerExternalId"] == "42"
+    assert said.lead["customerName"] == "山田"
+    assert said.notes == ("the form was read as shift_jis: it is not UTF-8",)

@@ -95,7 +95,8 @@ class _Deflate:
             self._start += data
             if len(self._start) < 2:
                 return
-            # RFC 1950, 2.2: the method, and a check over both bytes.
+            # RFC 1950, 2.2: the method, and a check over both bytes. Bare deflate
+            # could begin so only with a block that is stored and not the last.
             first, second = self._start[:2]
             wrapped = first & 15 == 8 and (first * 256 + second) % 31 == 0
             self._decoder = _Zlib(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)

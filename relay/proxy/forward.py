@@ -8,7 +8,8 @@ becomes of sign-ups in ``signup_exchange``, of landings in ``click_cookie``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -21,6 +22,7 @@ from relay.core.http.headers import (
     without_aliases,
     without_hop_by_hop,
 )
+from relay.core.rules.bodies import Copy
 from relay.core.rules.rule import Match, SignupRule, match
 from relay.http.callers import Trusted, Visit
 from relay.http.fast_path import FAST_PATHS, Begun
@@ -37,17 +39,22 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
+from relay.proxy.copies import (
+    CopiedAnswer,
+    CopiedRequest,
+    Tail,
+    copied_request,
+    copied_signup,
+)
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_page, page_headers
 from relay.proxy.sightings import Overheard, Sightings, Watcher
 from relay.proxy.signup_exchange import (
-    CopiedAnswer,
     Settled,
     SignupExchange,
     Store,
     close_answer,
-    copied_request,
     settle,
 )
 from relay.proxy.signup_leads import Signups
@@ -208,22 +215,20 @@ class Proxy:
         return await self._deliver(passage, *settled)
 
     def _signup(self, passage: _Passage) -> SignupExchange | None:
-        path = passage.target.partition("?")[0]
-        found = match(self._rules, passage.request.method, path)
+        path, _, query = passage.target.partition("?")
+        found = match(self._rules, passage.request.method, path, query)
         return SignupExchange(found, passage.visit, self._store) if found else None
 
     async def _sign_up(self, passage: _Passage, signup: SignupExchange) -> Settled:
-        body, copy = await copied_request(
+        copied = await copied_signup(
             passage.request.content,
             passage.framing,
+            passage.visit.headers,
             self._limits.visitor,
             self._limits.copy,
         )
-
-        def send() -> Awaitable[UpstreamAnswer]:
-            return self._send(passage, body)
-
-        return await settle(signup, copy, send, self._limits.copy)
+        send = partial(self._send, passage)
+        return await settle(signup, copied, send, self._limits.copy)
 
     def _start_sign_up(
         self,
@@ -235,11 +240,12 @@ class Proxy:
         """Start a sign-up of the fast path; its body is all there."""
         signup = SignupExchange(matches, visit, self._store)
 
-        async def send() -> UpstreamAnswer:
-            whole = Body(len(body), start=body)
+        async def send(whole: Body | None) -> UpstreamAnswer:
             return _unless_upgraded(await self._sites.send("POST", head, whole))
 
-        return self._tasks.start(settle(signup, body, send, self._limits.copy))
+        whole = Body(len(body), start=body)
+        copied = CopiedRequest(whole, Copy.of(visit.headers, body))
+        return self._tasks.start(settle(signup, copied, send, self._limits.copy))
 
     async def _send(
         self, passage: _Passage, body: Body | None, begun: Sent | None = None
@@ -264,6 +270,7 @@ class Proxy:
         answer: UpstreamAnswer,
         copied: CopiedAnswer | None = None,
         cookies: Sequence[bytes] = (),
+        tail: Tail | None = None,
     ) -> web.StreamResponse:
         """Forward an answer: what was read of it already, then the rest."""
         request = passage.request
@@ -277,14 +284,16 @@ class Proxy:
             empty=answer.empty,
         )
         first = b"".join(copied.pieces) if copied else b""
-        passage.first = first = first or answer.read_nowait()
+        if tail is None:
+            first = first or answer.read_nowait()
+        passage.first = first
         try:
             await reply.begin(request, b"".join(page.feed(first)) if page else first)
             if answer.upgraded:
                 await self._tunnels.run(request, answer)
             if copied is not None and copied.cut is not None:
                 raise copied.cut
-            await _pour(answer, reply, page)
+            await _pour(tail or answer, reply, page)
             await reply.write_eof()
         except UpstreamError as error:
             if not reply.prepared:
@@ -296,7 +305,7 @@ class Proxy:
             # The visitor left; closing the answer shows the site.
             reply.cut(request)
         finally:
-            answer.close()
+            (tail or answer).close()
         return reply
 
     def _page(self, answer: UpstreamAnswer) -> Page | None:
@@ -367,7 +376,9 @@ class _Passage:
         return (await copied_request(content, self.framing, patience, SMALL_BODY))[0]
 
 
-async def _pour(answer: UpstreamAnswer, reply: SiteResponse, page: Page | None) -> None:
+async def _pour(
+    answer: UpstreamAnswer | Tail, reply: SiteResponse, page: Page | None
+) -> None:
     """Forward the rest of an answer as it comes."""
     while not answer.ended and (data := await answer.read()):
         if page is None:
@@ -375,7 +386,7 @@ async def _pour(answer: UpstreamAnswer, reply: SiteResponse, page: Page | None) 
             continue
         for piece in page.feed(data):
             await reply.write(piece)
-    if page is not None and not answer.empty:
+    if page is not None and (isinstance(answer, Tail) or not answer.empty):
         await reply.write(page.end())
 
 

@@ -39,7 +39,7 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
-from relay.proxy.copies import CopiedAnswer, CopiedRequest, Tail, copied_signup
+from relay.proxy.copies import CopiedRequest, Tail, copied_request, copied_signup
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_page, page_headers
@@ -57,6 +57,9 @@ from relay.proxy.upstream_connection import UpstreamAnswer
 from relay.proxy.websocket import Tunnels
 
 log = get_logger()
+
+SMALL_BODY: Final = 65_536
+"""Bytes of a body that are read before the site is asked: a form, not an upload."""
 
 FINISH_S: Final = 10.0
 """How long sign-ups under way may take when the relay stops."""
@@ -180,10 +183,13 @@ class Proxy:
             return await self._deliver_settled(passage, work)
         sent = begun if isinstance(begun, Sent) else None
         watcher = self._watch(passage.visit)
-        heard = Overheard(passage.request.content, sent.body if sent else b"")
-        body = passage.streamed_body(heard if watcher else passage.request.content)
+        stream = passage.request.content
+        heard = Overheard(stream, sent.body if sent else b"")
+        content = heard if watcher else stream
+        # What was sent already has its body with it.
+        body = None if sent else await passage.body(content, self._limits.visitor)
         answer = await self._send(passage, body, sent)
-        reply = await self._deliver(passage, answer)
+        reply = await self._deliver(passage, Settled(answer))
         if watcher is not None:
             watcher(heard.heard, answer.status, answer.headers, passage.first)
         return reply
@@ -200,7 +206,7 @@ class Proxy:
         except asyncio.CancelledError:
             work.add_done_callback(close_answer)
             raise
-        return await self._deliver(passage, *settled)
+        return await self._deliver(passage, settled)
 
     def _signup(self, passage: _Passage) -> SignupExchange | None:
         path, _, query = passage.target.partition("?")
@@ -252,16 +258,10 @@ class Proxy:
         wanted = wants_websocket(request.raw_headers)
         return answer if wanted else _unless_upgraded(answer)
 
-    async def _deliver(
-        self,
-        passage: _Passage,
-        answer: UpstreamAnswer,
-        copied: CopiedAnswer | None = None,
-        cookies: Sequence[bytes] = (),
-        tail: Tail | None = None,
-    ) -> web.StreamResponse:
+    async def _deliver(self, passage: _Passage, settled: Settled) -> web.StreamResponse:
         """Forward an answer: what was read of it already, then the rest."""
         request = passage.request
+        answer, copied, cookies, tail = settled
         page = self._page(answer)
         headers = self._returned(passage, answer, cookies)
         reply = SiteResponse(
@@ -271,7 +271,7 @@ class Proxy:
             length=None if page else answer.length,
             empty=answer.empty,
         )
-        first = b"".join(copied.pieces) if copied else b""
+        first = b"".join(copied.pieces)
         if tail is None:
             first = first or answer.read_nowait()
         passage.first = first
@@ -279,7 +279,7 @@ class Proxy:
             await reply.begin(request, b"".join(page.feed(first)) if page else first)
             if answer.upgraded:
                 await self._tunnels.run(request, answer)
-            if copied is not None and copied.cut is not None:
+            if copied.cut is not None:
                 raise copied.cut
             await _pour(tail or answer, reply, page)
             await reply.write_eof()
@@ -293,7 +293,7 @@ class Proxy:
             # The visitor left; closing the answer shows the site.
             reply.cut(request)
         finally:
-            (tail or answer).close()
+            settled.close()
         return reply
 
     def _page(self, answer: UpstreamAnswer) -> Page | None:
@@ -359,11 +359,9 @@ class _Passage:
         # Refused before, if it was ambiguous.
         self.framing = Framing() if isinstance(framed, Refusal) else framed
 
-    def streamed_body(self, content: Readable) -> Body | None:
-        """Return the body, to be forwarded as it comes."""
-        if not self.framing.has_body:
-            return None
-        return Body(self.framing.length, rest=content)
+    async def body(self, content: Readable, patience: float) -> Body | None:
+        """Return the body; a small one whole: a slow visitor would hold a worker."""
+        return (await copied_request(content, self.framing, patience, SMALL_BODY))[0]
 
 
 async def _pour(

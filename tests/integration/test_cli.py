@@ -295,7 +295,12 @@ def test_wrong_usage_is_one_line_and_2(run: Run, line: str, told: str) -> None:
 def test_a_wrong_setting_is_one_line_and_2_for_every_command(
     run: Run, line: str
 ) -> None:
-    ran = run(line, DUB_API_KEY="k", RELAY_SECRET="s", RELAY_RETRY_BASE="soon")
+    ran = run(
+        line,
+        DUB_API_KEY="k",
+        RELAY_SECRET="a-secret-of-16-or-more",
+        RELAY_RETRY_BASE="soon",
+    )
 
     assert ran.code == 2
     assert ran.mistake.startswith("RELAY_RETRY_BASE: not a duration. Use seconds")
@@ -330,7 +335,7 @@ def test_relay_config_names_the_file_too(run: Run) -> None:
 
 
 def test_the_required_settings_are_asked_for_before_anything_starts(run: Run) -> None:
-    ran = run("serve", RELAY_SECRET="s")
+    ran = run("serve", RELAY_SECRET="a-secret-of-16-or-more")
 
     assert ran.code == 2
     assert ran.mistake.startswith("DUB_API_KEY: is required")
@@ -341,7 +346,9 @@ def test_the_required_settings_are_asked_for_before_anything_starts(run: Run) ->
 def test_every_wrong_or_missing_setting_has_a_line_of_its_own(
     run: Run, line: str
 ) -> None:
-    ran = run(line, RELAY_SECRET="s", RELAY_RATE="0", RELAY_LISTN="x")
+    ran = run(
+        line, RELAY_SECRET="a-secret-of-16-or-more", RELAY_RATE="0", RELAY_LISTN="x"
+    )
 
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines() == [
@@ -377,7 +384,9 @@ def test_a_kind_of_database_that_is_not_there_is_a_wrong_setting(
 ) -> None:
     url = "mysql://relay:CANARY@db/relay"
 
-    ran = run(line, DUB_API_KEY="k", RELAY_SECRET="s", RELAY_DATABASE=url)
+    ran = run(
+        line, DUB_API_KEY="k", RELAY_SECRET="a-secret-of-16-or-more", RELAY_DATABASE=url
+    )
 
     assert ran.code == 2
     assert ran.mistake.startswith("RELAY_DATABASE: not a database. Use sqlite:///")
@@ -917,7 +926,7 @@ def test_what_no_shell_can_hold_is_told(run: Run, body: bytes) -> None:
 CANARIES = {
     "DUB_API_KEY": "dub_CANARYkey",
     "DUB_WEBHOOK_SECRET": "CANARYwebhook",
-    "RELAY_SECRET": "CANARYsecret1,CANARYsecret2",
+    "RELAY_SECRET": "CANARYsecret-number-1,CANARYsecret-number-2",
     "RELAY_API_TOKEN": "CANARYtoken",
     "RELAY_ADMIN_PASSWORD": "CANARYpassword",
     "RELAY_HOOK_SECRET": "whsec_CANARYCANARYCANARYCANARYCANARYCANARY",

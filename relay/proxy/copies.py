@@ -9,8 +9,8 @@ lead; one that streams is passed on at once, and only its end waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from relay.core.http import codings
@@ -160,7 +160,7 @@ class CopiedAnswer:
     is on its way, and is copied as it passes.
     """
 
-    pieces: list[bytes] = field(default_factory=list)
+    pieces: Sequence[bytes] = ()
     copy: Copy | None = None
     cut: UpstreamError | None = None
     streams: AnswerCopy | None = None

@@ -39,13 +39,7 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
-from relay.proxy.copies import (
-    CopiedAnswer,
-    CopiedRequest,
-    Tail,
-    copied_request,
-    copied_signup,
-)
+from relay.proxy.copies import CopiedRequest, Tail, copied_request, copied_signup
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_page, page_headers
@@ -195,7 +189,7 @@ class Proxy:
         # What was sent already has its body with it.
         body = None if sent else await passage.body(content, self._limits.visitor)
         answer = await self._send(passage, body, sent)
-        reply = await self._deliver(passage, answer)
+        reply = await self._deliver(passage, Settled(answer))
         if watcher is not None:
             watcher(heard.heard, answer.status, answer.headers, passage.first)
         return reply
@@ -212,7 +206,7 @@ class Proxy:
         except asyncio.CancelledError:
             work.add_done_callback(close_answer)
             raise
-        return await self._deliver(passage, *settled)
+        return await self._deliver(passage, settled)
 
     def _signup(self, passage: _Passage) -> SignupExchange | None:
         path, _, query = passage.target.partition("?")
@@ -264,16 +258,10 @@ class Proxy:
         wanted = wants_websocket(request.raw_headers)
         return answer if wanted else _unless_upgraded(answer)
 
-    async def _deliver(
-        self,
-        passage: _Passage,
-        answer: UpstreamAnswer,
-        copied: CopiedAnswer | None = None,
-        cookies: Sequence[bytes] = (),
-        tail: Tail | None = None,
-    ) -> web.StreamResponse:
+    async def _deliver(self, passage: _Passage, settled: Settled) -> web.StreamResponse:
         """Forward an answer: what was read of it already, then the rest."""
         request = passage.request
+        answer, copied, cookies, tail = settled
         page = self._page(answer)
         headers = self._returned(passage, answer, cookies)
         reply = SiteResponse(
@@ -283,7 +271,7 @@ class Proxy:
             length=None if page else answer.length,
             empty=answer.empty,
         )
-        first = b"".join(copied.pieces) if copied else b""
+        first = b"".join(copied.pieces)
         if tail is None:
             first = first or answer.read_nowait()
         passage.first = first
@@ -291,7 +279,7 @@ class Proxy:
             await reply.begin(request, b"".join(page.feed(first)) if page else first)
             if answer.upgraded:
                 await self._tunnels.run(request, answer)
-            if copied is not None and copied.cut is not None:
+            if copied.cut is not None:
                 raise copied.cut
             await _pour(tail or answer, reply, page)
             await reply.write_eof()
@@ -305,7 +293,7 @@ class Proxy:
             # The visitor left; closing the answer shows the site.
             reply.cut(request)
         finally:
-            (tail or answer).close()
+            settled.close()
         return reply
 
     def _page(self, answer: UpstreamAnswer) -> Page | None:

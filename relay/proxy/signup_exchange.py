@@ -254,8 +254,8 @@ class Settled(NamedTuple):
     """
 
     answer: UpstreamAnswer
-    copied: CopiedAnswer
-    cookies: list[bytes]
+    copied: CopiedAnswer = CopiedAnswer()
+    cookies: Sequence[bytes] = ()
     tail: Tail | None = None
 
     def close(self) -> None:
@@ -296,7 +296,7 @@ async def settle(
         conclude = partial(signup.conclude, answer.status, answer.headers)
         if read.streams is not None:
             tail = Tail(answer, read.streams, conclude, signup.tasks)
-            return Settled(answer, read, [], tail)
+            return Settled(answer, read, tail=tail)
         return Settled(answer, read, await conclude(read.copy))
     except BaseException:
         answer.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
 from backports import zstd
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.core.http.codings import DECODERS, PIECE, beginning, decoded
@@ -31,6 +31,8 @@ PACKERS: list[tuple[str, Callable[[bytes], bytes]]] = [
 
 
 @pytest.mark.parametrize(("coding", "pack"), PACKERS)
+@example(b"\x1f\x8b\x08", 1)
+@example(b"\x28\xb5\x2f\xfd", 1)
 @given(st.binary(max_size=300), st.integers(1, 40))
 def test_a_body_is_decoded_whatever_pieces_it_comes_in(
     coding: str, pack: Callable[[bytes], bytes], body: bytes, size: int

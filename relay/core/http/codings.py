@@ -190,8 +190,11 @@ def decoded(body: bytes, said: str | None, bound: int) -> bytes:
             raise CodingError("a content coding that is not supported")
         if name in DECODERS:
             body = _decode_unless_text(_shown(body) or name, body, bound)
-    hidden = _shown(body)
-    return _decode(hidden, body, bound) if hidden else body
+    try:
+        # Nothing says that it is encoded: where it is not, it is as it is.
+        return _decode(_shown(body) or "", body, bound)
+    except CodingError:
+        return body
 
 
 def beginning(body: bytes, said: str | None, length: int = 64) -> bytes:
@@ -227,6 +230,8 @@ def _decode_unless_text(name: str, body: bytes, bound: int) -> bytes:
 
 
 def _decode(name: str, body: bytes, bound: int) -> bytes:
+    if name not in DECODERS:
+        return body
     decoder = DECODERS[name]()
     pieces, size = [], 0
     for piece in decoder.feed(body):

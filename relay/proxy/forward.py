@@ -57,6 +57,9 @@ from relay.proxy.websocket import Tunnels
 
 log = get_logger()
 
+SMALL_BODY: Final = 65_536
+"""Bytes of a body that are read before the site is asked: a form, not an upload."""
+
 FINISH_S: Final = 10.0
 """How long sign-ups under way may take when the relay stops."""
 
@@ -179,8 +182,11 @@ class Proxy:
             return await self._deliver_settled(passage, work)
         sent = begun if isinstance(begun, Sent) else None
         watcher = self._watch(passage.visit)
-        heard = Overheard(passage.request.content, sent.body if sent else b"")
-        body = passage.streamed_body(heard if watcher else passage.request.content)
+        stream = passage.request.content
+        heard = Overheard(stream, sent.body if sent else b"")
+        content = heard if watcher else stream
+        # What was sent already has its body with it.
+        body = None if sent else await passage.body(content, self._limits.visitor)
         answer = await self._send(passage, body, sent)
         reply = await self._deliver(passage, answer)
         if watcher is not None:
@@ -356,11 +362,9 @@ class _Passage:
         # Refused before, if it was ambiguous.
         self.framing = Framing() if isinstance(framed, Refusal) else framed
 
-    def streamed_body(self, content: Readable) -> Body | None:
-        """Return the body, to be forwarded as it comes."""
-        if not self.framing.has_body:
-            return None
-        return Body(self.framing.length, rest=content)
+    async def body(self, content: Readable, patience: float) -> Body | None:
+        """Return the body; a small one whole: a slow visitor would hold a worker."""
+        return (await copied_request(content, self.framing, patience, SMALL_BODY))[0]
 
 
 async def _pour(answer: UpstreamAnswer, reply: SiteResponse, page: Page | None) -> None:

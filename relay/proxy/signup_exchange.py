@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
-from aiohttp import StreamReader
-
 from relay.capture.click_cookie import NO_CLICK, Landing, VisitorsClick
 from relay.core.clock import iso
 from relay.core.http.headers import Headers
@@ -35,7 +33,7 @@ from relay.core.rules.evaluation import (
 from relay.core.rules.rule import Match, SignupRule
 from relay.core.rules.success import Asked, Verdict
 from relay.http.callers import Visit
-from relay.http.request_body import RequestBodyError, Tasks, read_visitor
+from relay.http.request_body import Readable, RequestBodyError, Tasks, read_visitor
 from relay.http.request_guard import Framing, every
 from relay.observability.logging import get_logger
 from relay.proxy.exchange import Body, UpstreamError
@@ -250,7 +248,7 @@ class CopiedAnswer:
 
 
 async def copied_request(
-    stream: StreamReader, framed: Framing, patience: float, bound: int = MAX_BODY
+    stream: Readable, framed: Framing, patience: float, bound: int = MAX_BODY
 ) -> tuple[Body | None, bytes | None]:
     """Read a request's body up to the bound, to be looked at and forwarded.
 

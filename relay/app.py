@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
-from functools import partial
+from functools import cached_property, partial
 from os import getpid
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Final
@@ -40,7 +40,7 @@ from relay.observability.metrics import Metrics
 from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
-from relay.operations.monitoring import HealthEndpoints
+from relay.operations.monitoring import HealthEndpoints, MetricsAccess
 from relay.operations.retention import RetentionJob
 from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
@@ -80,7 +80,9 @@ class Relay:
             stamp=self.tracing.stamp if self.tracing else None,
         )
         path = spill_path(settings.database)
-        self.spill = Spill(path, self.intake.store, seal)
+        self.spill = Spill(
+            path, self.intake.store, seal, on_lost=self.metrics.missed.inc
+        )
         self.landing = Landing(
             settings.secret,
             domain=settings.cookie_domain,
@@ -239,7 +241,20 @@ class Relay:
         """Put the dashboard together for an address of its own."""
         app = web.Application(client_max_size=MAX_OWN_BODY)
         self._add_dashboard(app)
+        path = f"{self.settings.prefix}/metrics"
+        app.router.add_get(path, speaking_json(self.health.all_metrics))
         return app
+
+    @cached_property
+    def health(self) -> HealthEndpoints:
+        """What monitoring asks, the same at both addresses."""
+        return HealthEndpoints(
+            self.outbox,
+            self.metrics,
+            self.overview,
+            lambda: self.stopping,
+            MetricsAccess(self.trusted, self.settings.metrics_token),
+        )
 
     def _add_dashboard(self, app: web.Application) -> None:
         # Here, so that a relay without a dashboard does not carry it.
@@ -283,9 +298,7 @@ class Relay:
     def _endpoints(
         self, signup: SignupHook, rate: RefusalRate, api: TrackApi
     ) -> list[Endpoint]:
-        health = HealthEndpoints(
-            self.outbox, self.metrics, self.overview, lambda: self.stopping
-        )
+        health = self.health
         return [
             *(("POST", path, each) for path, each in self._hooks(signup, rate)),
             ("POST", "track/lead", api.lead),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,15 @@ STARTING = ("process", "postgres", "browser")
 """The markers of tests that may start other programs."""
 
 
+@cache
+def _markers(folder: Path) -> list[str]:
+    return [mark for top, mark in BY_FOLDER.items() if folder.is_relative_to(top)]
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark a test by where it is and by what its fixtures start."""
-    for folder, marker in BY_FOLDER.items():
-        if folder in item.path.parents:
-            item.add_marker(marker)
+    for marker in _markers(item.path.parent):
+        item.add_marker(marker)
     for fixture in getattr(item, "fixturenames", ()):
         if fixture in BY_FIXTURE:
             item.add_marker(BY_FIXTURE[fixture])

@@ -6,7 +6,7 @@ const url = process.env.DUB_RELAY_URL ?? "http://127.0.0.1:8080";
 // The first secret of the list signs.
 const webhook = new Webhook(process.env.RELAY_HOOK_SECRET.split(",")[0]);
 
-const CLICK = /(?:^|;)[ \t]*dub_id="?([A-Za-z0-9_-]{8,64})"?[ \t]*(?=;|$)/;
+const CLICK = /(?:^|;)[ \t]*dub_id="?([A-Za-z0-9_-]{8,64})"?[ \t]*(?=;|$)/g;
 
 /**
  * Never throws, and takes half a second at most for each of three attempts.
@@ -14,8 +14,8 @@ const CLICK = /(?:^|;)[ \t]*dub_id="?([A-Za-z0-9_-]{8,64})"?[ \t]*(?=;|$)/;
  * What three attempts cannot deliver is logged and lost; Python's client spools it.
  */
 export async function tellRelay(request, fields) {
-  // Only the click leaves, not the other cookies.
-  const clickId = request.headers.cookie?.match(CLICK)?.[1];
+  // Only the click leaves, not the other cookies; of several the newest, which is last.
+  const clickId = [...(request.headers.cookie ?? '').matchAll(CLICK)].at(-1)?.[1];
   if (!clickId) return;
   const id = `msg_${randomUUID()}`; // the same each time: a repetition is harmless
   const body = JSON.stringify({ eventName: "Sign Up", clickId, ...fields });

@@ -23,7 +23,7 @@ from relay.core.http import tickets
 from relay.core.http.cookies import is_click_id
 from relay.core.http.tickets import Opener
 from relay.http.callers import OwnPages, Trusted
-from relay.http.request_body import read_small
+from relay.http.request_body import content_type, read_small
 from relay.http.responses import RefusedError, answer, read_object
 
 MAX_BODY: Final = 1024
@@ -46,7 +46,7 @@ class CookieEndpoint:
         Raises RefusedError for anybody else's page and for what is no such body.
         """
         visit = self._pages.visit(request)
-        if request.content_type != "application/json":
+        if content_type(request)[0] != "application/json":
             raise RefusedError(415, "The Content-Type must be application/json.")
         document = read_object(await read_small(request, MAX_BODY))
         if FIELD not in document:

@@ -17,6 +17,7 @@ from relay.capture.intake import Capture, Intake
 from relay.capture.spill import Spill
 from relay.core import signing
 from relay.core.clock import Clock
+from relay.core.dub.credit import credited_link
 from relay.core.dub.track_lead import (
     InvalidFieldError,
     fold_event,
@@ -27,7 +28,7 @@ from relay.core.http.tickets import (
     FoundClick,
     Opener,
 )
-from relay.core.leads import Lead, Mode
+from relay.core.leads import CreditedLink, Lead, Mode
 from relay.core.providers.account import (
     Ignored,
     NewAccount,
@@ -42,6 +43,7 @@ from relay.outbox.contract import (
     NewLead,
     Outbox,
     OutboxUnavailableError,
+    Proof,
     Query,
 )
 
@@ -206,6 +208,7 @@ class _Recorded:
     customer: str
     event: str
     click_id: str | None
+    link: CreditedLink | None
 
     def is_of(self, lead: Lead) -> bool:
         """Whether this may be that lead. A deferred one is recorded as nothing."""
@@ -254,7 +257,8 @@ class DubHook:
     async def _confirm(self, recorded: _Recorded) -> int:
         entries = await self._outbox.list(Query(customer=recorded.customer))
         ids = [e.lead.id for e in entries if recorded.is_of(e.lead)]
-        confirmed = await self._outbox.confirm(ids, self._clock())
+        proof = Proof("webhook", link=recorded.link)
+        confirmed = await self._outbox.confirm(ids, self._clock(), proof)
         for lead_id in ids if confirmed else ():
             log.info("lead.confirmed", lead=lead_id)
         return confirmed
@@ -270,6 +274,7 @@ def _read(document: Any) -> _Recorded | None:
         case {"eventName": str(event), "customer": {"externalId": str(id_)}, **rest}:
             click = rest.get("click")
             said = click.get("id") if isinstance(click, Mapping) else None
-            return _Recorded(id_, event, said if isinstance(said, str) else None)
+            click_id = said if isinstance(said, str) else None
+            return _Recorded(id_, event, click_id, credited_link(rest.get("link")))
         case _:
             raise RefusedError(422, "data needs eventName and customer.externalId.")

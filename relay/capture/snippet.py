@@ -61,6 +61,11 @@ _CACHED_HEADER: Final = 256
 """Characters of an Accept-Encoding worth remembering; browsers send some 25."""
 
 
+KEPT_ENCODINGS: Final = 32
+"""Texts whose compressed forms are kept. Compressing all of them takes 0.2 s, which a
+program that makes several relays, as the tests do, need not spend for each."""
+
+
 class BrokenSnippetError(Exception):
     """A built file of the snippet is missing or holds no place for settings."""
 
@@ -183,6 +188,7 @@ def _served(
         yield script.hashed_name, _answers(bodies, IMMUTABLE)
 
 
+@lru_cache(maxsize=KEPT_ENCODINGS)
 def _encodings(text: bytes) -> Mapping[str | None, bytes]:
     return {
         "br": brotli.compress(text, mode=brotli.MODE_TEXT, quality=11),

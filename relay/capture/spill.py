@@ -42,10 +42,19 @@ Store = Callable[[NewLead, str | None], Awaitable[object]]
 class Spill:
     """The file, what waits in memory, and the way back into the database."""
 
-    def __init__(self, path: Path, store: Store, seal: Seal = PLAIN) -> None:
+    def __init__(
+        self,
+        path: Path,
+        store: Store,
+        seal: Seal = PLAIN,
+        *,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write to ``path``, store with ``store``; ``on_lost`` counts what is lost."""
         self._path = path
         self._store = store
         self._seal = seal
+        self._on_lost = on_lost
         self._memory: deque[bytes] = deque()
 
     async def keep(self, new_lead: NewLead, held: str | None) -> bool:
@@ -64,6 +73,7 @@ class Spill:
             while len(self._memory) > MOST_IN_MEMORY:
                 self._memory.popleft()
                 log.error("spill.dropped", kept=MOST_IN_MEMORY)
+                self._on_lost()
             return False
         log.warning("lead.spilled", lead=new_lead.lead.id)
         return True
@@ -118,11 +128,13 @@ class Spill:
         except (ValueError, TypeError, KeyError):
             # A line torn by a full disk: what it held is lost, and logged.
             log.error("spill.unreadable", bytes=len(line))
+            self._on_lost()
             return True
         try:
             await self._store(new_lead, held)
         except UnstorableError as error:
             log.error("spill.unstorable", lead=new_lead.lead.id, reason=str(error))
+            self._on_lost()
         except OutboxError:
             return False
         log.info("lead.unspilled", lead=new_lead.lead.id)

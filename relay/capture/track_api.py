@@ -2,7 +2,8 @@
 
 The same schema, errors and order of checks as Dub's server routes, so that its
 SDKs work with another server URL. What Dub says in 200s the relay says once the
-lead is committed; only ``mode: "wait"`` waits for Dub's own answer.
+lead is committed; only ``mode: "wait"`` waits for Dub's own answer, which may be an
+error for now.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from relay.core.dub.track_sale import (
     validate_sale,
 )
 from relay.core.http.headers import Headers
-from relay.core.leads import LeadRecord, LeadStatus, Mode
+from relay.core.leads import OPEN, LeadRecord, LeadStatus, Mode
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.callers import Trusted, VisitorRate
 from relay.http.responses import RefusedError, answer, try_again
@@ -46,15 +47,11 @@ from relay.outbox.contract import (
     OutboxUnavailableError,
 )
 
-WITHIN_S: Final = 10.0
-"""How long a caller waits at most."""
+WITHIN_S: Final = 4.0
+"""How long a caller waits at most: Dub's SDK for Python gives up after 5 s."""
 
 FIRST_NAP_S: Final = 0.005
 """Dub needs several times as long for its two calls."""
-
-_UNDER_WAY: Final = frozenset(
-    {LeadStatus.QUEUED, LeadStatus.SENDING, LeadStatus.WAITING}
-)
 
 _TAKEN: Final = frozenset(
     {LeadStatus.DELIVERED, LeadStatus.CONFIRMED, LeadStatus.DUPLICATE}
@@ -82,10 +79,10 @@ class Waiting:
             entry = await self._ended(result.lead_id, within)
         except OutboxUnavailableError:
             entry = None  # the lead is committed all the same
-        said = _told(entry)
+        repeated = result.outcome is Inserted.DUPLICATE
+        said = _told(entry, repeated=repeated)
         if said is not None:
             return said
-        repeated = result.outcome is Inserted.DUPLICATE
         status = "duplicate" if repeated else entry.status if entry else None
         if status in _TAKEN:
             relay = {"id": result.lead_id, "status": status}
@@ -120,20 +117,23 @@ class Waiting:
         return entry.status is LeadStatus.SENDING
 
 
-def _told(entry: LeadRecord | None) -> web.Response | None:
-    """Write Dub's final answer as Dub wrote it; None if there is none.
+def _told(entry: LeadRecord | None, *, repeated: bool) -> web.Response | None:
+    """Write Dub's last answer as Dub wrote it, with the lead; None if there is none.
 
-    An error that may pass is not final: the lead is still on its way.
+    An error is Dub's word for now, where the lead is on its way still; a repeat of
+    such a lead is answered as any other repeat.
     """
-    if entry is None or entry.answer is None or entry.status in _UNDER_WAY:
+    if entry is None or entry.answer is None:
         return None
     status, body = json.loads(entry.answer)
     if status == 200:
-        relay = {"id": entry.lead.id, "status": entry.status.value}
-        return answer({**body, "relay": relay})
-    if entry.status is LeadStatus.REJECTED and status in CODES.values():
-        return answer(body, status)
-    return None
+        stands = entry.status not in OPEN
+    else:
+        # In doubt: a later call, which may have counted, had no answer.
+        is_moving = repeated and entry.status in OPEN
+        stands = status in CODES.values() and not entry.in_doubt and not is_moving
+    relay = {"id": entry.lead.id, "status": entry.status.value}
+    return answer({**body, "relay": relay}, status) if stands else None
 
 
 SOURCE: Final = "api"

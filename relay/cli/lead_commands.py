@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -29,9 +31,12 @@ from relay.core.clock import (
 from relay.core.leads import RETRYABLE, Attempt, LeadRecord, LeadStatus
 from relay.operations.operator import Operator, system_user
 from relay.operations.presentation import (
+    CREDIT_COLUMNS,
     STEP_WORDS,
     click_origin,
     cookie_story,
+    credit_overview,
+    credit_words,
     entry_json,
     next_attempt_at,
     next_step,
@@ -92,7 +97,7 @@ def leads() -> None:
 
 
 def filters(command: Command) -> Command:
-    """Add the options that choose leads: --status, --customer, --since, --limit."""
+    """Add the options that choose leads: --status, --customer, --link, ..."""
     options = (
         click.option(
             "--status",
@@ -101,6 +106,8 @@ def filters(command: Command) -> Command:
             help="Only leads in this state.",
         ),
         click.option("--customer", metavar="ID", help="Only this customer's leads."),
+        click.option("--link", metavar="ID", help="Only leads of this link of Dub's."),
+        click.option("--partner", metavar="ID", help="Only leads of this partner."),
         click.option(
             "--since",
             callback=_since,
@@ -122,6 +129,8 @@ def list_leads(
     *,
     status: LeadStatus | None,
     customer: str | None,
+    link: str | None,
+    partner: str | None,
     since: int | None,
     limit: int | None,
     as_json: bool,
@@ -130,7 +139,14 @@ def list_leads(
     shown = limit if limit or as_json else PLAIN_LIMIT
     # One more than is shown says whether there are more.
     asked = shown + 1 if shown else None
-    query = Query(status=status, customer=customer, since=since, limit=asked)
+    query = Query(
+        status=status,
+        customer=customer,
+        link=link,
+        partner=partner,
+        since=since,
+        limit=asked,
+    )
     entries = run_with_outbox(read_settings(complete=False), lambda o: o.list(query))
     if as_json:
         for entry in entries[:shown]:
@@ -163,6 +179,47 @@ def _news(entry: LeadRecord) -> str:
 def _to_seconds(at: int) -> str:
     """Write a time as ISO 8601 without the milliseconds that nobody reads here."""
     return iso(at)[:19] + "Z"
+
+
+_CREDIT_HEAD: Final = (
+    *("PARTNER", "LINK", "LINK ID", "SIGN-UPS", "DELIVERED", "CONFIRMED", "IN DOUBT"),
+    *("REJECTED", "OTHER"),
+)
+
+
+@leads.command("credit")
+@click.option(
+    "--since",
+    callback=_since,
+    default="30d",
+    show_default=True,
+    metavar="T",
+    help="Leads captured since then: ISO 8601, or such as 30d for ago.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="As a table for spreadsheets.")
+@json_lines_option
+@config_option
+def list_credit(*, since: int, as_csv: bool, as_json: bool) -> None:
+    """Count leads by the partner and the link that Dub credits, most first.
+
+    Landings are not counted: only Dub knows which link a click belongs to.
+    """
+    counted = run_with_outbox(
+        read_settings(complete=False), lambda o: o.credits_since(since)
+    )
+    rows = credit_overview(counted)
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+    elif as_csv:
+        writer = csv.DictWriter(sys.stdout, CREDIT_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        table(
+            _CREDIT_HEAD,
+            [["" if v is None else v for v in row.values()] for row in rows],
+        )
 
 
 @leads.command()
@@ -226,6 +283,8 @@ def _facts(entry: LeadRecord, now: int) -> Iterator[tuple[str, object]]:
     yield "metadata", json.dumps(dict(lead.metadata)) if lead.metadata else None
     yield "trace", lead.origin.get("traceparent")
     yield "delivered", iso(entry.delivered_at) if entry.delivered_at else None
+    yield "credited", credit_words(entry.link)
+    yield "at Dub", entry.event_id
 
 
 def _attempt_line(attempt: Attempt) -> str:

@@ -67,6 +67,8 @@ def export(
     form: str,
     status: LeadStatus | None,
     customer: str | None,
+    link: str | None,
+    partner: str | None,
     since: int | None,
     limit: int | None,
     output: str | None,
@@ -75,7 +77,14 @@ def export(
 
     In CSV a cell that a spreadsheet would take for a formula gets a ' before it.
     """
-    query = Query(status=status, customer=customer, since=since, limit=limit)
+    query = Query(
+        status=status,
+        customer=customer,
+        link=link,
+        partner=partner,
+        since=since,
+        limit=limit,
+    )
     with _opened(output) as stream:
         write = _csv_writer(stream) if form == "csv" else _json_writer(stream)
 

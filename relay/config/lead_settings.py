@@ -56,11 +56,12 @@ class LeadSettings:
     )
     secret: tuple[str, ...] = secret_list(
         "secret",
-        signing.parse_secrets,
+        signing.parse_long_secrets,
         example="a-long-random-text",
         required=True,
         help="Signs the relay's own cookies, sessions and calls. A comma-separated"
-        " list: the first signs, all verify.",
+        " list: the first signs, all verify; at least 16 characters each (openssl"
+        " rand -hex 32).",
     )
     attribution: Attribution = setting(
         "attribution",
@@ -94,7 +95,7 @@ class LeadSettings:
     )
     data_key: tuple[str, ...] = secret_list(
         "data_key",
-        signing.parse_data_keys,
+        signing.parse_long_secrets,
         unset="personal data is kept as it is",
         example="a-long-random-text-of-its-own",
         help="Encrypts personal data in the database and the spill file. A"

@@ -117,13 +117,15 @@ it by hand: `dub-relay rules suggest` does ([how](signup-rules.md#find-the-rule)
 [JMESPath](https://jmespath.org) over one document:
 
 - `form`: the fields of a form, urlencoded or multipart, files left out;
-- `json`: the request's JSON body;
+- `json`: the request's JSON body, whatever its label;
 - `query`, `path`, `headers`, `cookies`: the request's; `path` holds the
   placeholders, and header names are in lower case;
 - `response.status`, `response.headers`, `response.cookies`, `response.json`: the
   site's answer; `cookies` are those that it sets.
 
-`sha256(x)` and `lower(x)` are there beside JMESPath's own functions. What is
+Beside JMESPath's own functions there are `sha256(x)`, `lower(x)`, `parse_json(x)`,
+`split(x, separator)`, `last(x)`, `url_path(x)`, `url_query(x)` and `jwt_claims(x)`
+([what they do](signup-rules.md#functions)). What is
 null or empty is left out of the lead. A sign-up without a
 `customer_external_id` is kept as `rejected`, with that reason; the site's
 answer passes all the same. More, with recipes and how to try a rule out:

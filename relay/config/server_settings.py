@@ -47,6 +47,12 @@ class ServerSettings:
         128,
         help="How many header fields a request may have.",
     )
+    limits_head: int = setting(
+        "limits.head",
+        values.whole(1024, 1_048_576),
+        65_536,
+        help="Bytes of a request's whole head, line and all headers together.",
+    )
     limits_header_timeout: float = setting(
         "limits.header_timeout",
         values.duration_up_to(600),
@@ -66,12 +72,18 @@ class ServerSettings:
         "10s",
         help="Over how long a body's speed is measured.",
     )
-    # Off unless asked for: a balancer that nobody named in trusted_proxies
-    # holds every visitor's connection, and sign-ups must not break on that.
+    limits_visitor_stall: float = setting(
+        "limits.visitor_stall",
+        values.duration_up_to(86_400),
+        "60s",
+        help="How long a visitor may read nothing of an answer that waits for it.",
+    )
+    # A balancer that nobody named in trusted_proxies holds every visitor's connection:
+    # so many that it works all the same, and few enough for a process's files.
     limits_connections: int = setting(
         "limits.connections",
         values.whole(0, 1_000_000),
-        0,
+        512,
         help="Connections that one address may hold open (trusted proxies: any"
         " number); 0 means any number. 256 is good where visitors come directly.",
     )
@@ -108,6 +120,16 @@ class ServerSettings:
         "5m",
         help="How long a body may stand still between the relay and the site."
         " Server-sent events may be silent.",
+    )
+    metrics_token: tuple[str, ...] = setting(
+        "metrics.token",
+        values.tokens,
+        blank=(),
+        unset="direct connections from private networks alone",
+        example="a-long-random-text",
+        secret=True,
+        help="Bearer tokens, with commas between, that metrics asks for at the"
+        " visitors' address. At RELAY_ADMIN_LISTEN it asks for none.",
     )
     # The path of a chat's webhook is all that guards it.
     alerts_url: str | None = setting(

@@ -181,6 +181,25 @@ class Lead:
 
 
 @dataclass(frozen=True, slots=True)
+class CreditedLink:
+    """The link that a lead counts for; its partner, if it is a partner's link."""
+
+    id: str
+    domain: str | None = None
+    key: str | None = None
+    short_link: str | None = None
+    partner_id: str | None = None
+    program_id: str | None = None
+    tenant_id: str | None = None
+    external_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The link as people write it ("acme.link/ada"), else its id."""
+        return f"{self.domain}/{self.key}" if self.domain and self.key else self.id
+
+
+@dataclass(frozen=True, slots=True)
 class LeadRecord:
     """A lead in the outbox, with what has happened to it so far.
 
@@ -192,6 +211,8 @@ class LeadRecord:
     ``since`` (epoch ms) is when this round
     of attempts began: retry_for counts from here. ``erased_at`` (epoch ms) is when
     the personal data was erased: such a lead cannot be sent any more.
+    ``link`` is the one that Dub credits, ``event_id`` Dub's id of what it recorded,
+    ``confirmed_by`` what has shown that: "webhook" or "events".
     ``sealed`` says why the personal data, which is there, cannot be read: it is
     missing from the lead, which has to wait. ``answer`` is Dub's last answer, kept
     only while somebody waits for it (:func:`relay.core.dub.replies.kept`).
@@ -209,6 +230,9 @@ class LeadRecord:
     sealed: str | None = None
     answer: str | None = field(default=None, repr=False)
     key_claimed_at: int | None = None
+    link: CreditedLink | None = None
+    event_id: str | None = None
+    confirmed_by: str | None = None
 
 
 def why_not_again(entry: LeadRecord) -> str | None:

@@ -75,21 +75,21 @@ def parse_secrets(text: str) -> tuple[str, ...]:
     return secrets
 
 
-MIN_DATA_KEY: Final = 16
-"""Characters of a key for data at rest: anyone who has the file can try as many keys
-as they like, so it must be long and random."""
+MIN_KEY: Final = 16
+"""Characters of a key that can be guessed offline: anyone with a signed cookie, or
+with a file of encrypted data, can try any number, so it must be long and random."""
 
 
-def parse_data_keys(text: str) -> tuple[str, ...]:
-    """Keys for data at rest out of a comma-separated list: the first encrypts.
+def parse_long_secrets(text: str) -> tuple[str, ...]:
+    """Keys out of a comma-separated list that can be guessed offline, in order.
 
     Raises ValueError, without the key in it, for one that is short.
     """
     keys = parse_secrets(text)
     for place, key in enumerate(keys, 1):
-        if len(key) < MIN_DATA_KEY:
+        if len(key) < MIN_KEY:
             raise ValueError(
-                f"key {place} is short. Use {MIN_DATA_KEY} characters or more, such as "
+                f"key {place} is short. Use {MIN_KEY} characters or more, such as "
                 "`openssl rand -hex 32` makes."
             )
     return keys

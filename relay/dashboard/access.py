@@ -1,8 +1,8 @@
 """Who may see the dashboard: a password, a signed session, a token in each form.
 
-A session is a signed cookie: nothing is kept on the server, and all relays that
-share a secret take it. Another password ends every session, since each names the
-password that it was opened with.
+A session is a signed cookie that all relays with the same secret accept. Another
+password ends every session, since each names the password that it was opened with;
+signing out ends one, by an entry in the audit log that all relays of a database read.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Final
 from aiohttp import web
 
 from relay.core.clock import Clock
+from relay.core.http import cookies
 from relay.core.http.headers import Network
 from relay.core.signing import BadSignatureError, sign_json, verify_json
 from relay.http.callers import Trusted, VisitorRate
 from relay.http.request_guard import every
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
+from relay.outbox.contract import AuditEntry, Outbox, OutboxUnavailableError
 
 log = get_logger()
 
@@ -36,6 +38,22 @@ SESSION_S: Final = 12 * 3600
 TRIES_A_MINUTE: Final = 10
 """Passwords that one address may try: a person mistypes three times, and a list of
 the ten thousand commonest takes sixteen hours."""
+
+TRIES_OF_ALL: Final = 60
+"""Passwords that all addresses together may try in a minute: argon2 takes 0.15 s of a
+core and 64 MiB for each, one at a time."""
+
+MAX_SIGN_IN: Final = 4096
+"""Bytes of the form to sign in: a password, and the address of a page."""
+
+ENDED_READ: Final = 500
+"""Entries of the audit log that are searched for sign-outs of other relays."""
+
+ENDED_EVERY_S: Final = 2.0
+"""How often at most; so long a copied cookie may still be accepted elsewhere."""
+
+SIGN_OUT: Final = "sign-out"
+"""The name of a sign-out in the audit log; the subject is the session's hash."""
 
 ADMIN: Final = "admin"
 """The actor that the one password signs in."""
@@ -85,6 +103,7 @@ class Access:
         path: str,
         trusted: Trusted,
         clock: Clock,
+        outbox: Outbox,
         identity: Identity | None = None,
     ) -> None:
         self._password = password
@@ -93,7 +112,10 @@ class Access:
         self._trusted = trusted
         self._clock = clock
         self._identity = identity
+        self._ended = EndedSessions(outbox, clock)
         self._rate = VisitorRate(TRIES_A_MINUTE)
+        self._rate_of_all = VisitorRate(TRIES_OF_ALL)
+        self._one_at_a_time = asyncio.Lock()
         # Names the password in a session, and reveals nothing of it.
         self._mark = hmac.new(
             self._secrets[0].encode(), (password or "").encode(), sha256
@@ -104,15 +126,21 @@ class Access:
         """Whether there is a password to sign in with."""
         return self._password is not None
 
-    def session(self, request: web.Request) -> AdminSession | None:
+    async def session(self, request: web.Request) -> AdminSession | None:
         """Return the session of a request, None if nobody is signed in."""
+        session = self._signed(request)
+        if session is None or await self._ended.includes(session):
+            return None
+        return session
+
+    def _signed(self, request: web.Request) -> AdminSession | None:
         if self._identity is not None and (who := self._identity.actor(request)):
             return AdminSession(who, who)
         if self._password is None:
             return None
         try:
             said = verify_json(
-                request.cookies.get(COOKIE, ""),
+                _session_cookie(request),
                 self._secrets,
                 _SESSION,
                 self._clock(),
@@ -126,18 +154,23 @@ class Access:
             case _:
                 return None
 
-    async def sign_in(self, request: web.Request, given: str) -> bool:
-        """Say whether the password is right. Raises RefusedError(429) for too many."""
-        address = self._trusted.address(request)
-        wait = self._rate.take(address, time.monotonic())
+    def admit(self, request: web.Request) -> None:
+        """Count a try to sign in, before its body is read; raise RefusedError(429)."""
+        now = time.monotonic()
+        wait = self._rate.take(self._trusted.address(request), now)
+        wait = wait or self._rate_of_all.take("", now)
         if wait:
             raise RefusedError(
                 429,
                 "Too many passwords were tried. Wait a little.",
                 {"Retry-After": str(int(wait) + 1)},
             )
-        # A hash takes long on purpose; nobody else should wait for it.
-        right = await asyncio.to_thread(_fits, self._password, given)
+
+    async def sign_in(self, given: str) -> bool:
+        """Say whether the password is right."""
+        # A hash takes long on purpose; nobody else should wait for it, nor for many.
+        async with self._one_at_a_time:
+            right = await asyncio.to_thread(_fits, self._password, given)
         log.info("dashboard.sign_in", result="ok" if right else "wrong_password")
         return right
 
@@ -154,9 +187,12 @@ class Access:
             secure=self._trusted.scheme_host(request)[0] == "https",
         )
 
-    def close(self, response: web.StreamResponse) -> None:
-        """Remove the cookie."""
+    async def close(self, request: web.Request, response: web.StreamResponse) -> None:
+        """End the session, so that no copy of its cookie is accepted, and remove it."""
         response.del_cookie(COOKIE, path=self._path)
+        session = await self.session(request)
+        if session is not None and session.actor == ADMIN:
+            await self._ended.add(session)
 
     def token(self, session: AdminSession) -> str:
         """Return the token that a form of this session must carry."""
@@ -178,6 +214,54 @@ class Access:
         sites = every(request.raw_headers, b"sec-fetch-site")
         if any(site.lower() not in (b"same-origin", b"none") for site in sites):
             raise RefusedError(403, "This form is not one of the dashboard's own.")
+
+
+class EndedSessions:
+    """The sessions that were ended by signing out, on any relay of the database."""
+
+    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+        self._outbox = outbox
+        self._clock = clock
+        self._hashes: set[str] = set()
+        self._read_at = -ENDED_EVERY_S
+
+    async def includes(self, session: AdminSession) -> bool:
+        """Whether this session was ended."""
+        now = time.monotonic()
+        if now - self._read_at >= ENDED_EVERY_S:
+            self._read_at = now
+            await self._read()
+        return _hashed(session) in self._hashes
+
+    async def add(self, session: AdminSession) -> None:
+        """End a session; while the database is down, on this relay alone."""
+        ended = _hashed(session)
+        self._hashes.add(ended)
+        act = AuditEntry(self._clock(), session.actor, SIGN_OUT, ended)
+        try:
+            await self._outbox.record(act)
+        except OutboxUnavailableError:
+            log.warning("dashboard.sign_out_not_recorded")
+
+    async def _read(self) -> None:
+        oldest = self._clock() - SESSION_S * 1000
+        try:
+            acts = await self._outbox.audit_log(ENDED_READ)
+        except OutboxUnavailableError:
+            return  # the page itself answers for that
+        self._hashes.update(
+            act.subject for act in acts if act.name == SIGN_OUT and act.at > oldest
+        )
+
+
+def _session_cookie(request: web.Request) -> str:
+    """Return the first cookie of this name: a browser sends one, and each costs."""
+    lines = [line.decode("latin-1") for line in every(request.raw_headers, b"cookie")]
+    return next(iter(cookies.values(lines, COOKIE)), "")
+
+
+def _hashed(session: AdminSession) -> str:
+    return sha256(session.key.encode()).hexdigest()[:16]
 
 
 def _fits(password: str | None, given: str) -> bool:

@@ -12,7 +12,8 @@ from relay.core.clock import Clock
 from relay.core.leads import LeadRecord, LeadStatus, why_not_again
 from relay.dashboard.access import AdminSession
 from relay.dashboard.live import LiveWatch
-from relay.dashboard.pages import Pages
+from relay.dashboard.pages import MAX_FORM, Pages
+from relay.http.request_body import read_form
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.operator import Operator
@@ -72,8 +73,8 @@ class Acting:
 
     async def act(self, request: web.Request, session: AdminSession) -> web.Response:
         """Show what would happen; with ``sure`` in the form, do it."""
-        form = await request.post()
-        name, subject = str(form.get("do", "")), str(form.get("subject", ""))
+        form = await read_form(request, MAX_FORM)
+        name, subject = form.get("do", ""), form.get("subject", "")
         if name not in self._plans:
             raise RefusedError(400, "The dashboard has no such action.")
         plan = await self._plans[name](subject)

@@ -20,6 +20,7 @@ from relay.operations.presentation import (
     STEP_WORDS,
     click_origin,
     cookie_story,
+    credit_words,
     next_step,
     sale_words,
 )
@@ -28,7 +29,7 @@ from relay.outbox.contract import AuditEntry, Circuit, Outbox, Query
 PAGE: Final = 50
 """Leads on a page of the list."""
 
-FILTERS: Final = ("status", "customer", "click", "event")
+FILTERS: Final = ("status", "customer", "click", "event", "link", "partner")
 
 _AT: Final = re.compile(r"(?<=.)[^@]*(?=@)|(?<=.)[^@]+$")
 
@@ -120,6 +121,8 @@ def _query(asked: Mapping[str, str], before: str | None) -> Query:
         customer=asked.get("customer"),
         click=asked.get("click"),
         event=asked.get("event"),
+        link=asked.get("link"),
+        partner=asked.get("partner"),
         before=before or None,
         # One more says whether there are older ones.
         limit=PAGE + 1,
@@ -150,6 +153,8 @@ def moments(
         yield Moment(None, "Noted on the way", tone="warn", details=lead.notes)
     for attempt in attempts:
         yield _call(attempt)
+    if (credited := credit_words(entry.link)) is not None:
+        yield Moment(entry.delivered_at, "Credited by Dub", f"{credited}.")
     if entry.last_error and not (attempts and attempts[-1].outcome == entry.last_error):
         yield Moment(None, "Why it stands where it stands", entry.last_error, "bad")
     yield Moment(None, "What happens next", next_step(entry, circuit, now), "next")

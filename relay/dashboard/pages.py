@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -19,9 +20,10 @@ from relay.core.leads import LeadStatus
 from relay.core.resources import templates_dir
 from relay.core.rules.candidates import often, quoted, suggest
 from relay.core.rules.har import TryoutError
-from relay.core.rules.preview import parse_exchanges, try_all
+from relay.core.rules.preview import RuleVerdict, parse_exchanges, try_all
 from relay.core.rules.rule import SignupRule
 from relay.dashboard.access import Access, AdminSession
+from relay.http.request_body import read_form
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.diagnostics import run_checks
@@ -43,6 +45,9 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+MAX_FORM: Final = 1024 * 1024
+"""Bytes of a form that an operator sends who is signed in: a recorded sign-up."""
 
 Page = Callable[[web.Request, AdminSession], Awaitable[web.StreamResponse]]
 """A handler that is called only with somebody who is signed in."""
@@ -119,7 +124,7 @@ class Pages:
         """Let in who is signed in; ask the others to sign in, or refuse them."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            session = self.access.session(request)
+            session = await self.access.session(request)
             if session is None:
                 return self._sign_in_first(request)
             try:
@@ -151,8 +156,8 @@ class Pages:
         self, request: web.Request, session: AdminSession
     ) -> None:
         self.access.require_own_page(request)
-        form = await request.post()
-        self.access.require_token(session, str(form.get("csrf", "")))
+        form = await read_form(request, MAX_FORM)
+        self.access.require_token(session, form.get("csrf", ""))
 
     def _sign_in_first(self, request: web.Request) -> web.StreamResponse:
         if not self.access.by_password:
@@ -218,9 +223,10 @@ class ToolPages:
         """Show the rules, what they do not know, and a sign-up that is pasted."""
         given, verdict, problem = SAMPLE, None, None
         if request.method == "POST":
-            given = str((await request.post()).get("exchange", ""))
+            given = (await read_form(request, MAX_FORM)).get("exchange", "")
             try:
-                verdict = try_all(self._rules, parse_exchanges(given))
+                # Rules may take a while over a long document; others must not wait.
+                verdict = await asyncio.to_thread(_tried, self._rules, given)
             except TryoutError as error:
                 problem = str(error)
         candidates = await rule_candidates(self._outbox, self._rules)
@@ -245,3 +251,7 @@ class ToolPages:
     @property
     def _rules(self) -> Sequence[SignupRule]:
         return self._settings.signup
+
+
+def _tried(rules: Sequence[SignupRule], given: str) -> RuleVerdict:
+    return try_all(rules, parse_exchanges(given))

@@ -10,13 +10,14 @@ from aiohttp import web
 from relay.config.settings import Settings
 from relay.core.clock import Clock
 from relay.core.resources import static_dir
-from relay.dashboard.access import Access, Identity
+from relay.dashboard.access import MAX_SIGN_IN, Access, Identity
 from relay.dashboard.actions import Acting
 from relay.dashboard.lead_pages import LeadPages
 from relay.dashboard.live import LiveWatch
 from relay.dashboard.overview_page import OverviewPages
 from relay.dashboard.pages import HEADERS, Pages, ToolPages
 from relay.http.callers import Trusted
+from relay.http.request_body import read_form
 from relay.http.responses import RefusedError
 from relay.outbox.contract import Outbox
 from relay.outbox.encryption import Seal
@@ -60,6 +61,7 @@ class Dashboard:
             path=path,
             trusted=trusted,
             clock=clock,
+            outbox=outbox,
             identity=identity,
         )
         self._pages = Pages(self._access, path, clock)
@@ -103,7 +105,7 @@ class Dashboard:
         raise web.HTTPFound(f"{self._pages.path}/")
 
     async def _ask(self, request: web.Request) -> web.StreamResponse:
-        if not self._access.by_password or self._access.session(request):
+        if not self._access.by_password or await self._access.session(request):
             return await self._to_front(request)
         return self._pages.answer("sign_in.html", None, failed=False, back="")
 
@@ -112,11 +114,12 @@ class Dashboard:
             return await self._to_front(request)
         try:
             self._access.require_own_page(request)
-            form = await request.post()
-            right = await self._access.sign_in(request, str(form.get("password", "")))
+            self._access.admit(request)
+            form = await read_form(request, MAX_SIGN_IN)
+            right = await self._access.sign_in(form.get("password", ""))
         except RefusedError as refused:
             return self._pages.problem(refused)
-        back = str(form.get("back", ""))
+        back = form.get("back", "")
         if not right:
             return self._pages.answer("sign_in.html", None, 403, failed=True, back=back)
         # Only back to the dashboard: an address from a form may be anybody's.
@@ -132,11 +135,11 @@ class Dashboard:
         try:
             self._access.require_own_page(request)
         except RefusedError as refused:
-            return self._pages.problem(refused, self._access.session(request))
+            return self._pages.problem(refused, await self._access.session(request))
         response = web.Response(
             status=303, headers={"Location": f"{self._pages.path}/sign-in", **HEADERS}
         )
-        self._access.close(response)
+        await self._access.close(request, response)
         return response
 
 

@@ -41,11 +41,26 @@ from relay.core.dub.retry import (
 )
 from relay.core.dub.track_lead import lead_body
 from relay.core.dub.track_sale import sale_body
-from relay.core.leads import SETTLED, Attempt, Lead, LeadRecord, LeadStatus, Mode, Step
+from relay.core.leads import (
+    SETTLED,
+    Attempt,
+    CreditedLink,
+    Lead,
+    LeadRecord,
+    LeadStatus,
+    Mode,
+    Step,
+)
 from relay.core.pacing import Pace
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
-from relay.outbox.contract import Claim, Outbox, OutboxUnavailableError, Settlement
+from relay.outbox.contract import (
+    Claim,
+    Outbox,
+    OutboxUnavailableError,
+    Proof,
+    Settlement,
+)
 
 T = TypeVar("T")
 
@@ -192,6 +207,8 @@ class Delivery:
             decision = self._decide(claim.entry, Step.PROVE, outcome)
             if not isinstance(decision, Proceed):
                 return await self._settle(claim, decision, outcome, calls)
+            # The recording call may be answered without a link.
+            return await self._record(claim, Step.RECORD, calls, outcome.link)
         return await self._record(claim, Step.RECORD, calls)
 
     async def probe(self) -> Outcome:
@@ -209,7 +226,13 @@ class Delivery:
         self._metrics.calls.labels("probe", outcome.meaning.value).observe(took)
         return outcome
 
-    async def _record(self, claim: Claim, step: Step, calls: list[Call]) -> Delivered:
+    async def _record(
+        self,
+        claim: Claim,
+        step: Step,
+        calls: list[Call],
+        proved: CreditedLink | None = None,
+    ) -> Delivered:
         """Make the call that counts; write down before that it may."""
         lead = claim.entry.lead
         if not await self._outbox.begin_recording(
@@ -219,6 +242,7 @@ class Delivery:
             return Delivered()
         calls = []
         outcome = await self._call(lead, step, calls)
+        outcome = replace(outcome, link=outcome.link or proved)
         decision = self._decide(claim.entry, step, outcome)
         move = decision if isinstance(decision, Move) else None
         if step is Step.RECORD and move and move.status is LeadStatus.UNCONFIRMED:
@@ -340,7 +364,7 @@ class Delivery:
         outcome: Outcome,
         calls: list[Call],
     ) -> Delivered:
-        end = _settlement(decision, calls, self._clock())
+        end = replace(_settlement(decision, calls, self._clock()), link=outcome.link)
         if not outcome.claims_key:
             # begin_recording took the call for one that claims it.
             end = replace(end, key_claimed_at=claim.entry.key_claimed_at)
@@ -374,8 +398,9 @@ class Delivery:
         if found.status in SETTLED:
             return True
         now = self._clock()
+        proof = Proof(ours=True, link=end.link)
         confirmed = await self._persistently(
-            lambda: self._outbox.confirm([lead_id], now, ours=True)
+            lambda: self._outbox.confirm([lead_id], now, proof)
         )
         return bool(confirmed)
 

@@ -1,19 +1,20 @@
-"""Everything of aiohttp that its documentation does not promise, in one module.
+"""Everything of aiohttp's server that its documentation does not promise.
 
-No other module imports aiohttp's undocumented modules, inherits from their classes or
-touches a private attribute (a test reads the code). What only makes requests faster is
-looked for when a server starts (:func:`missing_attributes`): with an aiohttp that lacks
-it, the same classes serve everything by aiohttp's own loop.
+What its client has of that kind is in ``site_protocol``. No other module imports
+aiohttp's undocumented modules, inherits from their classes or touches a private
+attribute (a test reads the code). What only makes requests faster is looked for when a
+server starts (:func:`missing_attributes`): with an aiohttp that lacks it, the same
+classes serve everything by aiohttp's own loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import aiohttp
-from aiohttp import ClientPayloadError, StreamReader, http_parser, web
+from aiohttp import StreamReader, http_parser, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import (
@@ -33,17 +34,23 @@ __all__ = [
     "RawResponseMessage",
     "ServerProtocol",
     "ServerRunner",
-    "SiteProtocol",
     "StreamWriter",
     "has_c_parser",
+    "lacks",
     "missing_attributes",
-    "tunnel_reader",
 ]
 
 VERSION: Final = aiohttp.__version__
 
 BUFFER: Final = 2**16
 """Bytes of a tunnel's direction before its sender is made to wait (twice that)."""
+
+HEAD_END: Final = b"\r\n\r\n"
+
+AHEAD: Final = 2
+"""Requests that are parsed before the one under way is answered. aiohttp's own 32 are
+megabytes of headers for each connection; with one, reading would pause at each request,
+and nobody would notice that a visitor has left."""
 
 SERVER_NEEDS: Final = (
     *("_close", "_force_close", "_handler_waiter", "_keepalive_handle"),
@@ -72,15 +79,16 @@ def missing_attributes() -> list[str]:
     loop = asyncio.get_running_loop()
     visitor = RequestHandler(web.Server(_unanswered), loop=loop)
     lacking = [
-        *_lacks(visitor, SERVER_NEEDS),
-        *_lacks(ResponseHandler(loop), CLIENT_NEEDS),
+        *lacks(visitor, SERVER_NEEDS),
+        *lacks(ResponseHandler(loop), CLIENT_NEEDS),
     ]
     if not hasattr(getattr(visitor, "_parser", None), "message_consumed"):
         lacking.append("HttpRequestParser.message_consumed")
     return lacking
 
 
-def _lacks(protocol: BaseProtocol, names: Iterable[str]) -> list[str]:
+def lacks(protocol: BaseProtocol, names: Iterable[str]) -> list[str]:
+    """Return which of these attributes a protocol has not."""
     kind = type(protocol).__name__
     return [f"{kind}.{name}" for name in names if not hasattr(protocol, name)]
 
@@ -99,12 +107,22 @@ class ServerProtocol(RequestHandler):
     meanwhile queue up behind. Without it aiohttp's loop has all requests at once.
     """
 
-    __slots__ = ("_early", "_held_waiter", "_responded", "fast_path", "loop")
+    __slots__ = (
+        *("_early", "_head_bytes", "_held_waiter", "_latest_body", "_longest_head"),
+        *("_recent_bytes", "_responded", "fast_path", "loop"),
+    )
 
-    def __init__(self, server: web.Server, *, fast_path: bool, **options: Any) -> None:
+    def __init__(
+        self, server: web.Server, *, fast_path: bool, longest_head: int, **options: Any
+    ) -> None:
         super().__init__(server, **options)
         self.loop: asyncio.AbstractEventLoop = options["loop"]
         self.fast_path = fast_path
+        self._parse_less_ahead(options)
+        self._longest_head = longest_head
+        self._head_bytes = 0
+        self._recent_bytes = 0
+        self._latest_body: StreamReader | None = None
         self._held_waiter: asyncio.Future[None] | None = None
         self._responded = False
         self._early: list[bytes] = []
@@ -124,6 +142,65 @@ class ServerProtocol(RequestHandler):
         """
         raise NotImplementedError
 
+    def on_long_head(self) -> None:
+        """Refuse a head that is longer than any may be; it is not kept."""
+        raise NotImplementedError
+
+    def _parse_less_ahead(self, options: Mapping[str, Any]) -> None:
+        """Replace the parser by one that stops behind few requests."""
+        names = ("max_line_size", "max_field_size", "max_headers", "auto_decompress")
+        self._max_msg_queue_size, self._msg_queue_resume_size = AHEAD, AHEAD // 2
+        self._parser = http_parser.HttpRequestParser(
+            self,
+            self.loop,
+            BUFFER,
+            payload_exception=web.RequestPayloadError,
+            max_msg_queue_size=AHEAD,
+            **{name: options[name] for name in names if name in options},
+        )
+
+    def _parse(self, data: bytes) -> None:
+        """Let aiohttp parse what came, a head with an upgrade by itself.
+
+        Behind one that it does not support its parser forgets what came with it.
+        """
+        end = data.find(HEAD_END) + len(HEAD_END)
+        if len(HEAD_END) <= end < len(data) and (
+            self._head_bytes or b"\nupgrade" in data[:end].lower()
+        ):
+            self._feed(data[:end])
+            data = data[end:]
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Hold all heads to their limit.
+
+        A head that is not whole counts as it comes; one that is, by what is in it.
+        """
+        known = len(self._messages)
+        in_body = self._latest_body is not None and not self._latest_body.is_eof()
+        super().data_received(data)
+        self._recent_bytes += len(data)
+        if len(self._messages) > known:
+            self._latest_body = self._messages[-1][1]
+            if self._recent_bytes > self._longest_head:
+                self._drop_long_heads()
+            self._head_bytes, self._recent_bytes = 0, len(data)
+        elif not in_body:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._longest_head and not self._upgraded:
+                self.on_long_head()
+
+    def _drop_long_heads(self) -> None:
+        for place, (message, _) in enumerate(self._messages):
+            if isinstance(message, RawRequestMessage) and (
+                _head_size(message) > self._longest_head
+            ):
+                while len(self._messages) > place:
+                    self._messages.pop()
+                self.on_long_head()
+                return
+
     def data_received(self, data: bytes) -> None:
         """Parse what came, and show it before aiohttp's loop has it."""
         waiter = self._waiter if self.fast_path else None
@@ -136,12 +213,12 @@ class ServerProtocol(RequestHandler):
             return
         self._responded = False
         if waiter is None or waiter.done():
-            super().data_received(data)
+            self._parse(data)
             self.on_data()
             return
         # So that the parser's messages wake nobody before they are looked at.
         self._waiter = None
-        super().data_received(data)
+        self._parse(data)
         if self._force_close:
             waiter.cancel()
         elif not self._messages:
@@ -169,6 +246,23 @@ class ServerProtocol(RequestHandler):
         self._responded = False
         if self.transport is not None:
             self.data_received(data)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request that came whole is not answered yet."""
+        return self._request_in_progress or bool(self._messages) or bool(self._early)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the latest request has come."""
+        return self._latest_body is not None and self._latest_body.is_eof()
+
+    def end_when_idle(self) -> None:
+        """Close the connection as soon as nothing waits for an answer."""
+        self._keepalive_timeout = 0.001
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
 
     @property
     def is_closing(self) -> bool:
@@ -214,6 +308,11 @@ class ServerProtocol(RequestHandler):
         return waiter
 
 
+def _head_size(message: RawRequestMessage) -> int:
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return len(message.method) + len(message.path) + 12 + fields
+
+
 class ServerRunner(web.AppRunner):
     """aiohttp's runner, with a server of our own in place of the application's."""
 
@@ -223,143 +322,3 @@ class ServerRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         return self.wrap(await super()._make_server())
-
-
-class SiteProtocol(ResponseHandler):
-    """aiohttp's client protocol, which reports every end of an answer.
-
-    The base class takes a reset for the end of an answer without length, and
-    does not report an error in its chunks to the reader of a body. It also sets and
-    cancels several timers for each exchange; here one timer looks at a deadline
-    that moves.
-
-    ``waiting`` is called, once, when an answer's head is there or there will be
-    none; without it the head is awaited by :meth:`read`. ``idle``: nothing may come
-    now, and what comes nevertheless spoils the connection.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.broken = False
-        self.idle = False
-        self.waiting: Callable[[], None] | None = None
-        self._watched_body: StreamReader | None = None
-        self._one_timer = not _lacks(self, CLIENT_NEEDS)
-        self._deadline: float | None = None
-        self._timer_handle: asyncio.TimerHandle | None = None
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what came, and report a head that is there."""
-        if self.idle:
-            self.force_close()
-            return
-        super().data_received(data)
-        if self.waiting is not None and self._buffer:
-            self._report()
-
-    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        """End the exchange; report that there is no head."""
-        super().set_exception(exc, *cause)
-        if self.waiting is not None:
-            self._report()
-
-    def head(self) -> tuple[RawResponseMessage, StreamReader] | None:
-        """Return the head that has come, which stays to be read; None without one."""
-        return self._buffer[0][0] if self._buffer else None
-
-    def take_head(self) -> None:
-        """Remove the head that :meth:`head` has returned."""
-        self._buffer.popleft()
-
-    def _report(self) -> None:
-        waiting, self.waiting = self.waiting, None
-        if waiting is not None:
-            waiting()
-
-    def _reschedule_timeout(self) -> None:
-        if not self._one_timer:
-            super()._reschedule_timeout()
-            return
-        if not self._read_timeout:
-            self._deadline = None
-            return
-        self._deadline = self._loop.time() + self._read_timeout
-        timer = self._timer_handle
-        if timer is not None and timer.when() > self._deadline:
-            timer.cancel()
-            timer = None
-        if timer is None:
-            self._arm()
-
-    def _drop_timeout(self) -> None:
-        if not self._one_timer:
-            super()._drop_timeout()
-        self._deadline = None
-
-    def _arm(self) -> None:
-        if self._deadline is not None:
-            self._timer_handle = self._loop.call_at(
-                self._deadline, self._look_at_deadline
-            )
-
-    def _look_at_deadline(self) -> None:
-        self._timer_handle = None
-        if self._deadline is None:
-            return
-        if self._loop.time() < self._deadline:
-            self._arm()
-        else:
-            self._on_read_timeout()
-
-    def watch(self, body: StreamReader) -> None:
-        """Make sure that this body ends when the connection does."""
-        self._watched_body = body
-        if not self.connected:
-            self._end_body()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Note whether the connection broke before its end is reported."""
-        self.broken = exc is not None
-        if self._timer_handle is not None:
-            self._timer_handle.cancel()
-            self._timer_handle = None
-        super().connection_lost(exc)
-        self._end_body()
-
-    def _end_body(self) -> None:
-        body = self._watched_body
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(ClientPayloadError("the connection ended"))
-
-
-class _RawParser:
-    """Takes the place of a parser in aiohttp's protocols and keeps the bytes."""
-
-    def __init__(self, protocol: BaseProtocol) -> None:
-        loop = asyncio.get_running_loop()
-        self.reader = StreamReader(protocol, BUFFER, loop=loop)
-        if not protocol.connected:
-            self.reader.feed_eof()
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Keep what arrived; never the end of the message, nothing left over."""
-        self.reader.feed_data(data)
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """Note that the other side has gone."""
-        if not self.reader.is_eof():
-            self.reader.feed_eof()
-
-
-def tunnel_reader(protocol: RequestHandler | SiteProtocol) -> StreamReader:
-    """Return the bytes that come on a connection from now on, parsed no more."""
-    raw = _RawParser(protocol)
-    # The protocols' hook for a WebSocket parser takes whatever feeds alike.
-    if isinstance(protocol, SiteProtocol):
-        # A socket may be silent for as long as both sides like.
-        protocol.read_timeout = None
-        protocol.set_parser(raw, raw.reader)
-    else:
-        protocol.set_parser(raw)  # type: ignore[arg-type]
-    return raw.reader

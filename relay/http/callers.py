@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from ipaddress import ip_address, ip_network
+from itertools import islice
 from typing import Final
 
 from aiohttp import web
@@ -28,6 +29,7 @@ from relay.core.http.headers import (
     is_host,
     visitor_scheme_host,
 )
+from relay.http.limits import tally
 from relay.http.request_guard import every
 from relay.http.responses import Handler, RefusedError
 from relay.observability.logging import get_logger
@@ -43,8 +45,12 @@ NOT_SAME_ORIGIN: Final = (
 _USUAL_PORTS: Final = {"http": ":80", "https": ":443"}
 
 MAX_BUCKETS: Final = 10_000
-"""Addresses remembered; some 3 MB. Who was away longest is forgotten first, and
-after a minute without calls a bucket is full again anyway."""
+"""Addresses remembered; some 3 MB. After a minute without calls a bucket is full again
+and needs no memory."""
+
+LOOKED_AT: Final = 16
+"""Of so many that were away longest, the one with most calls left is forgotten: nobody
+gets a new bucket for an empty one by calling from many other addresses."""
 
 SITE_PREFIX: Final = 64
 """Bits of an IPv6 address that name one customer's network (RFC 6177): the
@@ -187,7 +193,8 @@ class VisitorRate:
         passes = left >= 1
         self._buckets[key] = (left - passes, now)
         if len(self._buckets) > self._most:
-            self._buckets.popitem(last=False)
+            oldest = islice(self._buckets.items(), LOOKED_AT)
+            del self._buckets[max(oldest, key=lambda item: item[1])[0]]
         return 0.0 if passes else (1 - left) / self._per_second
 
 
@@ -243,7 +250,7 @@ class RefusalRate:
         address = self._trusted.address_of(headers, peer)
         wait = self._rate.take(address, self._monotonic())
         if wait:
-            log.warning("hook.throttled")
+            tally.note("hook.throttled", address)
             raise RefusedError(
                 429,
                 "Too many calls from this address were refused.",

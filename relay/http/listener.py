@@ -8,10 +8,8 @@ object for them.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import StreamReader, web
 
@@ -24,49 +22,15 @@ from relay.http.aiohttp_internals import (
     missing_attributes,
 )
 from relay.http.fast_path import Begun, FastPath, FastRequest
+from relay.http.limits import Connections, ListenerLimits, ReadingWatch, tally
 from relay.http.raw_responses import own_answer
 from relay.observability.logging import get_logger
 
 log = get_logger()
 
-LATE: Final = (
-    b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerLimits:
-    """What a visitor may take of the relay. Times in seconds, sizes in bytes.
-
-    ``line`` and ``field`` are the longest request line and header field,
-    ``fields`` their number. ``head`` is how long a request's head may take from
-    its first byte, ``idle`` how long a connection is kept without a request.
-    A body must bring ``body_rate`` bytes a second, measured over ``body_span``
-    and only while the relay would take more. ``connections`` is how many one
-    address may hold open (0: any number); trusted proxies are exempt.
-    """
-
-    line: int = 16_384
-    field: int = 32_768
-    fields: int = 128
-    head: float = 10.0
-    idle: float = 75.0
-    body_rate: int = 500
-    body_span: float = 10.0
-    connections: int = 0
-
-    def server_options(self) -> dict[str, Any]:
-        """Return the options of aiohttp's server for a proxy to stand behind it."""
-        return {
-            # Bodies pass as they are: a decoded one would not fit its headers.
-            "auto_decompress": False,
-            # A visitor who leaves ends the call to the site.
-            "handler_cancellation": True,
-            "max_line_size": self.line,
-            "max_field_size": self.field,
-            "max_headers": self.fields,
-            "keepalive_timeout": self.idle,
-        }
+_END: Final = b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+LATE: Final = b"HTTP/1.1 408 Request Timeout" + _END
+LONG: Final = b"HTTP/1.1 431 Request Header Fields Too Large" + _END
 
 
 class SlowBodyError(web.HTTPRequestTimeout):
@@ -77,27 +41,21 @@ class Listener(ServerProtocol):
     """One visitor's connection."""
 
     __slots__ = (
-        "_begun",
-        "_body_timer",
-        "_head_timer",
-        "_limits",
-        "_received",
-        "_request",
-        "_server",
-        "_serving",
-        "_waiting_body",
-        "peer",
-        "scheme",
+        *("_begun", "_body_timer", "_head_timer", "_left_timer", "_limits"),
+        *("_reading", "_received", "_request", "_server", "_serving"),
+        *("_waiting_body", "peer", "scheme"),
     )
 
     def __init__(
         self, server: ListenerServer, *, limits: ListenerLimits, **options: Any
     ) -> None:
-        super().__init__(server, **options)
+        super().__init__(server, longest_head=limits.whole_head, **options)
         self._server = server
         self._limits = limits
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
+        self._left_timer: asyncio.TimerHandle | None = None
+        self._reading: ReadingWatch | None = None
         self._received = 0
         self._serving = False
         self._request: FastRequest | None = None
@@ -109,17 +67,24 @@ class Listener(ServerProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note who is at the other end."""
         super().connection_made(transport)
+        # uvloop's transports are none of asyncio's classes.
+        stream = cast("asyncio.Transport", transport)
+        self._reading = ReadingWatch(stream, self._limits.stall, self._stalled)
         address = transport.get_extra_info("peername")
         self.peer = str(address[0]) if isinstance(address, tuple) else None
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
-        if not self._server.admit(self.peer):
+        if not self._server.held_open.admit(self.peer):
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what was under way for a visitor who has left."""
-        self._server.dismiss(self.peer)
+        self._server.held_open.dismiss(self.peer)
         self._stop_timers()
+        if self._left_timer is not None:
+            self._left_timer.cancel()
+        if self._reading is not None:
+            self._reading.stop()
         if self._request is not None:
             self._request.cancel()
             self._request = self._waiting_body = None
@@ -127,6 +92,49 @@ class Listener(ServerProtocol):
             self._begun.abandon()
             self._begun = None
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp returns None
+        """Keep the connection of one who has ended his side, until he is answered.
+
+        Whether he has left altogether only writing shows; nothing is waited for long.
+        """
+        if self.scheme == "https" or self.is_closing:
+            return False
+        if not (self.is_busy and self.is_whole):
+            return False
+        self.end_when_idle()
+        self._left_timer = self.loop.call_later(
+            self._limits.half_closed, self.force_close
+        )
+        return True
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request that came whole is not answered yet."""
+        return super().is_busy or self._serving
+
+    # --- What the visitor reads, in limits of time. ---
+
+    def pause_writing(self) -> None:
+        """Watch a visitor who reads more slowly than the answer comes."""
+        super().pause_writing()
+        if self._reading is not None:
+            self._reading.start()
+
+    def resume_writing(self) -> None:
+        """Leave a visitor alone who reads."""
+        super().resume_writing()
+        if self._reading is not None and not self.is_closing:
+            self._reading.stop()
+
+    def force_close(self) -> None:
+        """Close the connection; what is still to be sent has its time, too."""
+        super().force_close()
+        if self._reading is not None:
+            self._reading.start()
+
+    def _stalled(self) -> None:
+        tally.note("visitor.not_reading", self.peer)
 
     # --- What the visitor sends, in limits of time. ---
 
@@ -139,8 +147,19 @@ class Listener(ServerProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
+        self._refuse(LATE)
+
+    def on_long_head(self) -> None:
+        """Refuse a head that is longer than any may be."""
+        tally.note("visitor.long_head", self.peer)
+        if self.is_busy:
+            self.close()  # behind the answer that is under way
+        else:
+            self._refuse(LONG)
+
+    def _refuse(self, answer: bytes) -> None:
         if self.transport is not None:
-            self.transport.write(LATE)
+            self.transport.write(answer)
             self.force_close()
 
     def serve(self, body: StreamReader) -> None:
@@ -172,7 +191,7 @@ class Listener(ServerProtocol):
         if self.transport.is_reading() and received < (
             self._limits.body_rate * self._limits.body_span
         ):
-            log.info("visitor.slow_body")
+            tally.note("visitor.slow_body", self.peer)
             body.set_exception(SlowBodyError())
             self.close()
             if self._waiting_body is body:
@@ -262,12 +281,13 @@ class Listener(ServerProtocol):
     def log_exception(self, *_: Any, **details: Any) -> None:
         """Log what went wrong in one line; a traceback may quote a visitor.
 
-        Malformed requests are the visitor's affair: one who sends many must not be
-        able to fill the log.
+        Malformed and slow requests are the visitor's affair.
         """
         error = details.get("exc_info")
-        write = log.debug if isinstance(error, HttpProcessingError) else log.error
-        write("visitor.request_failed", error=type(error).__name__)
+        if isinstance(error, HttpProcessingError | web.HTTPException | ConnectionError):
+            tally.note("visitor.refused", self.peer, error=type(error).__name__)
+        else:
+            log.error("visitor.request_failed", error=type(error).__name__)
 
 
 class ListenerServer(web.Server):
@@ -281,7 +301,7 @@ class ListenerServer(web.Server):
         exempt: Callable[[str], bool],
         options: dict[str, Any],
     ) -> None:
-        """Stand in for a server of aiohttp's that was made for an application."""
+        """Replace a server of aiohttp's that was made for an application."""
         self._make_request_object = server.request_factory
         self.draining = False
         self.fast_requests = 0
@@ -292,9 +312,8 @@ class ListenerServer(web.Server):
         )
         self._fast_paths = fast_paths
         self._limits = limits
-        self._exempt = exempt
+        self.held_open = Connections(limits.connections, exempt)
         self._options = {**options, "loop": asyncio.get_running_loop()}
-        self._open: Counter[str] = Counter()
 
     def __call__(self) -> Listener:
         """Make the protocol of a new connection."""
@@ -327,22 +346,6 @@ class ListenerServer(web.Server):
         if self.draining:
             message = message._replace(should_close=True)
         return self._make_request_object(message, body, visitor, *rest)
-
-    def admit(self, peer: str | None) -> bool:
-        """Count a new connection; False if its address has enough of them."""
-        if peer is None:
-            return True
-        self._open[peer] += 1
-        most = self._limits.connections
-        return not most or self._open[peer] <= most or self._exempt(peer)
-
-    def dismiss(self, peer: str | None) -> None:
-        """Count a connection that has ended."""
-        if peer is None:
-            return
-        self._open[peer] -= 1
-        if self._open[peer] <= 0:
-            del self._open[peer]
 
 
 class ListenerRunner(ServerRunner):

@@ -6,7 +6,7 @@ lead reads the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from relay.core.clock import iso
@@ -15,13 +15,14 @@ from relay.core.leads import (
     OPEN,
     RETRYABLE,
     Attempt,
+    CreditedLink,
     LeadRecord,
     LeadStatus,
     Sale,
     Step,
     why_not_again,
 )
-from relay.outbox.contract import Circuit
+from relay.outbox.contract import Circuit, Credited
 
 STEP_WORDS: Final = {
     Step.PROVE: "prove the click",
@@ -103,6 +104,19 @@ def entry_json(entry: LeadRecord) -> dict[str, Any]:
         "nextAttemptAt": _iso_or_none(next_attempt_at(entry)),
         "deliveredAt": _iso_or_none(entry.delivered_at),
         "notes": list(lead.notes),
+        **link_json(entry.link),
+        "dubEventId": entry.event_id,
+        "confirmedBy": entry.confirmed_by,
+    }
+
+
+def link_json(link: CreditedLink | None) -> dict[str, str | None]:
+    """Return whom Dub credits, in the keys of ``leads list --json``."""
+    return {
+        "linkId": link.id if link else None,
+        "linkKey": link.key if link else None,
+        "linkDomain": link.domain if link else None,
+        "partnerId": link.partner_id if link else None,
     }
 
 
@@ -118,6 +132,7 @@ EXPORT_FIELDS: Final = (
     *("customerExternalId", "customerName", "customerEmail", "customerAvatar"),
     *("mode", "eventQuantity", "metadata", "attempts", "lastError"),
     *("nextAttemptAt", "deliveredAt", "erasedAt", "notes", "kind", "sale"),
+    *("linkId", "linkKey", "linkDomain", "partnerId", "dubEventId", "confirmedBy"),
 )
 """Fields of an export, in this order."""
 
@@ -126,7 +141,13 @@ SALE_COLUMNS: Final = (
 )
 """What stands in the place of ``sale`` where a cell holds one value."""
 
-EXPORT_COLUMNS: Final = (*EXPORT_FIELDS[:-1], *SALE_COLUMNS)
+_CREDIT_COLUMNS: Final = EXPORT_FIELDS[EXPORT_FIELDS.index("linkId") :]
+
+EXPORT_COLUMNS: Final = (
+    *EXPORT_FIELDS[: EXPORT_FIELDS.index("sale")],
+    *SALE_COLUMNS,
+    *_CREDIT_COLUMNS,
+)
 """Columns of an export as a table; new ones come last."""
 
 
@@ -236,6 +257,50 @@ def sale_words(sale: Sale) -> str:
     return ", ".join(parts)
 
 
+def credit_words(link: CreditedLink | None) -> str | None:
+    """Say whose link a lead counts for; None where Dub has not said it."""
+    if link is None:
+        return None
+    whose = f", of partner {link.partner_id}" if link.partner_id else ""
+    return f"{link.name} ({link.id}){whose}"
+
+
+CREDIT_COLUMNS: Final = (
+    *("partnerId", "link", "linkId", "signUps", "delivered", "confirmed", "inDoubt"),
+    *("rejected", "other"),
+)
+"""Columns of the overview by partner and link."""
+
+_COLUMN_OF: Final = {
+    LeadStatus.DELIVERED: "delivered",
+    LeadStatus.CONFIRMED: "confirmed",
+    LeadStatus.UNCONFIRMED: "inDoubt",
+    LeadStatus.REJECTED: "rejected",
+}
+
+
+def credit_overview(counted: Iterable[Credited]) -> list[dict[str, str | int | None]]:
+    """Return a row of :data:`CREDIT_COLUMNS` for each link, most sign-ups first.
+
+    Leads that Dub has not credited to a link stand in a row without one.
+    """
+    rows: dict[CreditedLink | None, dict[str, Any]] = {}
+    for link, status, leads in counted:
+        row = rows.setdefault(link, dict.fromkeys(CREDIT_COLUMNS[3:], 0))
+        row["signUps"] += leads
+        row[_COLUMN_OF.get(status, "other")] += leads
+    named = [
+        {
+            "partnerId": link.partner_id if link else None,
+            "link": link.name if link else None,
+            "linkId": link.id if link else None,
+            **row,
+        }
+        for link, row in rows.items()
+    ]
+    return sorted(named, key=lambda row: (-row["signUps"], str(row["linkId"])))
+
+
 def cookie_story(entry: LeadRecord) -> str | None:
     """Say who set the click cookie and when, None where no cookie took part."""
     origin = entry.lead.origin
@@ -272,8 +337,15 @@ def _line_sentence(entry: LeadRecord, now: int) -> str:
             "It is due: it goes as soon as a relay is free, after the customer's"
             " earlier leads."
         )
-    word = "It is tried again" if entry.attempts else "It is sent"
-    return f"{word} at {_when(entry.due_at, now)}."
+    if entry.status is LeadStatus.QUEUED and not entry.attempts:
+        # A claim found another in front: only then is a lead nobody tried due later.
+        return (
+            "It waits behind an earlier lead of this customer, which `dub-relay leads"
+            f" list --customer {entry.lead.customer_external_id}` shows, and goes when"
+            f" that one has ended; that is looked at again at"
+            f" {_when(entry.due_at, now)}."
+        )
+    return f"It is tried again at {_when(entry.due_at, now)}."
 
 
 def _circuit_sentence(entry: LeadRecord, circuit: Circuit) -> str:

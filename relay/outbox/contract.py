@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 
-from relay.core.leads import Attempt, Lead, LeadRecord, LeadStatus
+from relay.core.leads import Attempt, CreditedLink, Lead, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
 
 KEEP: Final = -1
@@ -119,7 +119,8 @@ class Settlement:
     ``due_at`` is set for WAITING and QUEUED only. ``attempts`` are the calls
     made since the last write. ``in_doubt`` None leaves it as it was written.
     ``since`` begins a new round of attempts then. ``answer`` is for who waits.
-    ``key_claimed_at`` KEEP leaves what begin_recording has written.
+    ``key_claimed_at`` KEEP leaves what begin_recording has written, ``link`` None the
+    one that is known.
     """
 
     status: LeadStatus
@@ -132,6 +133,23 @@ class Settlement:
     since: int | None = None
     answer: str | None = None
     key_claimed_at: int | None = KEEP
+    link: CreditedLink | None = None
+
+
+class Proof(NamedTuple):
+    """What shows that Dub has a lead.
+
+    ``by`` is "webhook" or "events", ``event_id`` Dub's id of the event, ``link`` the
+    one that it credits; None where it does not say. ``ours``: Dub took our own call.
+    """
+
+    by: str | None = None
+    event_id: str | None = None
+    link: CreditedLink | None = None
+    ours: bool = False
+
+
+NO_DETAILS: Final = Proof()
 
 
 class Requeued(NamedTuple):
@@ -149,8 +167,8 @@ class Requeued(NamedTuple):
 class Query:
     """Which entries a listing wants, newest first.
 
-    ``before`` is the id of a lead: only what came before it, which makes the next
-    page as quick as the first.
+    ``link`` and ``partner`` are Dub's ids. ``before`` is the id of a lead: only what
+    came before it, which makes the next page as quick as the first.
     """
 
     status: LeadStatus | None = None
@@ -159,7 +177,17 @@ class Query:
     limit: int | None = None
     click: str | None = None
     event: str | None = None
+    link: str | None = None
+    partner: str | None = None
     before: str | None = None
+
+
+class Credited(NamedTuple):
+    """So many leads in a state for a link; None: Dub has not credited them."""
+
+    link: CreditedLink | None
+    status: LeadStatus
+    leads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,11 +392,11 @@ class Outbox(Protocol):
         """Open or close the circuit for every worker on this database."""
 
     async def confirm(
-        self, lead_ids: Sequence[str], now: int, *, ours: bool = False
+        self, lead_ids: Sequence[str], now: int, proof: Proof = NO_DETAILS
     ) -> int:
         """Turn DELIVERED entries, and whatever is in doubt, to CONFIRMED; how many.
 
-        ``ours``: open ones as well that are not in doubt, for Dub took our call.
+        With ``proof.ours`` open ones as well that are not in doubt.
         A delivery that is under way can still be settled: its calls are kept for
         the story, the state stays.
         """
@@ -438,6 +466,12 @@ class Outbox(Protocol):
 
     async def next_due(self) -> int | None:
         """When the next entry becomes due (epoch ms)."""
+
+    async def credits_since(self, since: int) -> Sequence[Credited]:
+        """How many leads captured since then each link has in each state; no sales.
+
+        It reads all of them.
+        """
 
     async def reasons(self, status: LeadStatus) -> Mapping[str, int]:
         """How many leads of a state there are for each reason (last_error)."""

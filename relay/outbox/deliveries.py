@@ -24,12 +24,20 @@ from relay.core.pacing import Budget, spend, throttled
 from relay.outbox.contract import (
     Circuit,
     OutboxUnavailableError,
+    Proof,
     Requeued,
     Settlement,
 )
 from relay.outbox.database import NO_LIMIT, Database, Row, each, fetch_one
 from relay.outbox.leases import ending, require_end
-from relay.outbox.records import attempt_row, both, encode_notes, readable, sql
+from relay.outbox.records import (
+    attempt_row,
+    both,
+    credit_row,
+    encode_notes,
+    readable,
+    sql,
+)
 
 # (|| '': SQLite's planner would walk every lead in these states, not look up the ids.)
 UNDER_WAY: Final = """
@@ -51,8 +59,10 @@ _SETTLE: Final = """
         in_doubt = coalesce($7::boolean, in_doubt),
         round_at = coalesce($8::bigint, round_at),
         answer = coalesce($9::text, answer),
-        key_claimed_at = CASE WHEN $10::bigint = -1 THEN key_claimed_at ELSE $10 END
-    WHERE seq = $11
+        key_claimed_at = CASE WHEN $10::bigint = -1 THEN key_claimed_at ELSE $10 END,
+        credit = coalesce($11::text, credit), link_id = coalesce($12::text, link_id),
+        partner_id = coalesce($13::text, partner_id)
+    WHERE seq = $14
 """
 
 _OVERTAKEN: Final = "UPDATE leads SET attempts = $1, token = NULL WHERE seq = $2"
@@ -75,7 +85,11 @@ _NEXT_IN_QUEUE: Final = """
 CONFIRM: Final = sql(
     """
     UPDATE leads SET status = 'confirmed', in_doubt = FALSE, due_at = NULL,
-        last_error = NULL, delivered_at = coalesce(delivered_at, $1)
+        last_error = NULL, delivered_at = coalesce(delivered_at, $1),
+        confirmed_by = coalesce($4::text, confirmed_by),
+        event_id = coalesce($5::text, event_id),
+        credit = coalesce($6::text, credit), link_id = coalesce($7::text, link_id),
+        partner_id = coalesce($8::text, partner_id)
     WHERE id = ANY($2::text[]) AND (status || '') IN {confirmable}
         AND (in_doubt OR status NOT IN {open} OR $3)
     RETURNING customer
@@ -273,10 +287,11 @@ async def confirm(
     db: Database,
     lead_ids: Sequence[str],
     now: int,
-    ours: bool,  # noqa: FBT001 - a value to bind
+    proof: Proof,
 ) -> int:
     """Mark leads that Dub says it has; the next in their queues may go."""
-    rows = await db.fetch(CONFIRM, now, list(lead_ids), ours)
+    said = (proof.ours, proof.by, readable(proof.event_id), *credit_row(proof.link))
+    rows = await db.fetch(CONFIRM, now, list(lead_ids), *said)
     await next_in_queue(db, [(row[0], now) for row in rows])
     return len(rows)
 

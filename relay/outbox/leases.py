@@ -10,7 +10,13 @@ from relay.core.leads import IllegalMoveError, LeadStatus, require_move
 from relay.core.pacing import Budget, Pace, affordable
 from relay.outbox.contract import Claim, NewLead, Settlement
 from relay.outbox.database import Row
-from relay.outbox.records import ENTRY_COLUMNS, encode_notes, readable, sql
+from relay.outbox.records import (
+    ENTRY_COLUMNS,
+    credit_row,
+    encode_notes,
+    readable,
+    sql,
+)
 
 CLAIM_PAGE: Final = 64
 """Due leads looked at in one go, at least; a claim rarely wants more."""
@@ -141,8 +147,8 @@ def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
     """Return what a settlement writes over what the lead has made and noted so far.
 
     In this order: status, due_at, attempts, notes, last_error, delivered_at,
-    in_doubt, round_at, answer, key_claimed_at; None in the four before the last
-    leaves what is there, and KEEP in that one. Raises
+    in_doubt, round_at, answer, key_claimed_at, credit, link_id, partner_id; None from
+    delivered_at on leaves what is there, and KEEP does in key_claimed_at. Raises
     IllegalMoveError for a state in which no delivery ends.
     """
     require_end(end.status)
@@ -156,6 +162,7 @@ def ending(end: Settlement, made: int, notes: str, now: int) -> Row:
         *(readable(end.last_error), end.delivered_at, end.in_doubt, end.since),
         readable(end.answer),
         end.key_claimed_at,
+        *credit_row(end.link),
     )
 
 

@@ -7,10 +7,24 @@ from typing import Any, Final
 
 from relay.core import jsontext
 from relay.core.leads import OPEN, SETTLED, Attempt, LeadRecord, LeadStatus
-from relay.outbox.contract import Alert, AuditEntry, Query, Sample, Sighting
+from relay.outbox.contract import (
+    Alert,
+    AuditEntry,
+    Credited,
+    Query,
+    Sample,
+    Sighting,
+)
 from relay.outbox.database import NO_LIMIT, Database, Row, each, fetch_one
 from relay.outbox.encryption import Seal
-from relay.outbox.records import attempt_of, both, entry_of, readable, sql
+from relay.outbox.records import (
+    attempt_of,
+    both,
+    entry_of,
+    link_of,
+    readable,
+    sql,
+)
 
 # Each state by its name: a plan for any state walks all leads for one that has none.
 _OLDEST_OPEN: Final = " UNION ALL ".join(
@@ -84,6 +98,8 @@ def where(query: Query) -> tuple[str, list[Any]]:
         ("l.created_at >= ${}", query.since),
         (_CLICK, query.click),
         (f"{event}l.event = ${{}}", query.event),
+        ("l.link_id = ${}", query.link),
+        ("l.partner_id = ${}", query.partner),
         ("l.seq < (SELECT seq FROM leads WHERE id = ${})", query.before),
     ]
     given = [(test, value) for test, value in wanted if value is not None]
@@ -98,7 +114,8 @@ def _hints(query: Query) -> tuple[str, str]:
     those in which leads end have most.
     """
     plus = "/*sqlite:+*/"
-    if query.customer is not None or query.click is not None:
+    few = query.customer, query.click, query.link, query.partner
+    if any(name is not None for name in few):
         return plus, plus
     if query.status is None or query.event is None:
         return "", ""
@@ -121,6 +138,18 @@ async def reasons(db: Database, status: LeadStatus) -> dict[str, int]:
         status.value,
     )
     return dict(rows)
+
+
+async def credits_since(db: Database, since: int) -> list[Credited]:
+    """Count leads by link and state; those that Dub has not credited have no link."""
+    rows = await db.fetch(
+        """
+        SELECT max(credit), status, count(*) FROM leads
+        WHERE created_at >= $1 AND sale IS NULL GROUP BY link_id, partner_id, status
+        """,
+        since,
+    )
+    return [Credited(link_of(row[0]), LeadStatus(row[1]), row[2]) for row in rows]
 
 
 async def persons(db: Database, above: int, limit: int) -> list[tuple[int, str, str]]:

@@ -21,6 +21,7 @@ from relay.core.leads import (
     RETRYABLE,
     SETTLED,
     Attempt,
+    CreditedLink,
     Lead,
     LeadRecord,
     LeadStatus,
@@ -38,6 +39,7 @@ ENTRY_COLUMNS: Final = (
     *("person", "notes", "origin", "created_at"),
     *("status", "attempts", "last_error", "due_at", "delivered_at", "in_doubt"),
     *("round_at", "erased_at", "sale", "answer", "key_claimed_at"),
+    *("credit", "event_id", "confirmed_by"),
 )
 """What :func:`entry_of` reads, in this order."""
 
@@ -218,7 +220,23 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> LeadRecord:
         sealed=sealed,
         answer=answer,
         key_claimed_at=row[20],
+        link=link_of(row[21]),
+        event_id=row[22],
+        confirmed_by=row[23],
     )
+
+
+def credit_row(link: CreditedLink | None) -> Row:
+    """Return how a link is stored: credit, link_id and partner_id."""
+    if link is None:
+        return (None, None, None)
+    said = {name: text for name, text in asdict(link).items() if text is not None}
+    return (_encode(said), readable(link.id), readable(link.partner_id))
+
+
+def link_of(credit: str | None) -> CreditedLink | None:
+    """Read what :func:`credit_row` wrote as credit."""
+    return None if credit is None else CreditedLink(**jsontext.decode(credit))
 
 
 def sealed_end(end: Settlement, lead_id: str, seal: Seal) -> Settlement:

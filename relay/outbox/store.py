@@ -25,15 +25,18 @@ from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
 from relay.outbox import deliveries, insertion, personal_data, reading
 from relay.outbox.contract import (
+    NO_DETAILS,
     Alert,
     AuditEntry,
     Circuit,
     Claim,
+    Credited,
     Forgotten,
     InsertResult,
     NewLead,
     Outbox,
     OutboxUnavailableError,
+    Proof,
     Query,
     Rekeyed,
     Requeued,
@@ -268,9 +271,9 @@ class StoredOutbox(Outbox, ABC):
     # --- People and monitoring. ---
 
     async def confirm(
-        self, lead_ids: Sequence[str], now: int, *, ours: bool = False
+        self, lead_ids: Sequence[str], now: int, proof: Proof = NO_DETAILS
     ) -> int:
-        return await self.channel.submit(deliveries.confirm, (lead_ids, now, ours))
+        return await self.channel.submit(deliveries.confirm, (lead_ids, now, proof))
 
     async def doubt(self, note: str, limit: int) -> int:
         return await self.channel.submit(deliveries.doubt, (note, limit))
@@ -319,6 +322,9 @@ class StoredOutbox(Outbox, ABC):
 
     async def oldest_open(self) -> int | None:
         return await self.channel.read(reading.oldest_open)
+
+    async def credits_since(self, since: int) -> builtins.list[Credited]:
+        return await self.channel.read(reading.credits_since, since)
 
     async def reasons(self, status: LeadStatus) -> Mapping[str, int]:
         return await self.channel.read(reading.reasons, status)

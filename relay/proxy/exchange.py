@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relay.core.rules.documents import MAX_BODY
+from relay.core.http.codings import MAX_BODY
 from relay.http.raw_responses import chunk
 from relay.http.request_body import Readable
 

@@ -121,7 +121,7 @@ class FastProxy:
         method = message.method
         if method not in self.methods or message.version != HttpVersion11:
             return None
-        path = message.path.partition("?")[0]
+        path, _, query = message.path.partition("?")
         # An escape may hide the prefix: the router decodes, and knows.
         if self._prefix and ("%" in path or path.startswith(self._prefix)):
             return None
@@ -135,7 +135,7 @@ class FastProxy:
         )
         if onward is None:
             return None
-        found = match(self._rules, method, path) if self._rules else ()
+        found = match(self._rules, method, path, query) if self._rules else ()
         if method == "GET":
             return None if found else self._get(visitor, message, onward)
         if onward.length is None or onward.length > MAX_BODY:
@@ -328,8 +328,8 @@ class _SignupRequest:
         self._visitor.complete(answer, close=self._close)
 
     def _answer(self, settled: Settled) -> bytes | None:
-        answer, copied, cookies = settled
-        if copied.cut is not None or not answer.whole:
+        answer, copied, cookies, tail = settled
+        if copied.cut is not None or tail is not None or not answer.whole:
             return None
         returned = _ordinary(answer.status, answer.headers, self._declines)
         if returned is None:

@@ -8,7 +8,8 @@ becomes of sign-ups in ``signup_exchange``, of landings in ``click_cookie``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -21,6 +22,7 @@ from relay.core.http.headers import (
     without_aliases,
     without_hop_by_hop,
 )
+from relay.core.rules.bodies import Copy
 from relay.core.rules.rule import Match, SignupRule, match
 from relay.http.callers import Trusted, Visit
 from relay.http.fast_path import FAST_PATHS, Begun
@@ -37,17 +39,16 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
+from relay.proxy.copies import CopiedRequest, Tail, copied_request, copied_signup
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_navigation, is_page, page_headers
 from relay.proxy.sightings import Overheard, Sightings, Watcher
 from relay.proxy.signup_exchange import (
-    CopiedAnswer,
     Settled,
     SignupExchange,
     Store,
     close_answer,
-    copied_request,
     settle,
 )
 from relay.proxy.signup_leads import Signups
@@ -56,6 +57,9 @@ from relay.proxy.upstream_connection import UpstreamAnswer
 from relay.proxy.websocket import Tunnels
 
 log = get_logger()
+
+SMALL_BODY: Final = 65_536
+"""Bytes of a body that are read before the site is asked: a form, not an upload."""
 
 FINISH_S: Final = 10.0
 """How long sign-ups under way may take when the relay stops."""
@@ -179,10 +183,13 @@ class Proxy:
             return await self._deliver_settled(passage, work)
         sent = begun if isinstance(begun, Sent) else None
         watcher = self._watch(passage.visit)
-        heard = Overheard(passage.request.content, sent.body if sent else b"")
-        body = passage.streamed_body(heard if watcher else passage.request.content)
+        stream = passage.request.content
+        heard = Overheard(stream, sent.body if sent else b"")
+        content = heard if watcher else stream
+        # What was sent already has its body with it.
+        body = None if sent else await passage.body(content, self._limits.visitor)
         answer = await self._send(passage, body, sent)
-        reply = await self._deliver(passage, answer)
+        reply = await self._deliver(passage, Settled(answer))
         if watcher is not None:
             watcher(heard.heard, answer.status, answer.headers, passage.first)
         return reply
@@ -199,25 +206,23 @@ class Proxy:
         except asyncio.CancelledError:
             work.add_done_callback(close_answer)
             raise
-        return await self._deliver(passage, *settled)
+        return await self._deliver(passage, settled)
 
     def _signup(self, passage: _Passage) -> SignupExchange | None:
-        path = passage.target.partition("?")[0]
-        found = match(self._rules, passage.request.method, path)
+        path, _, query = passage.target.partition("?")
+        found = match(self._rules, passage.request.method, path, query)
         return SignupExchange(found, passage.visit, self._store) if found else None
 
     async def _sign_up(self, passage: _Passage, signup: SignupExchange) -> Settled:
-        body, copy = await copied_request(
+        copied = await copied_signup(
             passage.request.content,
             passage.framing,
+            passage.visit.headers,
             self._limits.visitor,
             self._limits.copy,
         )
-
-        def send() -> Awaitable[UpstreamAnswer]:
-            return self._send(passage, body)
-
-        return await settle(signup, copy, send, self._limits.copy)
+        send = partial(self._send, passage)
+        return await settle(signup, copied, send, self._limits.copy)
 
     def _start_sign_up(
         self,
@@ -229,11 +234,12 @@ class Proxy:
         """Start a sign-up of the fast path; its body is all there."""
         signup = SignupExchange(matches, visit, self._store)
 
-        async def send() -> UpstreamAnswer:
-            whole = Body(len(body), start=body)
+        async def send(whole: Body | None) -> UpstreamAnswer:
             return _unless_upgraded(await self._sites.send("POST", head, whole))
 
-        return self._tasks.start(settle(signup, body, send, self._limits.copy))
+        whole = Body(len(body), start=body)
+        copied = CopiedRequest(whole, Copy.of(visit.headers, body))
+        return self._tasks.start(settle(signup, copied, send, self._limits.copy))
 
     async def _send(
         self, passage: _Passage, body: Body | None, begun: Sent | None = None
@@ -252,15 +258,10 @@ class Proxy:
         wanted = wants_websocket(request.raw_headers)
         return answer if wanted else _unless_upgraded(answer)
 
-    async def _deliver(
-        self,
-        passage: _Passage,
-        answer: UpstreamAnswer,
-        copied: CopiedAnswer | None = None,
-        cookies: Sequence[bytes] = (),
-    ) -> web.StreamResponse:
+    async def _deliver(self, passage: _Passage, settled: Settled) -> web.StreamResponse:
         """Forward an answer: what was read of it already, then the rest."""
         request = passage.request
+        answer, copied, cookies, tail = settled
         page = self._page(request, answer)
         headers = self._returned(passage, answer, cookies)
         reply = SiteResponse(
@@ -270,15 +271,17 @@ class Proxy:
             length=None if page else answer.length,
             empty=answer.empty,
         )
-        first = b"".join(copied.pieces) if copied else b""
-        passage.first = first = first or answer.read_nowait()
+        first = b"".join(copied.pieces)
+        if tail is None:
+            first = first or answer.read_nowait()
+        passage.first = first
         try:
             await reply.begin(request, b"".join(page.feed(first)) if page else first)
             if answer.upgraded:
                 await self._tunnels.run(request, answer)
-            if copied is not None and copied.cut is not None:
+            if copied.cut is not None:
                 raise copied.cut
-            await _pour(answer, reply, page)
+            await _pour(tail or answer, reply, page)
             await reply.write_eof()
         except UpstreamError as error:
             if not reply.prepared:
@@ -290,7 +293,7 @@ class Proxy:
             # The visitor left; closing the answer shows the site.
             reply.cut(request)
         finally:
-            answer.close()
+            settled.close()
         return reply
 
     def _page(self, request: web.BaseRequest, answer: UpstreamAnswer) -> Page | None:
@@ -358,14 +361,14 @@ class _Passage:
         # Refused before, if it was ambiguous.
         self.framing = Framing() if isinstance(framed, Refusal) else framed
 
-    def streamed_body(self, content: Readable) -> Body | None:
-        """Return the body, to be forwarded as it comes."""
-        if not self.framing.has_body:
-            return None
-        return Body(self.framing.length, rest=content)
+    async def body(self, content: Readable, patience: float) -> Body | None:
+        """Return the body; a small one whole: a slow visitor would hold a worker."""
+        return (await copied_request(content, self.framing, patience, SMALL_BODY))[0]
 
 
-async def _pour(answer: UpstreamAnswer, reply: SiteResponse, page: Page | None) -> None:
+async def _pour(
+    answer: UpstreamAnswer | Tail, reply: SiteResponse, page: Page | None
+) -> None:
     """Forward the rest of an answer as it comes."""
     while not answer.ended and (data := await answer.read()):
         if page is None:
@@ -373,7 +376,7 @@ async def _pour(answer: UpstreamAnswer, reply: SiteResponse, page: Page | None) 
             continue
         for piece in page.feed(data):
             await reply.write(piece)
-    if page is not None and not answer.empty:
+    if page is not None and (isinstance(answer, Tail) or not answer.empty):
         await reply.write(page.end())
 
 

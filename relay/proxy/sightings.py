@@ -16,8 +16,9 @@ from typing import Any, Final
 from relay.capture.click_cookie import Landing
 from relay.core.clock import Clock
 from relay.core.http.headers import Headers
+from relay.core.rules.bodies import Copy
 from relay.core.rules.candidates import fold_path, merged, observe
-from relay.core.rules.documents import Copy, answered, asked_document
+from relay.core.rules.documents import answered, asked_document
 from relay.core.rules.har import Exchange
 from relay.core.rules.json_verdict import Ruling
 from relay.core.rules.rule import SignupRule
@@ -213,7 +214,11 @@ def _names(passed: Exchange) -> dict[str, Any]:
         query=passed.target.partition("?")[2],
         path_params={},
         headers=passed.headers,
-        request=Copy.of(passed.headers, passed.body[:LOOKED_AT]),
+        request=Copy.of(
+            passed.headers,
+            passed.body[:LOOKED_AT],
+            is_whole=len(passed.body) < LOOKED_AT,
+        ),
         roots=frozenset({"form", "json", "query"}),
     )
     answer = Copy.of(passed.response_headers, passed.response_body[:LOOKED_AT])

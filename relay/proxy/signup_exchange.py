@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
-
-from aiohttp import StreamReader
 
 from relay.capture.click_cookie import NO_CLICK, Landing, VisitorsClick
 from relay.core.clock import iso
 from relay.core.http.headers import Headers
+from relay.core.rules.bodies import Copy
 from relay.core.rules.documents import (
-    MAX_BODY,
-    Copy,
     Document,
     answered,
     asked_document,
@@ -35,9 +33,15 @@ from relay.core.rules.evaluation import (
 from relay.core.rules.rule import Match, SignupRule
 from relay.core.rules.success import Asked, Verdict
 from relay.http.callers import Visit
-from relay.http.request_body import RequestBodyError, Tasks, read_visitor
-from relay.http.request_guard import Framing, every
+from relay.http.request_body import RequestBodyError, Tasks
 from relay.observability.logging import get_logger
+from relay.proxy.copies import (
+    CopiedAnswer,
+    CopiedRequest,
+    Passing,
+    Tail,
+    copied_answer,
+)
 from relay.proxy.exchange import Body, UpstreamError
 from relay.proxy.signup_leads import Held, Signups, patiently
 from relay.proxy.upstream_connection import UpstreamAnswer
@@ -54,9 +58,6 @@ lead goes to the spill file. The database's work is not given up with the waitin
 commit that was cut off in the middle would be neither taken nor not.
 """
 
-
-SHORT_TEXT: Final = 4096
-"""Bytes of a plain text that may say whether a sign-up was accepted."""
 
 SPILL_WAIT_S: Final = 0.3
 """How long it waits for the spill file, whose disk may be as slow."""
@@ -87,14 +88,18 @@ class SignupExchange:
         self._visit = visit
         self._store = store
         self._asked = Document({})
+        self._looked = False
         self._draft: Draft | None = None
         self._held: Held | None = None
         self._holding: asyncio.Task[None] | None = None
         self._patience = STORE_WAIT_S
         self._click: VisitorsClick = NO_CLICK
 
-    async def hold(self, body: bytes | None) -> None:
-        """Write the sign-up down before the site sees it; None: no copy."""
+    async def hold(self, body: Copy) -> None:
+        """Write the sign-up down before the site sees it, once."""
+        if self._looked:
+            return
+        self._looked = True
         self._unfailing(lambda: self._look(body), None)
         holder = next((one for one in self._matches if self._has_click(one.rule)), None)
         if holder is None:
@@ -109,13 +114,18 @@ class SignupExchange:
         """Whether the body of the site's answer may decide anything."""
         return any(one.rule.reads_answer for one in self._matches)
 
-    def _look(self, body: bytes | None) -> None:
+    @property
+    def tasks(self) -> Tasks:
+        """Work that goes on when the visitor has left."""
+        return self._store.tasks
+
+    def _look(self, body: Copy) -> None:
         self._click = self._store.landing.click(self._visit)
         self._asked = asked_document(
             query=self._visit.target.partition("?")[2],
             path_params=self._matches[0].params,
             headers=self._visit.headers,
-            request=Copy.of(self._visit.headers, body),
+            request=body,
             roots=frozenset[str]().union(*(one.rule.roots for one in self._matches)),
         )
 
@@ -141,7 +151,7 @@ class SignupExchange:
 
     def _prepare(self, holder: Match) -> Held:
         rule = holder.rule
-        made = draft(rule, placed(self._asked, holder.params))
+        made = draft(rule, placed(self._asked, holder))
         if rule.told_by_request and holder is self._matches[0]:
             self._draft = made
         click = self._click_of(rule)
@@ -191,10 +201,10 @@ class SignupExchange:
         self, status: int, headers: Headers, body: Copy | None
     ) -> tuple[SignupRule, Judgement]:
         whole = answered(self._asked, status, headers, body)
-        same = whole.notes == self._asked.notes
-        start = body.body if body is not None and not body.content_encoding else None
         asked = Asked.of(self._visit.target, self._visit.host, self._visit.headers)
-        beside = Beside(asked, start, unreadable=not same)
+        beside = Beside(asked, whole.answer_start, unreadable=whole.answer_unread)
+        # The response may have notes, and a charset for the form.
+        same = whole.notes == self._asked.notes
         return decide(self._matches, whole, beside, self._draft if same else None)
 
     def _notes(self, made: Draft) -> tuple[str, ...]:
@@ -236,95 +246,41 @@ class SignupExchange:
         return self._click
 
 
-@dataclass(frozen=True, slots=True)
-class CopiedAnswer:
-    """What was read of an answer before it is released.
-
-    ``copy`` is None where no rule looks at the body. ``cut`` is the error that
-    ended the answer early; it is raised again after the pieces.
-    """
-
-    pieces: Sequence[bytes] = ()
-    copy: Copy | None = None
-    cut: UpstreamError | None = None
-
-
-async def copied_request(
-    stream: StreamReader, framed: Framing, patience: float, bound: int = MAX_BODY
-) -> tuple[Body | None, bytes | None]:
-    """Read a request's body up to the bound, to be looked at and forwarded.
-
-    Returns the body to send, all of it whatever its size, and the copy (None if
-    it is too big). Raises RequestBodyError as :func:`read_visitor` does.
-    """
-    if not framed.has_body:
-        return None, b""
-    if framed.length is not None and framed.length > bound:
-        return Body(framed.length, rest=stream), None
-    read = bytearray()
-    while len(read) <= bound:
-        data = await read_visitor(stream, patience)
-        if not data:
-            whole = bytes(read)
-            return Body(framed.length, start=whole), whole
-        read += data
-    return Body(framed.length, start=bytes(read), rest=stream), None
-
-
-async def copied_answer(
-    answer: UpstreamAnswer, *, wanted: bool, bound: int = MAX_BODY
-) -> CopiedAnswer:
-    """Read an answer's body up to the bound where a rule looks at it.
-
-    Only JSON is of use to a rule, and a short text; anything else streams on as ever.
-    """
-    if answer.empty or not wanted:
-        return CopiedAnswer()
-    kinds = [kind.lower() for kind in every(answer.headers, b"content-type")]
-    texts = all(kind.startswith(b"text/plain") for kind in kinds)
-    short = answer.length is not None and answer.length <= SHORT_TEXT
-    if not any(b"json" in kind for kind in kinds) and not (texts and short):
-        return CopiedAnswer()
-    pieces: list[bytes] = []
-    size = 0
-    while size <= bound:
-        try:
-            data = await answer.read()
-        except UpstreamError as error:
-            return CopiedAnswer(pieces, Copy.of(answer.headers, None), error)
-        if not data:
-            whole = b"".join(pieces)
-            return CopiedAnswer(pieces, Copy.of(answer.headers, whole))
-        pieces.append(data)
-        size += len(data)
-    return CopiedAnswer(pieces, Copy.of(answer.headers, None))
-
-
 class Settled(NamedTuple):
-    """The site's answer to a sign-up whose lead is settled.
+    """The site's answer to a sign-up whose lead is settled, or will be at its end.
 
-    The answer, what was read of it, and the cookies that go with it.
+    The answer, what was read of it, the cookies that go with it, and the rest of one
+    that streams.
     """
 
     answer: UpstreamAnswer
-    copied: CopiedAnswer
-    cookies: list[bytes]
+    copied: CopiedAnswer = CopiedAnswer()
+    cookies: Sequence[bytes] = ()
+    tail: Tail | None = None
+
+    def close(self) -> None:
+        """Close an answer that nobody is there to read."""
+        (self.tail or self.answer).close()
 
 
 async def settle(
     signup: SignupExchange,
-    copy: bytes | None,
-    send: Callable[[], Awaitable[UpstreamAnswer]],
+    copied: CopiedRequest,
+    send: Callable[[Body | None], Awaitable[UpstreamAnswer]],
     bound: int,
 ) -> Settled:
     """Write a sign-up down, send it to the site, and settle it by the answer.
 
-    ``copy`` is its body, None where that was too big; ``bound`` is how much of
-    the answer is copied. Raises what ``send`` raises.
+    ``bound`` is how much of the answer is copied. Raises what ``send`` raises.
     """
-    await signup.hold(copy)
+    hold = partial(signup.hold, copied.copy)
+    body = copied.body
+    if not copied.passes:
+        await hold()
+    elif body is not None and body.rest is not None:
+        body = replace(body, rest=Passing(body.rest, copied.copy, hold))
     try:
-        answer = await send()
+        answer = await send(body)
     except UpstreamError as error:
         if not error.sent:
             signup.drop()
@@ -334,18 +290,23 @@ async def settle(
         signup.drop()
         raise
     try:
-        copied = await copied_answer(answer, wanted=signup.reads_answer, bound=bound)
-        cookies = await signup.conclude(answer.status, answer.headers, copied.copy)
+        # It may have answered before it had all of the request.
+        await hold()
+        read = await copied_answer(answer, wanted=signup.reads_answer, bound=bound)
+        conclude = partial(signup.conclude, answer.status, answer.headers)
+        if read.streams is not None:
+            tail = Tail(answer, read.streams, conclude, signup.tasks)
+            return Settled(answer, read, tail=tail)
+        return Settled(answer, read, await conclude(read.copy))
     except BaseException:
         answer.close()
         raise
-    return Settled(answer, copied, cookies)
 
 
 def close_answer(work: asyncio.Task[Settled]) -> None:
     """Close an answer that nobody is there to read."""
     if not work.cancelled() and work.exception() is None:
-        work.result().answer.close()
+        work.result().close()
 
 
 def _origin(click: VisitorsClick, rule: SignupRule) -> Mapping[str, str]:

@@ -129,7 +129,8 @@ class ProxiedSignups:
         lead_id = held.lead_id if held is not None else None
         reason = await self._commit(new_lead, lead_id, patience)
         if reason and not await self._spill.keep(new_lead, lead_id):
-            self.missed(reason)
+            # In memory, and not safe; what is dropped from there is counted as missed.
+            log.error("signup.in_memory", lead=new_lead.lead.id, reason=reason)
             return False
         return new_lead.status is LeadStatus.QUEUED
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -114,14 +115,7 @@ class Console:
         self._api = api
         self._faults = faults
         self._feed = feed
-        pages = Environment(
-            loader=FileSystemLoader(templates_dir() / "sandbox"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        pages.filters["clock"] = _clock
+        pages = _pages()
         self._page = pages.get_template("console.html")
         self._live = pages.get_template("_live.html")
 
@@ -200,6 +194,20 @@ def _file(name: str) -> Any:
         )
 
     return serve
+
+
+@cache
+def _pages() -> Environment:
+    """Compile the templates once for all sandboxes of this process."""
+    pages = Environment(
+        loader=FileSystemLoader(templates_dir() / "sandbox"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters["clock"] = _clock
+    return pages
 
 
 def _clock(iso: str) -> str:

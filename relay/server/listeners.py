@@ -19,7 +19,8 @@ from aiohttp import web
 from relay.config.settings import Listen, Settings
 from relay.http.callers import Trusted
 from relay.http.fast_path import FAST_PATHS
-from relay.http.listener import ListenerLimits, ListenerRunner
+from relay.http.limits import ListenerLimits
+from relay.http.listener import ListenerRunner
 from relay.observability.logging import get_logger
 
 log = get_logger()
@@ -164,10 +165,12 @@ def listener_limits(settings: Settings) -> ListenerLimits:
         line=settings.limits_line,
         field=settings.limits_header,
         fields=settings.limits_headers,
+        whole_head=settings.limits_head,
         head=settings.limits_header_timeout,
         idle=settings.limits_idle,
         body_rate=settings.limits_body_rate,
         body_span=settings.limits_body_span,
+        stall=settings.limits_visitor_stall,
         connections=settings.limits_connections,
     )
 

@@ -24,7 +24,7 @@ every_framework = pytest.mark.parametrize("name", PYTHON)
 def cookie_with(click: str) -> str:
     """What a browser sends where Dub's script has been at work."""
     return (
-        f'sid="1"; dub_partner_data={PARTNER}; dub_id={click}; dub_id=elsewhere1; z=2'
+        f'sid="1"; dub_partner_data={PARTNER}; dub_id=elsewhere1; dub_id={click}; z=2'
     )
 
 

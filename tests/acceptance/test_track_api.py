@@ -202,6 +202,10 @@ async def test_waiting_gives_dubs_own_answer(
     assert answer.body["relay"]["status"] == "delivered"
     assert again.body == answer.body
     assert len(await dub.state("leads")) == 1
+    [lead] = await delivering.leads()
+    link = answer.body["link"]
+    assert (lead["linkId"], lead["linkKey"]) == (link["id"], "ada")
+    assert lead["partnerId"] == link["partnerId"]
 
 
 async def test_a_final_error_of_dubs_passes_through(
@@ -213,6 +217,26 @@ async def test_a_final_error_of_dubs_passes_through(
     assert answer.error[2].startswith("The `clickId` property was not provided")
     [lead] = await delivering.leads()
     assert lead["status"] == "rejected"
+
+
+async def test_an_unknown_click_is_dubs_404_before_an_sdk_gives_up(
+    delivering: RelayProcess, dub: SandboxDub
+) -> None:
+    await dub.fault(click_delay=3600)
+    body = LEAD | {"clickId": await dub.click(), "mode": "wait"}
+    async with asyncio.timeout(5):
+        answer = await track(delivering, body)
+    again = await track(delivering, body)
+
+    assert answer.error[:2] == (404, "not_found")
+    assert answer.error[2].startswith("Click event not found")
+    [lead] = await delivering.leads()
+    assert answer.body["relay"] == {"id": lead["id"], "status": "waiting"}
+    assert again.body["relay"] == {"id": lead["id"], "status": "duplicate"}
+
+    await dub.mend()
+    [sent] = await delivering.settled(1)
+    assert sent["status"] == "delivered"
 
 
 async def test_waiting_for_a_dub_that_is_down_is_503_and_the_lead_goes_later(

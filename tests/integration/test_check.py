@@ -30,7 +30,7 @@ from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Circuit
 from tests.support.pages_rig import on_socket
 
-NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "s3cret"}
+NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "a-secret-of-16-or-more"}
 NOWHERE = "http://127.0.0.1:9"
 """The discard port: nothing listens there."""
 

@@ -28,9 +28,9 @@ from relay.core.clock import (
     iso,
     now_ms,
 )
-from relay.core.leads import Attempt, Lead, LeadStatus, Step
+from relay.core.leads import Attempt, CreditedLink, Lead, LeadStatus, Step
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Circuit, NewLead, Outbox, Settlement
+from relay.outbox.contract import Circuit, NewLead, Outbox, Proof, Settlement
 
 HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLUSw"
 BORN = now_ms() - 3_600_000
@@ -40,6 +40,7 @@ LEASE = 60_000
 COMMANDS = [
     *("serve", "demo", "sandbox", "check", "sign", "version", "leads"),
     *("leads list", "leads show", "leads retry", "leads export", "leads forget"),
+    "leads credit",
     *("leads rekey", "alerts", "alerts list", "alerts test"),
     *("health", "stats", "delivery", "delivery pause", "delivery resume"),
     *("rules", "rules list", "rules candidates", "rules suggest"),
@@ -58,6 +59,7 @@ PUBLIC_KEYS = [
         "mode",
     ),
     *("createdAt", "attempts", "lastError", "nextAttemptAt", "deliveredAt", "notes"),
+    *("linkId", "linkKey", "linkDomain", "partnerId", "dubEventId", "confirmedBy"),
 ]
 
 
@@ -293,7 +295,12 @@ def test_wrong_usage_is_one_line_and_2(run: Run, line: str, told: str) -> None:
 def test_a_wrong_setting_is_one_line_and_2_for_every_command(
     run: Run, line: str
 ) -> None:
-    ran = run(line, DUB_API_KEY="k", RELAY_SECRET="s", RELAY_RETRY_BASE="soon")
+    ran = run(
+        line,
+        DUB_API_KEY="k",
+        RELAY_SECRET="a-secret-of-16-or-more",
+        RELAY_RETRY_BASE="soon",
+    )
 
     assert ran.code == 2
     assert ran.mistake.startswith("RELAY_RETRY_BASE: not a duration. Use seconds")
@@ -328,7 +335,7 @@ def test_relay_config_names_the_file_too(run: Run) -> None:
 
 
 def test_the_required_settings_are_asked_for_before_anything_starts(run: Run) -> None:
-    ran = run("serve", RELAY_SECRET="s")
+    ran = run("serve", RELAY_SECRET="a-secret-of-16-or-more")
 
     assert ran.code == 2
     assert ran.mistake.startswith("DUB_API_KEY: is required")
@@ -339,7 +346,9 @@ def test_the_required_settings_are_asked_for_before_anything_starts(run: Run) ->
 def test_every_wrong_or_missing_setting_has_a_line_of_its_own(
     run: Run, line: str
 ) -> None:
-    ran = run(line, RELAY_SECRET="s", RELAY_RATE="0", RELAY_LISTN="x")
+    ran = run(
+        line, RELAY_SECRET="a-secret-of-16-or-more", RELAY_RATE="0", RELAY_LISTN="x"
+    )
 
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines() == [
@@ -375,7 +384,9 @@ def test_a_kind_of_database_that_is_not_there_is_a_wrong_setting(
 ) -> None:
     url = "mysql://relay:CANARY@db/relay"
 
-    ran = run(line, DUB_API_KEY="k", RELAY_SECRET="s", RELAY_DATABASE=url)
+    ran = run(
+        line, DUB_API_KEY="k", RELAY_SECRET="a-secret-of-16-or-more", RELAY_DATABASE=url
+    )
 
     assert ran.code == 2
     assert ran.mistake.startswith("RELAY_DATABASE: not a database. Use sqlite:///")
@@ -419,6 +430,7 @@ def test_a_listing_has_the_public_keys_newest_first(run: Run, ledger: None) -> N
         "nextAttemptAt": None,
         "deliveredAt": iso(BORN + 6000),
         "notes": [],
+        **dict.fromkeys(PUBLIC_KEYS[-6:]),
     }
     assert ran.json[4]["nextAttemptAt"] == iso(FATES[WAITING].due_at or 0)
     assert ran.json[1]["notes"] == ["customerAvatar was left out: it is no text"]
@@ -590,6 +602,76 @@ def test_the_story_says_what_happens_next(
     run: Run, ledger: None, number: int, next_step: str
 ) -> None:
     assert next_step in run(f"leads show {name(number)}").out
+
+
+ADA = CreditedLink("link_1", "acme.link", "ada", partner_id="pn_1")
+BOB = CreditedLink("link_2", "acme.link", "bob")
+
+
+def credited(run: Run) -> None:
+    async def fill(outbox: Outbox) -> None:
+        for number in range(4):
+            await outbox.put(new_lead(lead(number, created_at=now_ms())))
+        for number, claim in enumerate(await outbox.claim(3, now_ms(), LEASE)):
+            link = BOB if number == 2 else ADA
+            done = Settlement(LeadStatus.DELIVERED, link=link)
+            await outbox.settle(claim, done, now_ms())
+        proof = Proof("webhook", event_id="ev_1")
+        assert await outbox.confirm([name(0)], now_ms(), proof) == 1
+
+    with_outbox(fill)
+
+
+def test_who_was_credited_is_shown_and_can_be_asked_for(run: Run) -> None:
+    credited(run)
+
+    [of_bob] = run("leads list --link link_2 --json").json
+    of_ada = run("leads list --partner pn_1 --json").json
+
+    assert (of_bob["linkDomain"], of_bob["linkKey"]) == ("acme.link", "bob")
+    assert [one["linkId"] for one in of_ada] == ["link_1", "link_1"]
+    assert {one["confirmedBy"] for one in of_ada} == {"webhook", None}
+    story = run(f"leads show {name(0)}").out
+    assert "credited  acme.link/ada (link_1), of partner pn_1" in story
+    assert "at Dub    ev_1" in story
+    assert run(f"leads show {name(3)} --json").json[0]["linkId"] is None
+
+
+def test_the_overview_by_link_counts_what_became_of_the_leads(run: Run) -> None:
+    credited(run)
+
+    ada, *others = run("leads credit --json").json
+    assert (ada["partnerId"], ada["link"], ada["signUps"]) == (
+        *("pn_1", "acme.link/ada"),
+        2,
+    )
+    assert (ada["confirmed"], ada["delivered"]) == (1, 1)
+    assert {one["link"]: one["signUps"] for one in others} == {
+        "acme.link/bob": 1,
+        None: 1,
+    }
+    table = run("leads credit --csv").out.splitlines()
+    assert table[0].startswith("partnerId,link,linkId,signUps,delivered,confirmed")
+    assert table[1] == "pn_1,acme.link/ada,link_1,2,1,1,0,0,0"
+    assert "acme.link/bob" in run("leads credit").out
+    assert run("leads credit --since 2100-01-01 --json").json == []
+
+
+def test_the_story_of_a_lead_behind_another_names_the_customer(run: Run) -> None:
+    async def fill(outbox: Outbox) -> None:
+        for number in (0, 1):
+            one = lead(number, customer_external_id="u_1", event_name=f"e{number}")
+            await outbox.put(new_lead(one))
+        [claim] = await outbox.claim(2, now_ms(), LEASE)
+        later = Settlement(LeadStatus.WAITING, due_at=now_ms() + 3_600_000)
+        await outbox.settle(claim, later, now_ms())
+        assert await outbox.claim(2, now_ms(), LEASE) == []
+
+    with_outbox(fill)
+
+    out = run(f"leads show {name(1)}").out
+    assert "behind an earlier lead of this customer" in out
+    assert "leads list --customer u_1" in out
 
 
 def test_the_story_of_a_lead_under_way(run: Run, ledger: None) -> None:
@@ -844,7 +926,7 @@ def test_what_no_shell_can_hold_is_told(run: Run, body: bytes) -> None:
 CANARIES = {
     "DUB_API_KEY": "dub_CANARYkey",
     "DUB_WEBHOOK_SECRET": "CANARYwebhook",
-    "RELAY_SECRET": "CANARYsecret1,CANARYsecret2",
+    "RELAY_SECRET": "CANARYsecret-number-1,CANARYsecret-number-2",
     "RELAY_API_TOKEN": "CANARYtoken",
     "RELAY_ADMIN_PASSWORD": "CANARYpassword",
     "RELAY_HOOK_SECRET": "whsec_CANARYCANARYCANARYCANARYCANARYCANARY",

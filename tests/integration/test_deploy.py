@@ -125,7 +125,10 @@ def test_the_images_settings_are_right(tmp_path: Path) -> None:
     config = tmp_path / "relay.toml"
     config.write_text("")
     settings = started_with(
-        image_environ() | {"DUB_API_KEY": "k", "RELAY_SECRET": "s"}, config, tmp_path
+        image_environ()
+        | {"DUB_API_KEY": "k", "RELAY_SECRET": "a-secret-of-16-or-more"},
+        config,
+        tmp_path,
     )
 
     assert settings.database == "sqlite:////data/relay.db"
@@ -340,7 +343,10 @@ def test_the_service_is_as_confined_as_systemd_can_make_it(units: list[Path]) ->
 def test_the_service_starts_with_right_settings(tmp_path: Path) -> None:
     service, sock = unit("dub-relay.service"), unit("dub-relay.socket")
     [given] = service["Environment"]
-    environ = dict([given.split("=", 1)]) | {"DUB_API_KEY": "k", "RELAY_SECRET": "s"}
+    environ = dict([given.split("=", 1)]) | {
+        "DUB_API_KEY": "k",
+        "RELAY_SECRET": "a-secret-of-16-or-more",
+    }
 
     settings = started_with(environ, SYSTEMD / "relay.toml", tmp_path)
 

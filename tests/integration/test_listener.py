@@ -13,7 +13,8 @@ from aiohttp import web
 from relay.http import aiohttp_internals as internals
 from relay.http.aiohttp_internals import RawRequestMessage
 from relay.http.fast_path import FastEndpoints
-from relay.http.listener import ListenerLimits, ListenerRunner
+from relay.http.limits import ListenerLimits
+from relay.http.listener import ListenerRunner
 from relay.proxy.exchange import UpstreamLimits
 from tests.support.proxy_rig import proxied
 from tests.support.recording_site import (

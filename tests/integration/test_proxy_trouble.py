@@ -263,7 +263,8 @@ async def test_half_a_request_is_never_a_whole_one_for_the_site(
     async with proxied(site.url, limits=UpstreamLimits(visitor=0.2)) as port:
         reader, writer = await visit(port)
         head = request("POST /", "Transfer-Encoding: chunked")
-        writer.write(head + b"5\r\nhello\r\n")
+        # A small body is read before the site is asked.
+        writer.write(head + b"%x\r\n%s\r\n" % (70_000, b"a" * 70_000))
         await asyncio.wait_for(site.came.wait(), 10)
         writer.write(rest)
         answer = as_message(await reader.readuntil(b"\r\n\r\n"))

@@ -25,6 +25,7 @@ from relay.operations.presentation import entry_json
 from relay.outbox.contract import Query
 from relay.sandbox.app import DUB, make_dub
 from relay.sandbox.dub import Dub
+from tests.support.forked import LINE_LIMIT, ForkedRelay, can_fork
 
 HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLUSw"
 RELAY_SECRET = "a-secret-for-tests-only"
@@ -53,7 +54,7 @@ class RelayProcess:
     config: str | None = None
     url: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
-    process: asyncio.subprocess.Process | None = None
+    process: asyncio.subprocess.Process | ForkedRelay | None = None
     _reader: asyncio.Task[None] | None = None
     _started: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -82,15 +83,28 @@ class RelayProcess:
         path.write_text(self.config)
         return str(path)
 
+    async def _started_as(
+        self, *arguments: str, streams: tuple[int, ...]
+    ) -> asyncio.subprocess.Process | ForkedRelay:
+        """Start a command with pipes to these of its streams: forked, where one can."""
+        command = self.command(*arguments)
+        environment = clean_environment() | self.settings()
+        if can_fork(command, environment):
+            return await ForkedRelay.start(command, environment, self.folder, streams)
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(
+            *command,
+            env=environment,
+            cwd=self.folder,
+            stdin=pipe if 0 in streams else None,
+            stdout=pipe if 1 in streams else None,
+            stderr=pipe,
+            limit=LINE_LIMIT,
+        )
+
     async def start(self) -> RelayProcess:
         self._started.clear()
-        self.process = await asyncio.create_subprocess_exec(
-            *self.command("serve", *self.arguments),
-            env=clean_environment() | self.settings(),
-            cwd=self.folder,
-            stderr=asyncio.subprocess.PIPE,
-            limit=1 << 20,
-        )
+        self.process = await self._started_as("serve", *self.arguments, streams=(2,))
         self._reader = asyncio.create_task(self._read())
         started = asyncio.create_task(self._started.wait())
         done, _ = await asyncio.wait(
@@ -125,14 +139,7 @@ class RelayProcess:
 
     async def run(self, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
         """Run another command with the same settings; exit code, out, err."""
-        process = await asyncio.create_subprocess_exec(
-            *self.command(*arguments),
-            env=clean_environment() | self.settings(),
-            cwd=self.folder,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        process = await self._started_as(*arguments, streams=(0, 1, 2))
         out, err = await asyncio.wait_for(process.communicate(stdin), 60)
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()

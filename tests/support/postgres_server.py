@@ -21,6 +21,10 @@ START_S = 60
 """A shared machine may be slow to start it, and after a kill it recovers first."""
 
 
+CHEAP = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+"""Tests kill the server, never the machine: what was written is there all the same."""
+
+
 def binaries() -> Path:
     """Debian's folder of the newest server, else where `postgres` is; or skip."""
     for found in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))[::-1]:
@@ -60,6 +64,7 @@ class PostgresServer:
                     str(self._bin / "postgres"),
                     *("-D", str(self._folder / "data")),
                     *("-k", str(self._folder), "-c", "listen_addresses="),
+                    *(f"-c{name}={value}" for name, value in CHEAP.items()),
                 ],
                 stdout=log,
                 stderr=log,

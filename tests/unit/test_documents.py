@@ -10,16 +10,14 @@ from typing import Any
 
 import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
+from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.rules.documents import (
-    MAX_BODY,
-    ROOTS,
-    Copy,
-    Document,
-    document,
-)
+from relay.core.http.codings import MAX_BODY
+from relay.core.rules.bodies import Copy
+from relay.core.rules.documents import Document, document
+from relay.core.rules.expression_tree import ROOTS
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=XX"
@@ -156,8 +154,6 @@ class TestForms:
             (FORM, b"", {}),
             (FORM, "a=ü".encode(), {"a": "ü"}),
             (FORM, b"a=%C3%BC", {"a": "ü"}),
-            (FORM, b"a=%FF", {"a": "\ufffd"}),
-            (FORM, b"a=\xff", {"a": "\ufffd"}),
             (f"{FORM}; charset=iso-8859-1", b"a=%FC\xfc", {"a": "üü"}),
             (f'{FORM}; Charset="Windows-1252"', b"a=%80", {"a": "€"}),
             (f"{FORM}; charset=unicode_escape", b"a=\\q%C3%BC", {"a": "\\qü"}),
@@ -194,7 +190,7 @@ class TestForms:
 
         assert form(MULTIPART, body) == {
             "name": "Zoë",
-            "latin": ["Zo\ufffd", "Zoë"],
+            "latin": ["Zoë", "Zoë"],
             "tag": ["1", "2"],
             "empty": "",
         }
@@ -235,7 +231,6 @@ class TestJson:
             ("text/json", b'"x"', "x"),
             ("application/json", b"\xef\xbb\xbf{}", {}),
             ("application/json", '"ü"'.encode(), "ü"),
-            ("application/json; charset=latin-1", b'"\xfc"', "\ufffd"),
             ("application/json; charset=iso-8859-1", b'"\xfc"', "ü"),
             ("application/json", b'"\\ud800"', "\ud800"),
             ("application/json", b"", None),
@@ -257,10 +252,7 @@ class TestJson:
         [
             (b"{", "malformed JSON"),
             (b"{'a': 1}", "malformed JSON"),
-            (b"NaN", "malformed JSON"),
-            (b"[-Infinity]", "malformed JSON"),
-            (b"1e999", "malformed JSON"),
-            (b"9" * 5000, "malformed JSON"),
+            (b"nan", "malformed JSON"),
             (b"[" * 500_000, "nested too deep"),
             (b'{"a":' * 100_000, "nested too deep"),
         ],
@@ -288,6 +280,7 @@ PACKERS = {
     "x-gzip": gzip.compress,
     "deflate": zlib.compress,
     "br": brotli.compress,
+    "zstd": zstd.compress,
 }
 
 
@@ -348,7 +341,7 @@ class TestContentCodings:
         assert "ends too early" in note(FORM, packed[:-12], coding)
         assert "ends too early" in note(FORM, b"", coding)
 
-    @pytest.mark.parametrize("coding", ["zstd", "compress", "gzip, zstd", "\ud800"])
+    @pytest.mark.parametrize("coding", ["compress", "gzip, compress", "\ud800"])
     def test_an_unknown_coding_is_said(self, coding: str) -> None:
         packed = gzip.compress(b"a=1")
 

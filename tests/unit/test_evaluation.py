@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from relay.core.rules.documents import Copy, Document, answered, asked_document
+from relay.core.rules.bodies import Copy
+from relay.core.rules.documents import Document, answered, asked_document
 from relay.core.rules.evaluation import Beside, Judgement, decide, evaluate
 from relay.core.rules.json_verdict import Ruling
 from relay.core.rules.rule import SignupRule, compile_rules, match

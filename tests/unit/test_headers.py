@@ -366,3 +366,18 @@ class TestTargets:
             assert target.startswith("/")
             assert target.isascii()
             assert target.isprintable()
+
+
+def test_of_a_long_chain_of_proxies_the_nearest_hops_count() -> None:
+    chain = b", ".join(b"10.0.%d.%d" % (n // 250, n % 250) for n in range(5000))
+    came = [(b"X-Forwarded-For", b"203.0.113.9, " + chain)]
+
+    seen = headers.client(came, "10.0.0.1", [ip_network("10.0.0.0/8")])
+
+    assert seen != "203.0.113.9"
+
+
+def test_the_proxy_header_never_reaches_a_site() -> None:
+    lines = [(b"PROXY", b"http://evil.test"), (b"Accept", b"*/*")]
+
+    assert headers.without_hop_by_hop(lines) == lines[1:]

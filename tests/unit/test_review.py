@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from relay.core.rules.bodies import Copy
 from relay.core.rules.candidates import (
     Candidate,
     candidate,
@@ -15,7 +16,7 @@ from relay.core.rules.candidates import (
     observe,
     suggest,
 )
-from relay.core.rules.documents import Copy, document
+from relay.core.rules.documents import document
 from relay.core.rules.review import near, review
 from relay.core.rules.rule import SignupRule, compile_rules, match
 

@@ -11,11 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.leads import Mode
-from relay.core.rules.documents import (
-    Copy,
-    Document,
-    document,
-)
+from relay.core.rules.bodies import Copy
+from relay.core.rules.documents import Document, document
 from relay.core.rules.evaluation import Draft, evaluate
 from relay.core.rules.paths import parse_pattern, plain_segment
 from relay.core.rules.rule import RuleError, SignupRule, compile_rules, match

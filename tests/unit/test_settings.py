@@ -34,7 +34,8 @@ from relay.observability.logging import LEVELS
 
 TOP = Path(__file__).resolve().parents[2]
 
-NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "s3cret"}
+NEW, OLD = "a-new-secret-of-22", "an-old-secret-of-22"
+NEEDED = {"DUB_API_KEY": "dub_key", "RELAY_SECRET": "a-secret-of-16-or-more"}
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLUSw"
 
 
@@ -166,7 +167,7 @@ def test_without_anything_else_the_defaults_hold() -> None:
     settings = loaded()
 
     assert settings.dub_api_key == "dub_key"
-    assert settings.secret == ("s3cret",)
+    assert settings.secret == (NEEDED["RELAY_SECRET"],)
     assert settings.listen == Listen("127.0.0.1", 8080)
     assert (settings.prefix, settings.upstream) == ("/_dub", None)
     assert (settings.hook_secret, settings.trusted_proxies) == ((), ())
@@ -246,7 +247,9 @@ def test_a_byte_order_mark_is_no_mistake() -> None:
 def test_a_secret_comes_from_a_file_without_its_line_break() -> None:
     Path("key").write_text("dub_from_file\n")
 
-    settings = load(None, {"RELAY_SECRET": "s", "DUB_API_KEY_FILE": "key"})
+    settings = load(
+        None, {"RELAY_SECRET": "a-secret-of-16-or-more", "DUB_API_KEY_FILE": "key"}
+    )
 
     assert settings.dub_api_key == "dub_from_file"
     assert settings.origins["dub.api_key"] == "file, DUB_API_KEY_FILE"
@@ -261,6 +264,7 @@ def test_every_secret_may_be_a_file_and_nothing_else_may() -> None:
         "RELAY_SECRET_FILE",
         "RELAY_HOOK_SECRET_FILE",
         "RELAY_API_TOKEN_FILE",
+        "RELAY_METRICS_TOKEN_FILE",
         "RELAY_ADMIN_PASSWORD_FILE",
         "RELAY_DATABASE_FILE",
         "RELAY_DATA_KEY_FILE",
@@ -548,7 +552,7 @@ BAD = {
         *("http://u:p@h", "http://h:99999", "http://h:0", "http://h h", "unix:x"),
     ],
     "RELAY_DATABASE": ["relay.db", "sqlite:///", "sqlite:///:memory:", "mysql://h/d"],
-    "RELAY_SECRET": [",", "a,,b"],
+    "RELAY_SECRET": [",", "a,,b", "a", "fifteen-letters", f"{NEW},short"],
     "RELAY_HOOK_SECRET": ["secret", "whsec_", "whsec_!!", f"{WEBHOOK_SECRET},x"],
     "RELAY_API_TOKEN": ["two words", "é", "a\tb"],
     "DUB_API_KEY": ["dub_ key", "dub_key\n", "dub_é"],
@@ -585,7 +589,7 @@ def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
         ("RELAY_UPSTREAM", "https://[::1]", "upstream", ("https://[::1]",)),
         ("RELAY_UPSTREAM", "unix:/run/app", "upstream", ("unix:/run/app",)),
         ("RELAY_DATABASE", "sqlite:////a/b.db", "database", "sqlite:////a/b.db"),
-        ("RELAY_SECRET", "new, old", "secret", ("new", "old")),
+        ("RELAY_SECRET", f"{NEW}, {OLD}", "secret", (NEW, OLD)),
         ("DUB_API_URL", "http://h:1/v1/", "dub_api_url", "http://h:1/v1"),
         ("RELAY_COOKIE_DOMAIN", ".Example.com", "cookie_domain", ".example.com"),
         ("RELAY_COOKIE_DAYS", "400", "cookie_days", 400),
@@ -619,9 +623,9 @@ def test_trusted_proxies_are_networks_from_text_and_from_an_array() -> None:
 
 
 def test_a_list_of_secrets_may_be_an_array() -> None:
-    assert loaded(toml('secret = ["new", "old"]'), RELAY_SECRET="").secret == (
-        "new",
-        "old",
+    assert loaded(toml(f'secret = ["{NEW}", "{OLD}"]'), RELAY_SECRET="").secret == (
+        NEW,
+        OLD,
     )
 
 
@@ -709,8 +713,9 @@ def test_the_log_levels_are_those_that_logging_knows() -> None:
 CANARIES = {
     "DUB_API_KEY": "dub_CANARYkey",
     "DUB_WEBHOOK_SECRET": "CANARYwebhook",
-    "RELAY_SECRET": "CANARYsecret1,CANARYsecret2",
+    "RELAY_SECRET": "CANARYsecret-number-1,CANARYsecret-number-2",
     "RELAY_API_TOKEN": "CANARYtoken",
+    "RELAY_METRICS_TOKEN": "CANARYmetrics",
     "RELAY_DATA_KEY": "CANARYdatakey-of-many,CANARYdatakey-of-more",
     "RELAY_ADMIN_PASSWORD": "CANARYpassword",
     "RELAY_DATABASE": "postgresql://relay:CANARYdb@db/relay?password=CANARYquery",

@@ -86,3 +86,14 @@ def test_no_visitor_gets_more_than_the_rate_and_one_burst(
         passed += passes(rate, HERE, now)
 
     assert passed <= per_minute + now * per_minute / 60 + 1e-6
+
+
+def test_calls_from_many_addresses_do_not_fill_an_empty_bucket() -> None:
+    rate = VisitorRate(10, most=100)
+    while passes(rate, HERE, 0):
+        pass
+
+    for number in range(1000):
+        rate.take(f"10.0.{number // 250}.{number % 250}", 0)
+
+    assert not passes(rate, HERE, 0)

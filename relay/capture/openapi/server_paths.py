@@ -12,7 +12,7 @@ from relay.capture.openapi.components import (
     operation,
     response,
 )
-from relay.core.dub.fields import MAX_SAFE_INTEGER
+from relay.core.dub.fields import MAX_SAFE_INTEGER, PLACEHOLDERS
 from relay.core.dub.track_lead import (
     MAX_CUSTOMER_ID,
     MAX_EVENT_NAME,
@@ -59,10 +59,12 @@ COMMITTING: Final = (400, 401, 404, 413, 422, 429, 503)
 """The errors of every endpoint that commits a lead."""
 
 
-def some_text(most: int) -> Json:
-    """Describe a text of so many characters that is not blank."""
+def some_text(most: int, but: str | None = None) -> Json:
+    """Describe a text of so many characters, not blank, that ``but`` does not match."""
     # With one character that is no white space, and no NUL, which no database takes.
     pattern = "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"
+    if but is not None:
+        pattern = f"^(?!{but}){pattern[1:]}"
     return {"type": "string", "minLength": 1, "maxLength": most, "pattern": pattern}
 
 
@@ -84,7 +86,10 @@ SIGNUP: Final[Json] = {
             "description": "The raw Cookie header of the registration's request.",
         },
         "eventName": some_text(MAX_EVENT_NAME),
-        "customerExternalId": some_text(MAX_CUSTOMER_ID),
+        "customerExternalId": {
+            **some_text(MAX_CUSTOMER_ID, but=PLACEHOLDERS),
+            "description": "Your database's. A placeholder (`null`, `{id}`) is none.",
+        },
         "customerName": LEFT_OUT,
         "customerEmail": LEFT_OUT,
         "customerAvatar": LEFT_OUT,

@@ -333,20 +333,27 @@ PLACEHOLDER: Final = (
     " was not filled in. Send the id that your database gave the customer"
 )
 
-_EMPTY: Final = re.compile(
-    r"""
-    (?: (?:undefined|null|nil|none|nan|-?infinity|true|false|test|\(null\)|\(not\ set\))
-        [-_:./ ]? )+                                   # of a variable without a value
-    | [-_:./ 0]*0[-_:./ 0]*                            # zeros, a UUID's as well
-    | .*\[object\ \w+\].*                             # of JavaScript
-    | (?:\$|%24|\#)?(?:\{|%7b).*(?:\}|%7d)             # {id}, {{id}}, ${id}, %7Bid%7D
-    | <.*> | %\w+% | __\w+__                           # <id>, <%= id %>, %ID%, __ID__
-    | (?:[a-z]+_)*(?:id_here|your_[a-z_]*id|placeholder)
-    """,
-    re.VERBOSE | re.IGNORECASE | re.ASCII | re.DOTALL,
+_BETWEEN: Final = "[-_:./ ]"
+
+_EMPTY: Final = (
+    # Of a variable without a value.
+    (
+        r"-?(?:(?:undefined|null|nil|none|nan|infinity|true|false|test"
+        rf"|\(null\)|\(not set\)){_BETWEEN}?)+"
+    ),
+    rf"{_BETWEEN}*(?:0{_BETWEEN}*)+",  # zeros, a UUID's as well
+    r"[\s\S]*\[object \w+\][\s\S]*",  # of JavaScript
+    r"(?:\$|%24|#)?(?:\{|%7b)[\s\S]*(?:\}|%7d)",  # {id}, {{id}}, ${id}, %7Bid%7D
+    r"<[\s\S]*>|%\w+%|__\w+__",  # <id>, <%= id %>, %ID%, __ID__
+    r"(?:[a-z]+_)*(?:id_here|your_[a-z_]*id|placeholder)",
 )
+
+PLACEHOLDERS: Final = rf"^\s*(?:{'|'.join(_EMPTY)})\s*$"
+"""What programs write for no value, in whatever case; also a pattern of ECMAScript."""
+
+_PLACEHOLDER: Final = re.compile(PLACEHOLDERS, re.IGNORECASE | re.ASCII)
 
 
 def is_placeholder(text: str) -> bool:
     """Whether a text is what programs write for no value: ``undefined``, ``{id}``."""
-    return _EMPTY.fullmatch(text.strip()) is not None
+    return _PLACEHOLDER.match(text.strip()) is not None

@@ -18,7 +18,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 from relay.core import jsontext
-from relay.core.leads import Step
+from relay.core.dub.credit import credited_link
+from relay.core.leads import CreditedLink, Step
 
 MAX_WAIT_MS: Final = 300_000
 """The longest wait taken from a header. Dub's window is one minute; five forgive
@@ -86,7 +87,7 @@ class Outcome:
     a recording call that may have reached Dub's counters although no answer
     proves it. ``claims_key``: it may have claimed Dub's dedupe key, counted or not.
     ``timed_out``: Dub may still be at work on it. ``retry_at`` (epoch ms) is the
-    wait that was asked for.
+    wait that was asked for. ``link`` is the one that Dub credits.
     """
 
     meaning: Meaning
@@ -97,6 +98,7 @@ class Outcome:
     retry_at: int | None = None
     http_status: int | None = None
     code: str | None = None
+    link: CreditedLink | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +326,10 @@ def _interpret_success(document: object, step: Step) -> Outcome:
         reason = "Dub took the lead"
         if step is Step.PROVE:
             reason = "Dub knows the click and its link"
-        return Outcome(Meaning.TAKEN, reason, claims_key=True, http_status=200)
+        link = credited_link(fields["link"])
+        return Outcome(
+            Meaning.TAKEN, reason, claims_key=True, http_status=200, link=link
+        )
     if _is_without_link(fields):
         # The key was claimed before: by an earlier call, of ours or another's.
         reason = "Dub answered without a link: it had this customer and event before"

@@ -42,9 +42,10 @@ _DAY_S: Final = 86_400
 
 # Dub mints 16 of [0-9A-Za-z]; its own install check plants "test", which must
 # not be sent. 64 leaves room for a longer id of tomorrow. A placeholder that nobody
-# filled in is none: zeros, undefined, letters joined by separators (CLICK_ID_HERE).
+# filled in is none: zeros, undefined, words that say what it should be (CLICK_ID_HERE).
 _ID: Final = (
-    r"(?!(?:[-_0]+|(?:test)+|undefined|infinity|placeholder|[a-z]*[_-][a-z_-]*)\W*$)"
+    r"(?!(?:[-_0]+|(?:test)+|undefined|infinity"
+    r"|(?:[a-z]*[_-])*(?:id|here|your|placeholder|x+)(?:[_-][a-z]*)*)\W*$)"
     r"([\w-]{8,64})"
 )
 _CLICK_ID: Final = re.compile(_ID, re.ASCII | re.IGNORECASE)

@@ -10,7 +10,7 @@ those would have written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -30,9 +30,15 @@ _NAMES: Final = 2048
 """Header names whose kind is remembered, as they are spelled; any stranger may
 send new ones, so there must be a bound."""
 
+_LONGEST_NAME: Final = 64
+"""Bytes of a name, or of a host, that is remembered; no field in use has more."""
+
 _VISITORS: Final = 4096
 """Visitors whose forwarding lines are remembered: many requests come from one
 connection, and from one visitor behind the same proxy in front."""
+
+_LONGEST_GIVEN: Final = 512
+"""Bytes of forwarding lines that are remembered."""
 
 _TARGET: Final = re.compile(r'/(?!/)[!"$-~]*')
 """What ``refuse_target`` lets through, but for "%00"."""
@@ -91,7 +97,25 @@ _ANSWERED: Final = {
 }
 
 
-@lru_cache(_NAMES)
+class _Known(dict[bytes, int]):
+    """The kinds of names, worked out once.
+
+    As quick as a dictionary, and bounded in what strangers put into it.
+    """
+
+    def __init__(self, kind_of: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self._kind_of = kind_of
+
+    def __missing__(self, name: bytes) -> int:
+        kind = self._kind_of(name)
+        if len(name) <= _LONGEST_NAME:
+            if len(self) >= _NAMES:
+                self.clear()
+            self[name] = kind
+        return kind
+
+
 def _asked(name: bytes) -> int:
     lower = name.lower()
     if lower in _ASKED:
@@ -100,7 +124,6 @@ def _asked(name: bytes) -> int:
     return _DROP if lower in HOP_BY_HOP or b"_" in name else _PASS
 
 
-@lru_cache(_NAMES)
 def _asked_by_stranger(name: bytes) -> int:
     # Nobody but a trusted proxy may say who the visitor is.
     lower = name.lower()
@@ -109,7 +132,6 @@ def _asked_by_stranger(name: bytes) -> int:
     return _asked(name)
 
 
-@lru_cache(_NAMES)
 def _answered(name: bytes) -> int:
     lower = name.lower()
     if lower in _ANSWERED:
@@ -117,6 +139,11 @@ def _answered(name: bytes) -> int:
     if _TOKEN.fullmatch(name) is None:
         return _UNUSUAL
     return _DROP if lower in HOP_BY_HOP else _PASS
+
+
+_ASKED_KINDS: Final = _Known(_asked)
+_STRANGERS_KINDS: Final = _Known(_asked_by_stranger)
+_ANSWERED_KINDS: Final = _Known(_answered)
 
 
 class Shown(NamedTuple):
@@ -135,16 +162,23 @@ class Forwarding:
     ) -> None:
         self._trusted = tuple(trusted)
         self._unix_trusted = unix_trusted
-        self.show = lru_cache(_VISITORS)(self._show)
+        self._known = lru_cache(_VISITORS)(self._show)
         self.believes = lru_cache(_VISITORS)(self._believes)
 
     def _believes(self, peer: str | None) -> bool:
         return is_believed(peer, self._trusted, unix_trusted=self._unix_trusted)
 
-    def _show(
+    def show(
         self, given: tuple[Line, ...], peer: str | None, scheme: str, host: str
     ) -> Shown:
         """Return the lines for a request; ``given`` is what came with it of them."""
+        if given and sum(len(value) for _, value in given) > _LONGEST_GIVEN:
+            return self._show(given, peer, scheme, host)
+        return self._known(given, peer, scheme, host)
+
+    def _show(
+        self, given: tuple[Line, ...], peer: str | None, scheme: str, host: str
+    ) -> Shown:
         lines = forwarded(
             given,
             peer=peer,
@@ -197,8 +231,8 @@ def ordinary_request(
         return None
     out = [method.encode("ascii"), b" ", target.encode("ascii"), b" HTTP/1.1\r\n"]
     believed = forwarding.believes(peer)
-    kind_of = _asked if believed else _asked_by_stranger
-    noted = _sorted(headers, kind_of, out)
+    kinds = _ASKED_KINDS if believed else _STRANGERS_KINDS
+    noted = _sorted(headers, kinds, out)
     if noted is None:
         return None
     hosts = [line[1] for kind, line in noted if kind == _HOST_LINE]
@@ -221,7 +255,7 @@ def ordinary_request(
 
 
 def _sorted(
-    headers: Headers, kind_of: Callable[[bytes], int], out: list[bytes]
+    headers: Headers, kinds: Mapping[bytes, int], out: list[bytes]
 ) -> list[tuple[int, Line]] | None:
     """Write the forwarded lines to ``out``; return those to look at, with kinds.
 
@@ -230,7 +264,7 @@ def _sorted(
     noted = []
     for line in headers:
         name, value = line
-        kind = kind_of(name)
+        kind = kinds[name]
         if kind <= _LAST_KEPT:
             out += (name, b": ", value, b"\r\n")
         if kind in _SETTLED:
@@ -243,8 +277,14 @@ def _sorted(
     return noted
 
 
-@lru_cache(_NAMES)
 def _is_host(value: bytes) -> bool:
+    if len(value) > _LONGEST_NAME:
+        return is_host(value.decode("latin-1"))
+    return _is_short_host(value)
+
+
+@lru_cache(_NAMES)
+def _is_short_host(value: bytes) -> bool:
     return is_host(value.decode("latin-1"))
 
 
@@ -271,7 +311,7 @@ def ordinary_answer(headers: Headers) -> Returned | None:
     no control character in any value, no Connection that names fields.
     """
     out: list[bytes] = []
-    noted = _sorted(headers, _answered, out)
+    noted = _sorted(headers, _ANSWERED_KINDS, out)
     if noted is None:
         return None
     lengths = [line[1] for kind, line in noted if kind == _LENGTH]

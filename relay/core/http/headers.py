@@ -34,6 +34,14 @@ _ADDRESSES: Final = 4096
 """Addresses that are remembered once read: each is needed several times for one
 request, and reading one takes longer than all the rest of its headers."""
 
+LONGEST_ADDRESS: Final = 128
+"""Characters of an address with brackets, port and zone; longer text is none, and is
+not remembered."""
+
+MAX_HOPS: Final = 32
+"""Members of X-Forwarded-For that are looked at, from the right: more proxies stand in
+no row, and each member costs."""
+
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -43,6 +51,8 @@ HOP_BY_HOP: Final = frozenset(
         b"proxy-authorization",
         # Not a standard field, but clients send it (RFC 9110, 7.6.1).
         b"proxy-connection",
+        # No field at all: CGI would read it as HTTP_PROXY (httpoxy, CVE-2016-5385).
+        b"proxy",
         b"te",
         # Trailers are never passed on.
         b"trailer",
@@ -116,6 +126,14 @@ def _members(headers: Headers, name: str) -> list[str]:
     return [part for part in stripped if part]
 
 
+def _last_members(headers: Headers, name: str) -> list[str]:
+    """The last :data:`MAX_HOPS` of :func:`_members`, in order."""
+    wanted = name.encode()
+    joined = b",".join(value for key, value in headers if key.lower() == wanted)
+    parts = joined.decode("latin-1").rsplit(",", MAX_HOPS)[-MAX_HOPS:]
+    return [part for each in parts if (part := each.strip(" \t"))]
+
+
 def client(
     headers: Headers,
     peer: str | None,
@@ -146,7 +164,7 @@ def _walk(
     if not is_believed(peer, trusted, unix_trusted=unix_trusted):
         return nearest, 0
     hops = 1
-    for text in reversed(_members(headers, "x-forwarded-for")):
+    for text in reversed(_last_members(headers, "x-forwarded-for")):
         address = _address(text)
         if address is None:
             break  # nobody can say who is behind this one
@@ -171,9 +189,13 @@ def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
     return any(address in network for network in trusted)
 
 
-@lru_cache(_ADDRESSES)
 def _address(text: str) -> Address | None:
     """An IP address; a port, brackets and a zone are taken off."""
+    return _read_address(text) if len(text) <= LONGEST_ADDRESS else None
+
+
+@lru_cache(_ADDRESSES)
+def _read_address(text: str) -> Address | None:
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -215,8 +237,8 @@ def _vouched(headers: Headers, name: str, hops: int) -> str:
 
     Each proxy in a chain may append one; what is further left a visitor wrote.
     """
-    members = _members(headers, name)
-    return members[-min(hops, len(members))] if hops and members else ""
+    members = _last_members(headers, name) if hops else []
+    return members[-min(hops, len(members))] if members else ""
 
 
 def is_host(text: str) -> bool:
@@ -273,8 +295,8 @@ def forwarded(
     """
     address = _address(peer or "")
     believed = is_believed(peer, trusted, unix_trusted=unix_trusted)
-    said = _members(headers, "x-forwarded-for") if believed else []
-    earlier = _members(headers, "forwarded") if believed else []
+    said = _last_members(headers, "x-forwarded-for") if believed else []
+    earlier = _last_members(headers, "forwarded") if believed else []
     chain = said + ([] if address is None else [str(address)])
     seen_scheme, seen_host = visitor_scheme_host(
         headers,

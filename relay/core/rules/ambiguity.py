@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
-from relay.core.rules.documents import Document
 from relay.core.rules.expression_tree import Trail
 
 _BLANKS: Final = " \t\r\n\v\f\ufeff\xa0"
@@ -26,10 +25,10 @@ _JOINED: Final = re.compile(r"[ .\[]")
 class Ambiguity:
     """Finds out which fields of one request can be read in more than one way."""
 
-    def __init__(self, document: Document) -> None:
-        """Look at what a request has given a document."""
-        self._values: Mapping[str, Any] = document.values
-        self._repeated = document.repeated
+    def __init__(self, values: Mapping[str, Any], repeated: frozenset[str]) -> None:
+        """Look at what a request has given a document, and its ``repeated`` names."""
+        self._values = values
+        self._repeated = repeated
 
     def among(self, trails: Iterable[Trail]) -> Trail | None:
         """Return the first trail that is ambiguous, None if all are clear."""

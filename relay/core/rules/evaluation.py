@@ -13,6 +13,10 @@ from relay.core.rules.expressions import EvaluationError, Expression, is_empty, 
 from relay.core.rules.json_verdict import Ruling
 from relay.core.rules.rule import Match, SignupRule
 from relay.core.rules.success import Answered, Asked, Verdict, judge
+from relay.core.rules.trpc import narrowed
+
+MAX_AVATAR: Final = 2048
+"""Characters of an avatar's address; Dub takes any, and a visitor may send any."""
 
 _QUANTITY: Final = re.compile(r"[0-9]{1,9}")
 # Dub takes ids of up to 100 characters, and str() refuses ints of over 4300.
@@ -160,8 +164,8 @@ def decide(
     report, or at all. ``made`` is the first rule's draft, where it was made already.
     """
     best: tuple[SignupRule, Judgement] | None = None
-    for number, (rule, params) in enumerate(matches):
-        whole = placed(document, params)
+    for number, found in enumerate(matches):
+        rule, whole = found.rule, placed(document, found)
         judged = evaluate(rule, whole, beside, None if number else made)
         if judged.accepted:
             return rule, judged
@@ -172,11 +176,14 @@ def decide(
     return best
 
 
-def placed(document: Document, params: Mapping[str, str]) -> Document:
-    """Return the document for a rule's placeholders."""
-    if document.values["path"] == params:
+def placed(document: Document, found: Match) -> Document:
+    """Return the document for a rule's placeholders, and for its call of a batch."""
+    values = document.values
+    if found.call is not None:
+        values = narrowed(values, found.call)
+    elif values["path"] == found.params:
         return document
-    return replace(document, values={**document.values, "path": dict(params)})
+    return replace(document, values={**values, "path": dict(found.params)})
 
 
 def draft(rule: SignupRule, document: Document) -> Draft:
@@ -192,6 +199,8 @@ def draft(rule: SignupRule, document: Document) -> Draft:
         kept = _CONVERSIONS[name](value)
         if kept is None:
             notes.append(f"{name} was left out: it is not text.")
+        elif name == "customerAvatar" and len(str(kept)) > MAX_AVATAR:
+            notes.append(f"{name} was left out: it has over {MAX_AVATAR} characters.")
         else:
             fields[name] = kept
     metadata = dict(_results(rule.metadata, document, notes, "metadata."))
@@ -203,7 +212,7 @@ def draft(rule: SignupRule, document: Document) -> Draft:
 
 def _problem(rule: SignupRule, document: Document, customer: object) -> str | None:
     """Return why no lead can be made, None if nothing stands against it."""
-    trail = Ambiguity(document).among(rule.customer.reads)
+    trail = Ambiguity(document.values, document.repeated).among(rule.customer.reads)
     if trail and _is_of_request(rule.customer, customer, document):
         return (
             f"the request has {'.'.join(trail)} more than once, and differing: the site"

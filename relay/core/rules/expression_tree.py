@@ -12,6 +12,9 @@ from typing import Any, Final
 
 Trail = tuple[str, ...]
 
+ROOTS: Final = ("form", "json", "query", "path", "headers", "cookies", "response")
+"""The names at the top of a document."""
+
 # Nodes whose later children see not the document but what the first one found.
 _THEN: Final = frozenset(
     {

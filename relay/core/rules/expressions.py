@@ -9,7 +9,6 @@ text never holds a value of the document.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import math
 import operator
 import warnings
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jmespath
-from jmespath import functions
 from jmespath.exceptions import (
     JMESPathTypeError,
     LexerError,
@@ -27,6 +25,13 @@ from jmespath.exceptions import (
 from jmespath.parser import ParsedResult
 
 from relay.core.rules.expression_tree import Trail, by_request_alone, nodes, trails
+from relay.core.rules.functions import (
+    MAX_STEPS,
+    FunctionError,
+    RuleFunctions,
+    StepsError,
+    interpret,
+)
 
 Search = Callable[[Any], Any]
 """Returns what an expression finds in a document."""
@@ -159,21 +164,6 @@ class EvaluationError(Exception):
     """An expression failed on this document; the message holds none of it."""
 
 
-class _Functions(functions.Functions):
-    """The functions of JMESPath, and the relay's own."""
-
-    @functions.signature({"types": ["string", "null"]})
-    def _func_sha256(self, text: str | None) -> str | None:
-        return None if text is None else hashlib.sha256(text.encode()).hexdigest()
-
-    @functions.signature({"types": ["string", "null"]})
-    def _func_lower(self, text: str | None) -> str | None:
-        return None if text is None else text.lower()
-
-
-_OPTIONS: Final = jmespath.Options(custom_functions=_Functions())
-
-
 @dataclass(frozen=True, slots=True)
 class Expression:
     """A compiled expression and its source text.
@@ -197,6 +187,11 @@ class Expression:
                 f"{error.function_name}() cannot take a value of type "
                 f"{error.actual_type}"
             ) from None
+        except FunctionError as error:
+            raise EvaluationError(str(error)) from None
+        except StepsError:
+            why = f"it takes over {MAX_STEPS} steps on this document: {self.text}"
+            raise EvaluationError(why) from None
         except _FAULTS as error:
             raise EvaluationError(f"it failed with {type(error).__name__}") from None
         if not plain:
@@ -249,7 +244,7 @@ def compile_expression(text: str, roots: Collection[str]) -> Expression:
 
 
 def _interpreted(parsed: ParsedResult) -> Search:
-    return lambda document: parsed.search(document, options=_OPTIONS)
+    return lambda document: interpret(parsed, document)
 
 
 def _check(tree: Any, roots: Collection[str]) -> frozenset[Trail]:
@@ -302,7 +297,7 @@ def _check_step(node: Any) -> None:
 
 
 def _check_call(node: Any) -> None:
-    table = _Functions.FUNCTION_TABLE
+    table = RuleFunctions.FUNCTION_TABLE
     name = node["value"]
     if name not in table:
         raise ExpressionError(f"there is no {name}(){did_you_mean(name, table)}")

@@ -67,6 +67,11 @@ class PathPattern:
                 found[segment.text] = text
         return None if None in texts else found
 
+    @property
+    def names_end(self) -> bool:
+        """Whether the last segment is a name, not a placeholder or what is below."""
+        return not (self.below or self.segments[-1].is_placeholder)
+
     def _fits(self, segment: Segment, text: str) -> bool:
         if segment.is_placeholder:
             return bool(text)

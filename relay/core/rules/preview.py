@@ -25,12 +25,9 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.http import cookies
 from relay.core.http.headers import Headers
+from relay.core.rules.bodies import Copy
 from relay.core.rules.candidates import quoted
-from relay.core.rules.documents import (
-    Copy,
-    answered,
-    asked_document,
-)
+from relay.core.rules.documents import answered, asked_document
 from relay.core.rules.evaluation import Beside, Draft, decide
 from relay.core.rules.har import Exchange, TryoutError, read_har
 from relay.core.rules.json_verdict import Ruling
@@ -157,7 +154,7 @@ def try_out(rules: Sequence[SignupRule], exchange: Exchange) -> RuleVerdict:
     """Say what the rules make of an exchange."""
     path, _, query = exchange.target.partition("?")
     request = f"{exchange.method} {path}"
-    matches = match(rules, exchange.method, path)
+    matches = match(rules, exchange.method, path, query)
     if not matches:
         return RuleVerdict(reason=f"no rule matches {request}", request=request)
     asked = asked_document(
@@ -170,8 +167,8 @@ def try_out(rules: Sequence[SignupRule], exchange: Exchange) -> RuleVerdict:
     whole = answered(asked, exchange.status, exchange.response_headers, copy)
     beside = Beside(
         Asked.of(exchange.target, _host(exchange), exchange.headers),
-        exchange.response_body,
-        unreadable=whole.notes != asked.notes,
+        whole.answer_start,
+        unreadable=whole.answer_unread,
     )
     rule, judged = decide(matches, whole, beside)
     if judged.draft is None:

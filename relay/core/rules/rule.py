@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from relay.core.leads import Mode
-from relay.core.rules.documents import ROOTS
-from relay.core.rules.expression_tree import Trail
+from relay.core.rules.expression_tree import ROOTS, Trail
 from relay.core.rules.expressions import (
     Expression,
     ExpressionError,
@@ -27,6 +26,7 @@ from relay.core.rules.paths import (
     PathPattern,
     parse_pattern,
 )
+from relay.core.rules.trpc import calls
 
 T = TypeVar("T")
 
@@ -280,19 +280,32 @@ def _pattern(table: _Table) -> PathPattern:
 
 
 class Match(NamedTuple):
-    """A rule that a request fits, with its placeholders' values."""
+    """A rule that a request fits, with its placeholders' values.
+
+    ``call`` is the number of the call that it fits in a batch of tRPC.
+    """
 
     rule: SignupRule
     params: Mapping[str, str]
+    call: int | None = None
 
 
-def match(rules: Iterable[SignupRule], method: str, path: str) -> tuple[Match, ...]:
+def match(
+    rules: Iterable[SignupRule], method: str, path: str, query: str = ""
+) -> tuple[Match, ...]:
     """Return the rules for a request, in their order.
 
-    ``path`` is raw, without the query.
+    ``path`` and ``query`` are raw.
     """
-    return tuple(
-        Match(rule, found)
-        for rule in rules
-        if rule.method == method and (found := rule.pattern.match(path)) is not None
-    )
+    batch = calls(path, query) if "batch=" in query else ()
+    found = (_match(rule, path, batch) for rule in rules if rule.method == method)
+    return tuple(each for each in found if each is not None)
+
+
+def _match(rule: SignupRule, path: str, batch: Sequence[str]) -> Match | None:
+    for number, each in enumerate(batch):
+        # A placeholder stands for all of the names, as without a batch.
+        if rule.pattern.names_end and (found := rule.pattern.match(each)) is not None:
+            return Match(rule, found, number)
+    whole = rule.pattern.match(path)
+    return None if whole is None else Match(rule, whole)

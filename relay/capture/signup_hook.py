@@ -18,6 +18,7 @@ from relay.core.dub.track_lead import (
 )
 from relay.core.http import cookies
 from relay.core.http.tickets import Opener
+from relay.core.providers import schemes
 from relay.http.responses import RefusedError, answer, read_object, try_again
 from relay.outbox.contract import Inserted, OutboxUnavailableError
 
@@ -71,7 +72,7 @@ class SignupHook:
 
     def _verify(self, headers: Mapping[str, str], body: bytes) -> str:
         try:
-            return signing.verify_webhook(self._keys, headers, body, self._clock())
+            return schemes.either(self._keys, headers, body, self._clock())
         except signing.MissingHeaderError as error:
             self._refuse("unsigned", 401, str(error))
         except signing.StaleTimestampError as error:

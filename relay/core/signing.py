@@ -98,17 +98,27 @@ def parse_long_secrets(text: str) -> tuple[str, ...]:
 def parse_webhook_secrets(text: str) -> tuple[bytes, ...]:
     """Keys out of a comma-separated list of ``whsec_<base64>``, in order.
 
-    Raises ValueError that names the place in the list, not the secret.
+    Supabase shows its secrets as ``v1,whsec_<base64>``, with ``|`` between two. Raises
+    ValueError that names the place in the list, not the secret.
     """
+    listed = text.replace("|", ",").split(",")
+    secrets = [item for item in listed if item.strip() != "v1"]
     return tuple(
         _webhook_key(secret, f"secret {place}")
-        for place, secret in enumerate(parse_secrets(text), 1)
+        for place, secret in enumerate(parse_secrets(",".join(secrets)), 1)
     )
 
 
 def _webhook_key(secret: str, where: str) -> bytes:
+    if secret.startswith(("whsk_", "whpk_")):
+        raise ValueError(
+            f"{where} is a key of a pair (v1a). Use a shared secret, {_PREFIX}<base64>."
+        )
     if not secret.startswith(_PREFIX):
-        raise ValueError(f"{where} does not start with {_PREFIX}. Use it whole.")
+        raise ValueError(
+            f"{where} does not start with {_PREFIX}. Use it whole; of a secret of your"
+            f" own write {_PREFIX} and its base64."
+        )
     text = secret.removeprefix(_PREFIX)
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

@@ -57,6 +57,23 @@ async def test_a_signed_hook_is_queued_and_listed(
     }.items() <= lead.items()
 
 
+async def test_a_hook_may_be_signed_under_svixs_names(
+    relay: RelayProcess, session: aiohttp.ClientSession
+) -> None:
+    headers, raw = signed(GOOD, "msg_svix")
+    named = {
+        name.replace("webhook-", "svix-"): value for name, value in headers.items()
+    }
+    forged = named | {"svix-signature": "v1,bm8="}
+    url = f"{relay.url}/_dub/hooks/signup"
+
+    async with session.post(url, data=raw, headers=forged) as answer:
+        assert answer.status == 401
+    async with session.post(url, data=raw, headers=named) as answer:
+        assert answer.status == 202
+    assert len(await relay.leads()) == 1
+
+
 async def test_the_click_id_is_read_from_a_raw_cookie_header(
     relay: RelayProcess, session: aiohttp.ClientSession
 ) -> None:

@@ -322,6 +322,73 @@ class TestVisitor:
         assert host == expected
 
 
+class TestForwardedAlone:
+    """A trusted proxy that sends only ``Forwarded`` (RFC 7239)."""
+
+    @pytest.mark.parametrize(
+        ("sent", "address", "scheme", "host"),
+        [
+            (["for=198.51.100.9"], "198.51.100.9", "http", "acme.test"),
+            (
+                ["for=198.51.100.9;proto=https;host=shop.test"],
+                *("198.51.100.9", "https", "shop.test"),
+            ),
+            (
+                ['For="[2001:db8::1]:4711" ; Proto="https" ; Host="shop.test:8443"'],
+                *("2001:db8::1", "https", "shop.test:8443"),
+            ),
+            # The outermost trusted proxy wrote the last but one; a visitor the first.
+            (
+                ["for=6.6.6.6;proto=ftp, for=198.51.100.9;proto=https, for=10.0.0.2"],
+                *("198.51.100.9", "https", "acme.test"),
+            ),
+            (
+                ["for=198.51.100.9;proto=https", "for=10.0.0.2;proto=http"],
+                *("198.51.100.9", "https", "acme.test"),
+            ),
+            (['for="a\\"b, for=1.1.1.1"'], "10.0.0.1", "http", "acme.test"),
+            (["for=unknown;proto=https"], "10.0.0.1", "https", "acme.test"),
+            (["for=_hidden"], "10.0.0.1", "http", "acme.test"),
+            (["for=198.51.100.9;proto"], "10.0.0.1", "http", "acme.test"),
+            ([""], "10.0.0.1", "http", "acme.test"),
+        ],
+    )
+    def test_it_is_believed_as_the_older_headers_are(
+        self, sent: list[str], address: str, scheme: str, host: str
+    ) -> None:
+        given = [(b"Forwarded", each.encode()) for each in sent]
+        peer = "10.0.0.1"
+
+        assert headers.client(given, peer, TRUSTED) == address
+        assert headers.visitor_scheme_host(
+            given, peer=peer, scheme="http", host="acme.test", trusted=TRUSTED
+        ) == (scheme, host)
+
+    def test_nobody_else_is_believed_nor_where_the_older_headers_came_too(self) -> None:
+        given = [(b"Forwarded", b"for=198.51.100.9;proto=https")]
+        older = [*given, (b"X-Forwarded-For", b"203.0.113.5")]
+
+        assert headers.client(given, "192.0.2.1", TRUSTED) == "192.0.2.1"
+        assert headers.client(older, "10.0.0.1", TRUSTED) == "203.0.113.5"
+
+    def test_the_site_gets_the_older_headers_too(self) -> None:
+        given = [(b"Forwarded", b"for=198.51.100.9;proto=https;host=shop.test")]
+
+        passed = dict(
+            headers.with_forwarded(
+                given, peer="10.0.0.1", scheme="http", host="a.test", trusted=TRUSTED
+            )
+        )
+
+        assert passed[b"X-Forwarded-For"] == b"198.51.100.9, 10.0.0.1"
+        assert passed[b"X-Forwarded-Proto"] == b"https"
+        assert passed[b"X-Forwarded-Host"] == b"shop.test"
+
+    @given(lines, st.binary(max_size=200))
+    def test_nothing_in_it_raises(self, others: Lines, text: bytes) -> None:
+        headers.client([*others, (b"Forwarded", text)], "10.0.0.1", TRUSTED)
+
+
 class TestTargets:
     @pytest.mark.parametrize(
         ("target", "reason"),

@@ -261,6 +261,10 @@ class TestSecrets:
         assert signing.parse_webhook_secrets(
             f"{SECRET}, whsec_{bare}, whsec_{bare.rstrip('=')}"
         ) == (KEYS[0], b"k" * 25, b"k" * 25)
+        # As Supabase shows them.
+        assert signing.parse_webhook_secrets(f"v1,{SECRET}|v1,whsec_{bare}") == (
+            *(KEYS[0], b"k" * 25),
+        )
 
     @pytest.mark.parametrize(
         ("text", "why"),
@@ -268,6 +272,7 @@ class TestSecrets:
             ("", "empty"),
             ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "does not start with whsec_"),
             (f"{SECRET},WHSEC_abcd", "secret 2 does not start with whsec_"),
+            ("whsk_s3cr3t", "a key of a pair"),
             ("whsec_", "holds 0 bytes"),
             ("whsec_c2hvcnQ=", "holds 5 bytes. Use at least 24."),
             ("whsec_s3cr3t!s3cr3t", "not base64"),

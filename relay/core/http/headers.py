@@ -42,6 +42,17 @@ MAX_HOPS: Final = 32
 """Members of X-Forwarded-For that are looked at, from the right: more proxies stand in
 no row, and each member costs."""
 
+_X_FORWARDED: Final = frozenset(
+    {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"}
+)
+
+# A pair of an element of Forwarded, and what ends it; an element may be empty.
+_PAIR: Final = re.compile(
+    r"""[ \t]*([!#$%&'*+.^_`|~\w-]+)=("(?:[^"\\]|\\.)*"|[^ \t;,"]*)[ \t]*(;|,|$)""",
+    re.ASCII,
+)
+_ESCAPED: Final = re.compile(r"\\(.)")
+
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -164,7 +175,7 @@ def _walk(
     if not is_believed(peer, trusted, unix_trusted=unix_trusted):
         return nearest, 0
     hops = 1
-    for text in reversed(_last_members(headers, "x-forwarded-for")):
+    for text in reversed(_chain(headers)):
         address = _address(text)
         if address is None:
             break  # nobody can say who is behind this one
@@ -221,11 +232,12 @@ def visitor_scheme_host(
     """Scheme and host as the visitor's browser has them in its address bar.
 
     ``scheme`` and ``host`` are those of the request that reached the relay;
-    trusted proxies may correct them by ``X-Forwarded-Proto`` and ``-Host``.
+    trusted proxies may correct them by ``X-Forwarded-Proto`` and ``-Host``, or by
+    ``Forwarded`` where they send nothing else.
     """
     _, hops = _walk(headers, peer, trusted, unix_trusted=unix_trusted)
-    told_scheme = _vouched(headers, "x-forwarded-proto", hops).lower()
-    told_host = _vouched(headers, "x-forwarded-host", hops)
+    told_scheme = _vouched(headers, "proto", hops).lower()
+    told_host = _vouched(headers, "host", hops)
     return (
         told_scheme if told_scheme in {"http", "https"} else scheme,
         told_host if is_host(told_host) else host,
@@ -233,12 +245,49 @@ def visitor_scheme_host(
 
 
 def _vouched(headers: Headers, name: str, hops: int) -> str:
-    """The member that the outermost trusted proxy has written, or "".
+    """The ``proto`` or ``host`` that the outermost trusted proxy has written, or "".
 
     Each proxy in a chain may append one; what is further left a visitor wrote.
     """
-    members = _last_members(headers, name) if hops else []
+    if not hops:
+        return ""
+    if _is_forwarded_alone(headers):
+        vouched = _elements(headers)[-hops:]
+        return next((each[name] for each in vouched if name in each), "")
+    members = _last_members(headers, f"x-forwarded-{name}")
     return members[-min(hops, len(members))] if members else ""
+
+
+def _chain(headers: Headers) -> list[str]:
+    """Return the last addresses of those that a request came from, the nearest last."""
+    if _is_forwarded_alone(headers):
+        return [each.get("for", UNKNOWN) for each in _elements(headers)]
+    return _last_members(headers, "x-forwarded-for")
+
+
+def _is_forwarded_alone(headers: Headers) -> bool:
+    names = {line[0].lower() for line in headers}
+    return b"forwarded" in names and not names & _X_FORWARDED
+
+
+def _elements(headers: Headers) -> list[dict[str, str]]:
+    """Read ``Forwarded`` (RFC 7239, 4): its last elements; none if one is malformed."""
+    joined = b",".join(value for name, value in headers if name.lower() == b"forwarded")
+    text = joined.decode("latin-1").strip(" \t")
+    elements: list[dict[str, str]] = [{}]
+    at = 0
+    while at < len(text):
+        found = _PAIR.match(text, at)
+        if found is None:
+            return []
+        name, value, end = found.groups()
+        if value.startswith('"'):
+            value = _ESCAPED.sub(r"\1", value[1:-1])
+        elements[-1].setdefault(name.lower(), value)
+        if end == ",":
+            elements.append({})
+        at = found.end()
+    return elements[-MAX_HOPS:]
 
 
 def is_host(text: str) -> bool:
@@ -295,7 +344,7 @@ def forwarded(
     """
     address = _address(peer or "")
     believed = is_believed(peer, trusted, unix_trusted=unix_trusted)
-    said = _last_members(headers, "x-forwarded-for") if believed else []
+    said = _chain(headers) if believed else []
     earlier = _last_members(headers, "forwarded") if believed else []
     chain = said + ([] if address is None else [str(address)])
     seen_scheme, seen_host = visitor_scheme_host(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from relay.core import signing
 from relay.core.providers import accounts, schemes
 from relay.core.providers.account import Provider
 
@@ -18,7 +19,7 @@ PROVIDERS: Final = (
     Provider(
         name="clerk",
         title="Clerk",
-        secrets=schemes.webhook_secrets,
+        secrets=signing.parse_webhook_secrets,
         verify=schemes.svix,
         read=accounts.clerk,
         example=_WHSEC,
@@ -27,7 +28,7 @@ PROVIDERS: Final = (
     Provider(
         name="supabase",
         title="Supabase",
-        secrets=schemes.webhook_secrets,
+        secrets=signing.parse_webhook_secrets,
         verify=schemes.standard,
         read=accounts.supabase,
         example=f"v1,{_WHSEC}",
@@ -37,7 +38,7 @@ PROVIDERS: Final = (
     Provider(
         name="auth0",
         title="Auth0",
-        secrets=schemes.webhook_secrets,
+        secrets=signing.parse_webhook_secrets,
         verify=schemes.standard,
         read=accounts.auth0,
         example=_WHSEC,
@@ -55,7 +56,7 @@ PROVIDERS: Final = (
     Provider(
         name="stytch",
         title="Stytch",
-        secrets=schemes.webhook_secrets,
+        secrets=signing.parse_webhook_secrets,
         verify=schemes.svix,
         read=accounts.stytch,
         example=_WHSEC,
@@ -64,7 +65,7 @@ PROVIDERS: Final = (
     Provider(
         name="firebase",
         title="Firebase",
-        secrets=schemes.webhook_secrets,
+        secrets=signing.parse_webhook_secrets,
         verify=schemes.standard,
         read=accounts.firebase,
         example=_WHSEC,

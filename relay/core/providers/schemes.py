@@ -45,6 +45,13 @@ def svix(
         raise MissingHeaderError(str(error).replace("webhook-", "svix-")) from None
 
 
+def either(
+    keys: Iterable[bytes], headers: Mapping[str, str], body: bytes, now: int
+) -> str:
+    """Check the same scheme under whichever of its names; return the message's id."""
+    return signing.verify_webhook(keys, _three(headers, "svix"), body, now)
+
+
 def _three(headers: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Take the three headers by their names or the standard's, "" for a missing one."""
     return {
@@ -110,16 +117,6 @@ def _stamped(header: str, name: str) -> tuple[str, list[bytes]]:
     if len(stamps) != 1 or not _TIMESTAMP.fullmatch(stamps[0]) or not given:
         raise MissingHeaderError(f"{name} is malformed: it needs t=… and v1=…")
     return stamps[0], given
-
-
-def webhook_secrets(written: str) -> tuple[bytes, ...]:
-    """Read a list of ``whsec_<base64>``; also as Supabase shows it, ``v1,whsec_…``.
-
-    Supabase puts ``|`` between two of them. Raises ValueError.
-    """
-    listed = written.replace("|", ",").split(",")
-    kept = [item for item in listed if item.strip() != "v1"]
-    return signing.parse_webhook_secrets(",".join(kept))
 
 
 def text_secrets(written: str) -> tuple[bytes, ...]:

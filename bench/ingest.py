@@ -138,7 +138,7 @@ def databases(options: argparse.Namespace) -> Iterator[Callable[[Path], str]]:
     with contextlib.ExitStack() as stack:
         # The server inherits it.
         os.sched_setaffinity(0, {int(LOAD_CORE)})
-        server = stack.enter_context(postgres_server())
+        server = stack.enter_context(postgres_server({}))
         os.sched_setaffinity(0, everywhere)
         yield lambda _: server.new_url()
 

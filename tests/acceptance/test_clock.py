@@ -27,6 +27,8 @@ class FakeClock:
             "LD_PRELOAD": str(found[0]),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
+            # With its mend for old C libraries, threads that wait for a time spin.
+            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
             # As on a real machine, where only the wall clock can be set.
             "DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

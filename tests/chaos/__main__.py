@@ -86,7 +86,7 @@ class Run:
             )
             await self._start_dub(stack)
             if self.options.database == "postgres":
-                self.postgres = stack.enter_context(postgres_server())
+                self.postgres = stack.enter_context(postgres_server({}))
             await self._start_relays(stack)
             self.started = time.monotonic()
             yield

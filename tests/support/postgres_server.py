@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ class PostgresServer:
     PostgreSQL refuses to run as root: then it runs as `postgres`, or `nobody`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Mapping[str, str] = CHEAP) -> None:
+        self._options = options
         self._bin = binaries()
         self._folder = folder
         self._numbers = count(1)
@@ -64,7 +65,7 @@ class PostgresServer:
                     str(self._bin / "postgres"),
                     *("-D", str(self._folder / "data")),
                     *("-k", str(self._folder), "-c", "listen_addresses="),
-                    *(f"-c{name}={value}" for name, value in CHEAP.items()),
+                    *(f"-c{name}={value}" for name, value in self._options.items()),
                 ],
                 stdout=log,
                 stderr=log,
@@ -157,11 +158,13 @@ def _account() -> pwd.struct_passwd:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Run a server until the end of the block."""
+def postgres_server(
+    options: Mapping[str, str] = CHEAP,
+) -> Iterator[PostgresServer]:
+    """Run a server with these settings until the end of the block."""
     # Not pytest's folder: the path of a socket may have 107 bytes only.
     with tempfile.TemporaryDirectory(prefix="relay-pg-") as folder:
-        server = PostgresServer(Path(folder))
+        server = PostgresServer(Path(folder), options)
         server.start()
         try:
             yield server

@@ -429,6 +429,9 @@ def test_a_window_of_eight_megabytes_is_read() -> None:
     ("kind", "body", "why"),
     [
         (JSON, b"[" + b"0," * MAX_VALUES + b"0]", "values"),
+        # One behind the other, of which no comma or bracket shows how many they are.
+        (JSON, b'""' * (MAX_VALUES + 1), "values"),
+        ("application/x-ndjson", b"1\n" * (MAX_VALUES + 1), "values"),
         (FORM, b"a=" + b"x%41" * (MAX_ESCAPES + 1), "escapes"),
         (FORM, b"a=1&" * 1000, "fields"),
     ],

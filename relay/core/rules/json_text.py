@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any, Final
 
 MAX_VALUES: Final = 50_000
-"""Commas and brackets: more than 50 for each field of the largest form. Reading many
-small values takes a hundred times as long as reading a text of that size."""
+"""Commas and brackets, and values one behind the other: more than 50 for each field of
+the largest form. Reading many small values takes a hundred times as long as reading a
+text of that size."""
 
 _LONGEST_INT: Final = 100
 """Digits; nobody has such a number for an id, and int() refuses 4300."""
@@ -68,14 +69,20 @@ def read_json(
     """
     start = _lead_in(text)
     if sum(map(text.count, ",[{")) > MAX_VALUES:
-        raise JsonError(f"over {MAX_VALUES} values, or nested too deep")
+        raise _too_many()
     try:
         found = _values(text, start, _decoder(repeated))
     except RecursionError:
         raise JsonError("JSON nested too deep") from None
     except ValueError:
         raise JsonError("malformed JSON") from None
+    if len(found) > MAX_VALUES:
+        raise _too_many()
     return found if lines or len(found) > 1 else found[0]
+
+
+def _too_many() -> JsonError:
+    return JsonError(f"over {MAX_VALUES} values, or nested too deep")
 
 
 def _lead_in(text: str) -> int:
@@ -90,7 +97,7 @@ def _lead_in(text: str) -> int:
 
 def _values(text: str, at: int, decoder: json.JSONDecoder) -> list[Any]:
     found: list[Any] = []
-    while at < len(text) or not found:
+    while (at < len(text) or not found) and len(found) <= MAX_VALUES:
         value, at = decoder.raw_decode(text, at)
         found.append(value)
         if at < len(text) and text[at] == ")" and (end := _JSONP_END.match(text, at)):

@@ -228,8 +228,8 @@ def signing_in(path: str) -> Iterator[bytes]:
             yield posted(path, FORM, fill(text, size).encode(), next(address))
     yield posted(path, f"{FORM}{fill(';')}", b"password=a", next(address))
     part = b'--b\r\nContent-Disposition: form-data; name="password"\r\n'
-    wrong = part + b"Content-Type: text/plain; charset=punycode\r\n\r\n"
-    for body in (wrong + b"-" * 300_000, wrong + b"-" * 3_900, b"--b" * 1_300):
+    named = part + b"Content-Type: text/plain; charset=punycode\r\n\r\n"
+    for body in (named + b"-" * 300_000, named + b"-" * 3_900, b"--b" * 1_300):
         yield posted(path, "multipart/form-data; boundary=b", body, next(address))
 
 

@@ -1,20 +1,19 @@
-"""Everything of aiohttp's server that its documentation does not promise.
+"""Everything of aiohttp that its documentation does not promise, in one module.
 
-What its client has of that kind is in ``site_protocol``. No other module imports
-aiohttp's undocumented modules, inherits from their classes or touches a private
-attribute (a test reads the code). What only makes requests faster is looked for when a
-server starts (:func:`missing_attributes`): with an aiohttp that lacks it, the same
-classes serve everything by aiohttp's own loop.
+No other module imports aiohttp's undocumented modules, inherits from their classes or
+touches a private attribute (a test reads the code). What only makes requests faster is
+looked for when a server starts (:func:`missing_attributes`): with an aiohttp that lacks
+it, the same classes serve everything by aiohttp's own loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import aiohttp
-from aiohttp import StreamReader, http_parser, web
+from aiohttp import ClientPayloadError, StreamReader, http_parser, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import (
@@ -34,10 +33,11 @@ __all__ = [
     "RawResponseMessage",
     "ServerProtocol",
     "ServerRunner",
+    "SiteProtocol",
     "StreamWriter",
     "has_c_parser",
-    "lacks",
     "missing_attributes",
+    "tunnel_reader",
 ]
 
 VERSION: Final = aiohttp.__version__
@@ -79,15 +79,15 @@ def missing_attributes() -> list[str]:
     loop = asyncio.get_running_loop()
     visitor = RequestHandler(web.Server(_unanswered), loop=loop)
     lacking = [
-        *lacks(visitor, SERVER_NEEDS),
-        *lacks(ResponseHandler(loop), CLIENT_NEEDS),
+        *_lacks(visitor, SERVER_NEEDS),
+        *_lacks(ResponseHandler(loop), CLIENT_NEEDS),
     ]
     if not hasattr(getattr(visitor, "_parser", None), "message_consumed"):
         lacking.append("HttpRequestParser.message_consumed")
     return lacking
 
 
-def lacks(protocol: BaseProtocol, names: Iterable[str]) -> list[str]:
+def _lacks(protocol: BaseProtocol, names: Iterable[str]) -> list[str]:
     """Return which of these attributes a protocol has not."""
     kind = type(protocol).__name__
     return [f"{kind}.{name}" for name in names if not hasattr(protocol, name)]
@@ -322,3 +322,143 @@ class ServerRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         return self.wrap(await super()._make_server())
+
+
+class SiteProtocol(ResponseHandler):
+    """aiohttp's client protocol, which reports every end of an answer.
+
+    The base class takes a reset for the end of an answer without length, and
+    does not report an error in its chunks to the reader of a body. It also sets and
+    cancels several timers for each exchange; here one timer looks at a deadline
+    that moves.
+
+    ``waiting`` is called, once, when an answer's head is there or there will be
+    none; without it the head is awaited by :meth:`read`. ``idle``: nothing may come
+    now, and what comes nevertheless spoils the connection.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.broken = False
+        self.idle = False
+        self.waiting: Callable[[], None] | None = None
+        self._watched_body: StreamReader | None = None
+        self._one_timer = not _lacks(self, CLIENT_NEEDS)
+        self._deadline: float | None = None
+        self._timer_handle: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and report a head that is there."""
+        if self.idle:
+            self.force_close()
+            return
+        super().data_received(data)
+        if self.waiting is not None and self._buffer:
+            self._report()
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """End the exchange; report that there is no head."""
+        super().set_exception(exc, *cause)
+        if self.waiting is not None:
+            self._report()
+
+    def head(self) -> tuple[RawResponseMessage, StreamReader] | None:
+        """Return the head that has come, which stays to be read; None without one."""
+        return self._buffer[0][0] if self._buffer else None
+
+    def take_head(self) -> None:
+        """Remove the head that :meth:`head` has returned."""
+        self._buffer.popleft()
+
+    def _report(self) -> None:
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            waiting()
+
+    def _reschedule_timeout(self) -> None:
+        if not self._one_timer:
+            super()._reschedule_timeout()
+            return
+        if not self._read_timeout:
+            self._deadline = None
+            return
+        self._deadline = self._loop.time() + self._read_timeout
+        timer = self._timer_handle
+        if timer is not None and timer.when() > self._deadline:
+            timer.cancel()
+            timer = None
+        if timer is None:
+            self._arm()
+
+    def _drop_timeout(self) -> None:
+        if not self._one_timer:
+            super()._drop_timeout()
+        self._deadline = None
+
+    def _arm(self) -> None:
+        if self._deadline is not None:
+            self._timer_handle = self._loop.call_at(
+                self._deadline, self._look_at_deadline
+            )
+
+    def _look_at_deadline(self) -> None:
+        self._timer_handle = None
+        if self._deadline is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._arm()
+        else:
+            self._on_read_timeout()
+
+    def watch(self, body: StreamReader) -> None:
+        """Make sure that this body ends when the connection does."""
+        self._watched_body = body
+        if not self.connected:
+            self._end_body()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note whether the connection broke before its end is reported."""
+        self.broken = exc is not None
+        if self._timer_handle is not None:
+            self._timer_handle.cancel()
+            self._timer_handle = None
+        super().connection_lost(exc)
+        self._end_body()
+
+    def _end_body(self) -> None:
+        body = self._watched_body
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(ClientPayloadError("the connection ended"))
+
+
+class _RawParser:
+    """Takes the place of a parser in aiohttp's protocols and keeps the bytes."""
+
+    def __init__(self, protocol: BaseProtocol) -> None:
+        loop = asyncio.get_running_loop()
+        self.reader = StreamReader(protocol, BUFFER, loop=loop)
+        if not protocol.connected:
+            self.reader.feed_eof()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Keep what arrived; never the end of the message, nothing left over."""
+        self.reader.feed_data(data)
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Note that the other side has gone."""
+        if not self.reader.is_eof():
+            self.reader.feed_eof()
+
+
+def tunnel_reader(protocol: RequestHandler | SiteProtocol) -> StreamReader:
+    """Return the bytes that come on a connection from now on, parsed no more."""
+    raw = _RawParser(protocol)
+    # The protocols' hook for a WebSocket parser takes whatever feeds alike.
+    if isinstance(protocol, SiteProtocol):
+        # A socket may be silent for as long as both sides like.
+        protocol.read_timeout = None
+        protocol.set_parser(raw, raw.reader)
+    else:
+        protocol.set_parser(raw)  # type: ignore[arg-type]
+    return raw.reader

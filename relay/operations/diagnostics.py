@@ -248,6 +248,15 @@ def check_cookie(settings: Settings) -> Finding:
     bare = domain.removeprefix(".")
     if _is_address(bare) or "." not in bare:
         return fail("cookie", f"browsers refuse a cookie for {domain}: leave it unset")
+    # Its list takes 0.2 s to read, which no other command needs to spend.
+    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415
+
+    if PublicSuffixList().is_public(bare):
+        return fail(
+            "cookie",
+            f"{bare} is a public suffix, below which strangers register names: browsers"
+            f" refuse a cookie for it. Name your own, such as .shop.{bare}",
+        )
     return ok("cookie", f"set for {domain} and every host below it")
 
 

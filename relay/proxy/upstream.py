@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from relay.core.http.headers import Headers
-from relay.http.site_protocol import SiteProtocol
+from relay.http.aiohttp_internals import SiteProtocol
 from relay.observability.logging import get_logger
 from relay.proxy.exchange import Body, GoneError, UpstreamError, UpstreamLimits
 from relay.proxy.upstream_connection import Connection, UpstreamAnswer

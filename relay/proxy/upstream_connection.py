@@ -20,10 +20,10 @@ from relay.core.http.headers import Headers
 from relay.http.aiohttp_internals import (
     HttpProcessingError,
     RawResponseMessage,
+    SiteProtocol,
     StreamWriter,
 )
 from relay.http.request_body import Readable, RequestBodyError, read_visitor
-from relay.http.site_protocol import SiteProtocol
 from relay.proxy.exchange import Body, GoneError, UpstreamError, UpstreamLimits
 
 READ_BUFFER: Final = 2**16

@@ -11,8 +11,7 @@ import asyncio
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 
-from relay.http.aiohttp_internals import StreamWriter
-from relay.http.site_protocol import SiteProtocol, tunnel_reader
+from relay.http.aiohttp_internals import SiteProtocol, StreamWriter, tunnel_reader
 from relay.proxy.upstream_connection import UpstreamAnswer
 
 

@@ -270,6 +270,10 @@ async def test_a_stopped_delivery_is_noted_with_its_reason() -> None:
         (".example.com", "ok"),
         ("localhost", "FAIL"),
         ("com", "FAIL"),
+        (".co.uk", "FAIL"),
+        ("github.io", "FAIL"),
+        (".shop.github.io", "ok"),
+        ("vercel.app", "FAIL"),
         ("127.0.0.1", "FAIL"),
     ],
 )

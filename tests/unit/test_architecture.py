@@ -74,7 +74,6 @@ CLIENT_PARTS = frozenset(
 CALLERS = (
     "relay.delivery.dub_client",  # the only code that delivers to Dub
     "relay.http.aiohttp_internals",  # what the proxy's connections need
-    "relay.http.site_protocol",  # the protocol of the proxy's connections
     "relay.capture.pass_through",  # passes browsers' calls on to Dub
     "relay.operations.alerts.watcher",  # the operator's webhook
     "relay.operations.diagnostics",  # `check` tries whether upstream answers
@@ -84,8 +83,7 @@ CALLERS = (
 
 
 INTERNALS = "relay.http.aiohttp_internals"
-BEYOND_DOCS = (INTERNALS, "relay.http.site_protocol")
-"""The modules, of the server and of the client, for what aiohttp does not document."""
+"""The one module for what aiohttp does not document."""
 
 DOCUMENTED = frozenset(
     {
@@ -246,7 +244,7 @@ def stray_callers(module: Module) -> list[str]:
 
 def undocumented_modules(module: Module) -> list[str]:
     """Only one module imports what aiohttp does not document."""
-    if module.name in BEYOND_DOCS:
+    if module.name == INTERNALS:
         return []
     hidden = {f"aiohttp.{each.name}" for each in pkgutil.iter_modules(aiohttp.__path__)}
     return any_within(module.references, frozenset(hidden - DOCUMENTED))
@@ -254,7 +252,7 @@ def undocumented_modules(module: Module) -> list[str]:
 
 def foreign_private_attributes(module: Module) -> list[str]:
     """Nobody touches a private attribute of a foreign object, nor of a foreign base."""
-    if module.name in BEYOND_DOCS:
+    if module.name == INTERNALS:
         return []
     seen = [
         ast.unparse(node)
@@ -294,7 +292,7 @@ def private_of_bases(module: Module, node: ast.ClassDef) -> set[str]:
 
 def undocumented_bases(module: Module) -> list[str]:
     """Only one module inherits from aiohttp's protocols."""
-    if module.name in BEYOND_DOCS:
+    if module.name == INTERNALS:
         return []
     return [
         f"{node.name}({base.__name__})"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TextIO, TypeVar
 
 import click
 
@@ -23,6 +25,9 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _CONFIG: Final = "relay.config"
+
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What makes a spreadsheet run a cell (OWASP, "CSV Injection")."""
 
 
 class FailedError(click.ClickException):
@@ -132,6 +137,28 @@ def printable(text: object) -> str:
         character if character.isprintable() else repr(character)[1:-1]
         for character in str(text)
     )
+
+
+def csv_rows(stream: TextIO) -> Callable[[Iterable[object]], object]:
+    """Return what writes a row of CSV, to a terminal without control characters."""
+    write = csv.writer(stream, lineterminator="\n").writerow
+    if stream.isatty():
+        return lambda row: write([printable(_cell(value)) for value in row])
+    return lambda row: write(map(_cell, row))
+
+
+def _cell(value: object) -> str | int:
+    """Return a value as a cell that no spreadsheet takes for a formula."""
+    match value:
+        case None:
+            return ""
+        case int():
+            return value
+        case str():
+            text = value
+        case _:
+            text = json.dumps(value, ensure_ascii=False)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -16,6 +15,7 @@ from relay.cli.base import (
     Command,
     FailedError,
     config_option,
+    csv_rows,
     json_lines_option,
     printable,
     read_settings,
@@ -212,9 +212,10 @@ def list_credit(*, since: int, as_csv: bool, as_json: bool) -> None:
         for row in rows:
             click.echo(json.dumps(row))
     elif as_csv:
-        writer = csv.DictWriter(sys.stdout, CREDIT_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        write = csv_rows(sys.stdout)
+        write(CREDIT_COLUMNS)
+        for row in rows:
+            write(row[column] for column in CREDIT_COLUMNS)
     else:
         table(
             _CREDIT_HEAD,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ import click
 from relay.cli.base import (
     FailedError,
     config_option,
+    csv_rows,
     json_lines_option,
     printable,
     read_settings,
@@ -42,13 +42,10 @@ from relay.outbox.personal_data import ON_THE_WAY
 if TYPE_CHECKING:
     from relay.operations.operator import Erased
 
-FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What makes a spreadsheet run a cell (OWASP, "CSV Injection")."""
-
 REKEY_BATCH: Final = 500
 """Leads written anew in one transaction: some milliseconds, in which others wait."""
 
-Write = Callable[[LeadRecord], None]
+Write = Callable[[LeadRecord], object]
 
 
 @click.command()
@@ -130,27 +127,9 @@ def _json_writer(stream: TextIO) -> Write:
 
 
 def _csv_writer(stream: TextIO) -> Write:
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(EXPORT_COLUMNS)
-
-    def write(entry: LeadRecord) -> None:
-        rows.writerow([cell(value) for value in export_row(entry)])
-
-    return write
-
-
-def cell(value: Any) -> str | int:
-    """Return a value as a cell that no spreadsheet takes for a formula."""
-    match value:
-        case None:
-            return ""
-        case int():
-            return value
-        case str():
-            text = value
-        case _:
-            text = json.dumps(value, ensure_ascii=False)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    write_row = csv_rows(stream)
+    write_row(EXPORT_COLUMNS)
+    return lambda entry: write_row(export_row(entry))
 
 
 @click.command()

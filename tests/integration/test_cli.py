@@ -502,11 +502,38 @@ def test_a_stranger_cannot_steer_the_terminal(run: Run) -> None:
 def test_on_a_terminal_the_table_is_drawn_and_ids_stay_whole(
     run: Run, ledger: None
 ) -> None:
+    shown = on_a_terminal("leads list")
+
+    assert "─".encode() in shown
+    assert name(HELD).encode() in shown
+
+
+@pytest.mark.process
+def test_an_export_cannot_steer_a_terminal(run: Run, tmp_path: Path) -> None:
+    steering = "Ada\x1b[2J\u202e\x9b1m"
+
+    async def fill(outbox: Outbox) -> None:
+        await outbox.put(new_lead(lead(0, customer_name=steering)))
+
+    with_outbox(fill)
+
+    for form in ("csv", "jsonl"):
+        shown = on_a_terminal(f"leads export --format {form}").decode()
+        assert name(0) in shown
+        assert not {"\x1b", "\u202e", "\x9b"} & set(shown)
+    # A file has what was given, byte by byte.
+    file = tmp_path / "leads.csv"
+    assert run(f"leads export --format csv --output {file}").code == 0
+    assert steering in file.read_text("utf-8")
+
+
+def on_a_terminal(line: str) -> bytes:
+    """Run a command whose stdout is a terminal; return what it shows."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "relay", "leads", "list"],
+        [sys.executable, "-m", "relay", *line.split()],
         stdout=theirs,
-        env=os.environ | {"COLUMNS": "100", "TERM": "xterm"},
+        env=os.environ | {"COLUMNS": "100", "TERM": "xterm", "PYTHONUTF8": "1"},
     ) as process:
         os.close(theirs)
         shown = b""
@@ -514,9 +541,7 @@ def test_on_a_terminal_the_table_is_drawn_and_ids_stay_whole(
             shown += piece
         assert process.wait(30) == 0
     os.close(ours)
-
-    assert "─".encode() in shown
-    assert name(HELD).encode() in shown
+    return shown
 
 
 def _read(terminal: int) -> bytes:

@@ -374,6 +374,16 @@ def test_kubernetes_knows_every_field(document: dict[str, Any]) -> None:
     kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
 
 
+def test_kubernetes_admits_nobody_but_who_is_named() -> None:
+    (policy,) = documents("network.yaml")
+    assert policy["spec"]["ingress"]
+    for rule in policy["spec"]["ingress"]:
+        assert rule["from"]
+        for peer in rule["from"]:
+            (expression,) = peer["namespaceSelector"]["matchExpressions"]
+            assert expression["values"] == ["ingress-nginx", "monitoring"]
+
+
 def test_kubernetes_would_notice_a_field_that_is_not_there() -> None:
     wrong = documents("autoscaling.yaml")[0]
     wrong["spec"]["minReplica"] = 1

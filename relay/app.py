@@ -37,6 +37,7 @@ from relay.http.callers import OwnPages, RefusalRate, Trusted
 from relay.http.fast_path import FAST_PATHS, FastEndpoints, FastPath
 from relay.http.responses import Handler, RefusedError, speaking_json
 from relay.observability.metrics import Metrics
+from relay.operations import reconcile
 from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
@@ -115,6 +116,7 @@ class Relay:
         stack.push_async_callback(self.outbox.close)
         if delivery:
             await self._start_delivery(stack)
+            await self._start_reconciling(stack)
         stack.push_async_callback(self.sightings.flush)
         for work in self._background(delivery=delivery):
             stack.callback(asyncio.create_task(work).cancel)
@@ -128,6 +130,13 @@ class Relay:
             await running
 
         stack.push_async_callback(end)
+
+    async def _start_reconciling(self, stack: AsyncExitStack) -> None:
+        if not self.settings.reconcile_every:
+            return
+        dub = await stack.enter_async_context(reconcile.reading_client(self.settings))
+        looking = reconcile.reconciler(self.settings, self.outbox, dub, self.metrics)
+        stack.callback(asyncio.create_task(looking.run()).cancel)
 
     def _background(self, *, delivery: bool) -> Iterator[Coroutine[Any, Any, None]]:
         yield self.spill.run()

@@ -304,3 +304,31 @@ class LeadSettings:
         " the lead is recorded, 1 halves the calls and may lose a lead to"
         " Dub's dedupe when its first call fails.",
     )
+    reconcile_every: float = setting(
+        "reconcile.every",
+        values.duration_or_never,
+        "1h",
+        help="How often leads and sales are compared with Dub's own list of events; 0:"
+        " never. The API key needs the permission analytics.read.",
+    )
+    reconcile_after: float = setting(
+        "reconcile.after",
+        values.duration,
+        "15m",
+        help="How old a lead must be before its absence at Dub shows that Dub does not"
+        " have it: its list lags behind its answers.",
+    )
+    reconcile_rate: int = setting(
+        "reconcile.rate",
+        values.whole(1, 16),
+        1,
+        help="Calls a second to Dub's analytics at most (the Business plan allows 4 for"
+        " a workspace). A call reads 200 events.",
+    )
+    reconcile_resend: bool = setting(
+        "reconcile.resend",
+        values.flag,
+        "off",
+        help="Sends a lead again that Dub took and that its list of events does not"
+        " have, once Dub's dedupe key is free: on or off.",
+    )

@@ -155,6 +155,13 @@ def duration(raw: object) -> float:
     return seconds
 
 
+def duration_or_never(raw: object) -> float:
+    """Accept a duration, or 0 for never."""
+    if raw in (0, "0", "0s"):
+        return 0.0
+    return duration(raw)
+
+
 def duration_up_to(limit_s: float) -> Callable[[object], float]:
     """Make a parser of a duration with a limit in seconds."""
 

@@ -117,6 +117,9 @@ class Run:
             "RELAY_DUB_TIMEOUT": "2",
             "RELAY_DELIVERY_SALE_WAITS": "1h",
             "RELAY_DELIVERY_STEPS": str(self.options.steps),
+            "RELAY_RECONCILE_EVERY": "20",
+            "RELAY_RECONCILE_AFTER": "60",
+            "RELAY_RECONCILE_RATE": "16",
         }
         if self.postgres is not None:
             shared["RELAY_DATABASE"] = self.postgres.new_url()

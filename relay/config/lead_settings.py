@@ -252,9 +252,10 @@ class LeadSettings:
         values.consent_cookie,
         unset="none; cookie.landing = consent needs one",
         example="cookiebot",
-        help="The cookie that says whether a click may be kept: NAME, NAME=VALUE, or a"
-        " platform (cookiebot, cookieyes, onetrust, didomi, klaro, cookieconsent,"
-        " iubenda, tarteaucitron, complianz, axeptio, govuk).",
+        help="The cookie that says whether a click may be kept: NAME, NAME=VALUE,"
+        " NAME:PURPOSE, or a platform (cookiebot, cookieyes, onetrust, didomi, klaro,"
+        " cookieconsent, iubenda, tarteaucitron, complianz, axeptio, govuk,"
+        " usercentrics, osano, termly).",
     )
     cookie_gpc: bool = setting(
         "cookie.gpc",

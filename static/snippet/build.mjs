@@ -31,7 +31,11 @@ const script = code =>
 /** It is imported, so it is a module: nothing leaks out of it. */
 const EXTRAS_ENTRY = `
   import { extras } from './extras.js';
-  extras(_dubAnalytics.o);
+  // A page of before the script told its options may still be in a cache.
+  extras(
+    _dubAnalytics.o ||
+      document.querySelector('[data-consent],[data-gpc],[data-clean-url]').dataset,
+  );
 `;
 
 async function bundle(contents, extensions) {

@@ -477,6 +477,20 @@ async def test_a_consent_cookie_is_read_as_the_server_does(
             assert await click_of(visitor) is None, cookie
 
 
+async def test_of_several_consent_cookies_all_must_say_yes(
+    site: Site, visitor: Page
+) -> None:
+    await asks(site, visitor, more={"data-consent-cookie": "site_consent"})
+    write = "cookie => { document.cookie = cookie; }"
+    await visitor.evaluate(write, "site_consent=no; domain=.acme.test")
+    await visitor.evaluate(write, "site_consent=yes")
+    await a_while(visitor)
+    assert await click_of(visitor) is None
+
+    await visitor.evaluate(write, "site_consent=yes; domain=.acme.test")
+    await clicked(visitor, CLICK)
+
+
 # --- What is fixed by the relay, or stands in the script's address. ---
 
 
@@ -526,12 +540,20 @@ async def test_consent_is_required_however_the_script_is_run(
     await clicked(visitor, CLICK)
 
 
+@pytest.mark.parametrize("inject", ["a tag manager", "import"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "consent=required&consentCookie=site_consent",
+        "data-consent=required&data-consent-cookie=site_consent",
+    ],
+)
 @both
 async def test_options_may_stand_in_the_scripts_address(
-    site: Site, visitor: Page, script: str
+    site: Site, visitor: Page, script: str, options: str, inject: str
 ) -> None:
-    src = f"/_dub/{script}?consent=required&consentCookie=site_consent"
-    site.head = f"<script>{STUB}{INJECTED['a tag manager'].format(src=src)}</script>"
+    src = f"/_dub/{script}?{options}"
+    site.head = f"<script>{STUB}{INJECTED[inject].format(src=src)}</script>"
     await visitor.goto(site.url(f"/?dub_id={CLICK}&consent=false"))
     await visitor.wait_for_function("self._dubAnalytics")
     await a_while(visitor)

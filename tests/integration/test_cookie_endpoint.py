@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from relay.capture.click_cookie import Landing
+from relay.capture.click_cookie import Landing, StoringTerms
 from relay.capture.page_endpoints import CookieEndpoint
 from relay.core.http import cookies
+from relay.core.http.consent import parse_consent
+from relay.core.http.cookies import Storing
 from relay.http.callers import Trusted
 from tests.support.pages_rig import Endpoint, Pages, application, on_socket
 from tests.support.proxy_rig import NOW, SECRETS, landing
@@ -209,6 +211,21 @@ async def test_the_domain_may_be_configured(pages: Pages) -> None:
     answer = await post(port, {"dub_id": CLICK}, host="app.shop.test", own=own)
 
     assert "Domain=.shop.test;" in written(answer)["dub_id"]
+
+
+@pytest.mark.parametrize("when", ["consent", "never"])
+async def test_a_click_handed_over_is_kept_where_a_landing_is_not(
+    pages: Pages, when: Storing
+) -> None:
+    """The page's script has heard the yes, which no cookie need show."""
+    terms = StoringTerms(when, parse_consent("cookiebot"))
+    port = await pages(endpoints(landing(storing=terms)))
+    answer = await post(port, {"dub_id": CLICK})
+
+    assert click_of(answer) == CLICK
+    kept = signed_cookie_of(answer)
+    assert kept is not None
+    assert kept.click_id == CLICK
 
 
 @pytest.mark.parametrize("withdraw", ["delete", "null"])

@@ -11,13 +11,16 @@ from typing import Any
 import brotli  # type: ignore[import-untyped]  # ships no types
 import pytest
 
+from relay.capture.click_cookie import StoringTerms
 from relay.core.clock import iso
 from relay.core.dub.track_lead import InvalidFieldError, sanitise
 from relay.core.http import cookies
+from relay.core.http.consent import parse_consent
+from relay.core.http.cookies import Storing
 from relay.proxy import signup_exchange as signup
 from relay.proxy.signup_leads import Held
 from tests.support import proxy_rig
-from tests.support.proxy_rig import NOW, SECRETS, Remembering, proxied
+from tests.support.proxy_rig import NOW, SECRETS, Remembering, landing, proxied
 from tests.support.recording_site import Message, Site, ask, closed, request, says
 
 CLICK = "hQWlM2kPzX9aBcDe"
@@ -86,6 +89,19 @@ async def test_a_form_becomes_a_lead_with_the_cookies_click(site: Site) -> None:
     }
     assert lead["origin"] == {"click": "cookie", "rule": "POST /teams/{team}/signup"}
     assert (lead["held"], lead["problem"]) == ("lead_held", None)
+
+
+@pytest.mark.parametrize("when", ["consent", "never"])
+async def test_where_landings_wait_for_consent_a_kept_click_makes_a_lead(
+    site: Site, when: Storing
+) -> None:
+    signups = Remembering()
+    kept = landing(storing=StoringTerms(when, parse_consent("cookiebot")))
+    async with proxied(site.url, [RULE], signups, landings=kept) as port:
+        await ask(port, signing_up(COOKIE))
+
+    (lead,) = signups.named("take")
+    assert lead["click_id"] == CLICK
 
 
 async def test_a_sign_up_is_held_before_the_site_sees_it(site: Site) -> None:

@@ -34,12 +34,19 @@ def test_of_several_all_must_say_yes() -> None:
     assert cookie.verdict([pair, ("site_consent", "no")]) is False
 
 
+def test_what_only_begins_like_the_cookie_is_another() -> None:
+    cookie = parse_consent("iubenda")
+    other = ("_iub_cs-12345678-uspr", '{"s":true,"adv":true}')
+    assert cookie.verdict([other]) is None
+    assert cookie.verdict([other, ("_iub_cs-12345678", '{"5":true}')]) is True
+
+
 def test_what_is_longer_than_a_cookie_is_no_yes() -> None:
     value = "marketing:true," * MOST
     assert parse_consent("site_consent").verdict([("site_consent", value)]) is False
 
 
-@pytest.mark.parametrize("text", ["", "=yes", "a b", "a;b", "näme"])
+@pytest.mark.parametrize("text", ["", "=yes", ":ads", "name:", "a b", "a;b", "näme"])
 def test_what_is_no_cookies_name_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a cookie's name"):
         parse_consent(text)

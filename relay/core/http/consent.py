@@ -13,7 +13,6 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 MOST: Final = 4096
 """Characters of a cookie that are read: browsers keep no longer one."""
@@ -24,6 +23,11 @@ _LISTS: Final = re.compile(
     r'"(?:categories|enabled|accepted(?:categories)?)"\s*:\s*\[([^\]]*)\]',
     re.IGNORECASE,
 )
+_INTERESTS: Final = re.compile(r'"\w+_li"\s*:\s*\{[^}]*\}')
+"""Didomi's legitimate interests: what nobody objected to, which is no consent."""
+
+_ESCAPE: Final = re.compile(r"%([2-7][0-9A-Fa-f])")
+"""Of an ASCII character: no purpose and no word for yes needs another."""
 
 _PURPOSES: Final = "|".join(
     (
@@ -32,7 +36,7 @@ _PURPOSES: Final = "|".join(
             "advertisement",
             "advertising",
             "ads",
-            "ad_storage",
+            "ad_?storage",
             "targeting",
         ),
         *("select_personalized_ads", "create_ads_profile"),  # Didomi, after IAB's TCF
@@ -42,38 +46,30 @@ _PURPOSES: Final = "|".join(
 )
 """What platforms call the purpose that a click cookie serves."""
 
-_SAID: Final = re.compile(
-    rf"""(?:^|[^\w-])(?:{_PURPOSES})["']?\s*[:=]\s*["']?([\w-]+)""", re.IGNORECASE
-)
-_LISTED: Final = re.compile(rf'"(?:{_PURPOSES})"', re.IGNORECASE)
-
 
 @dataclass(frozen=True, slots=True)
 class ConsentCookie:
     """Which cookie says whether a click may be kept.
 
-    ``name`` ending in ``*`` is the beginning of one. ``wanted`` is the only value that
-    means yes; without it a purpose of marketing must be said yes to, or the whole value
-    be a word that says yes.
+    A ``*`` in ``name`` stands for digits. ``wanted`` is the only value that means yes;
+    without it ``purposes``, a pattern, must be said yes to, or the whole value must be
+    a word that says yes.
     """
 
     name: str
     wanted: str | None = None
+    purposes: str = _PURPOSES
 
     def verdict(self, cookies: Sequence[tuple[str, str]]) -> bool | None:
         """Read a request's cookies, each a name and a value; None: it is not there.
 
         Where there are several of that name, all must say yes.
         """
-        values = [value for name, value in cookies if self._is_meant(name)]
+        meant = re.compile(re.escape(self.name).replace(r"\*", "[0-9]+"))
+        values = [value for name, value in cookies if meant.fullmatch(name)]
         if not values:
             return None
         return all(self._says_yes(value) for value in values)
-
-    def _is_meant(self, name: str) -> bool:
-        if self.name.endswith("*"):
-            return name.startswith(self.name[:-1])
-        return name == self.name
 
     def _says_yes(self, value: str) -> bool:
         if self.wanted is not None:
@@ -83,10 +79,12 @@ class ConsentCookie:
         text = decoded(value)
         if self.name == COOKIEBOT and text == "-1":
             return True  # the visitor is where no consent is needed
-        if said := _SAID.findall(text):
+        named = rf"""(?:^|[^\w-])(?:{self.purposes})["']?\s*[:=]\s*["']?([\w-]+)"""
+        if said := re.findall(named, text, re.IGNORECASE | re.ASCII):
             return all(_PLAIN_YES.fullmatch(word) for word in said)
         if lists := _LISTS.findall(text):
-            return any(_LISTED.search(names) for names in lists)
+            listed = re.compile(rf'"(?:{self.purposes})"', re.IGNORECASE)
+            return any(listed.search(names) for names in lists)
         return _PLAIN_YES.fullmatch(text) is not None
 
 
@@ -104,28 +102,41 @@ PLATFORMS: Final[Mapping[str, str]] = {
     "complianz": "cmplz_marketing",
     "axeptio": "axeptio_cookies",
     "govuk": "cookies_policy",
+    "usercentrics": "ucData",
+    "osano": "osano_consentmanager",
+    "termly": "TERMLY_API_CACHE",
 }
 """Platforms, and the cookie that each keeps (docs/snippet.md, "Consent platforms")."""
 
 
 def parse_consent(text: str) -> ConsentCookie:
-    """Read ``NAME``, ``NAME=VALUE`` or a platform's name; raise ValueError."""
-    name, equals, wanted = text.partition("=")
-    if not re.fullmatch(r"[!-:<>-~]+", name):
-        raise ValueError("not a cookie's name. Use NAME, NAME=VALUE or a platform")
-    return ConsentCookie(PLATFORMS.get(name, name), wanted if equals else None)
+    """Read ``NAME``, ``NAME=VALUE`` or ``NAME:PURPOSE``; raise ValueError.
+
+    For the name, a platform's will do.
+    """
+    found = re.fullmatch(r"([!-9<>-~]+)(?:=(.*)|:(.+))?", text, re.DOTALL)
+    if found is None:
+        raise ValueError(
+            "not a cookie's name. Use NAME, NAME=VALUE, NAME:PURPOSE or a platform"
+        )
+    name = PLATFORMS.get(found[1], found[1])
+    purposes = re.escape(found[3]) if found[3] else _PURPOSES
+    return ConsentCookie(name, found[2], purposes)
 
 
 def decoded(value: str) -> str:
-    """Undo percent-encoding, however often it was done, and base64 of JSON."""
+    """Undo the percent-encoding of ASCII, however often it was done, and base64.
+
+    What was a legitimate interest is left out.
+    """
     text = value.strip('" ')
     for _ in range(3):
-        if not re.search(r"%[0-9A-Fa-f]{2}", text):
-            break
-        text = unquote_to_bytes(text).decode("utf-8", "replace")
+        text = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
     if text.startswith("eyJ"):
         try:
-            return b64decode(text + "=" * (-len(text) % 4)).decode()
+            text = b64decode(text + "=" * (-len(text) % 4), validate=True).decode(
+                "latin-1"
+            )
         except ValueError:
             return text
-    return text
+    return _INTERESTS.sub("", text)

@@ -4,7 +4,7 @@
  */
 
 const PURPOSES =
-  'marketing|advertisement|advertising|ads|ad_storage|targeting|select_personalized_ads' +
+  'marketing|advertisement|advertising|ads|ad_?storage|targeting|select_personalized_ads' +
   '|create_ads_profile|C0004|campaigns|"5|dub';
 
 /** The cookies of platforms that are not named as the platform. */
@@ -14,40 +14,61 @@ const PLATFORMS = {
   onetrust: 'OptanonConsent',
   didomi: 'didomi_token',
   cookieconsent: 'cc_cookie',
-  iubenda: '_iub_cs-[^=]*',
+  iubenda: '_iub_cs-*',
   complianz: 'cmplz_marketing',
   axeptio: 'axeptio_cookies',
   govuk: 'cookies_policy',
+  usercentrics: 'ucData',
+  osano: 'osano_consentmanager',
+  termly: 'TERMLY_API_CACHE',
 };
 
 const YES = /^(true|1|y(es)?|on|all|allow(ed)?|accept(ed)?|grant(ed)?)$/i;
 
+const quoted = text => text.replace(/[^\w-]/g, '\\$&');
+
 const decoded = value => {
   let text = value.replace(/^[" ]+|[" ]+$/g, '');
+  for (const _ of '123')
+    text = text.replace(/%([2-7][\da-f])/gi, (_, code) => String.fromCharCode('0x' + code));
   try {
-    for (let times = 0; times < 3 && /%[\da-f]{2}/i.test(text); times += 1)
-      text = decodeURIComponent(text);
     if (/^eyJ/.test(text)) text = atob(text);
   } catch {}
-  return text;
+  // Didomi's legitimate interests: what nobody objected to, which is no consent.
+  return text.replace(/"\w+_li"\s*:\s*\{[^}]*\}/g, '');
 };
 
-/** What "name", "name=value" or a platform says: true, false, or undefined without it. */
-export const said = (asked, get) => {
-  const [, first, equals, wanted] = asked.match(/([^=]*)(=?)(.*)/);
-  const name = PLATFORMS[first] || first.replace(/[^\w-]/g, '\\$&');
-  const held = get(name);
-  if (held == null) return;
-  const text = decoded(held);
-  if (equals) return held == wanted || text == wanted;
-  const words = [
-    ...text.matchAll(
-      RegExp(`(?:^|[^\\w-])(?:${PURPOSES})["']?\\s*[:=]\\s*["']?([\\w-]+)`, 'gi'),
-    ),
+const all = (text, pattern) => [...text.matchAll(RegExp(pattern, 'gi'))].map(found => found[1]);
+
+/**
+ * What "name", "name=value" or "name:purpose" says, a platform's name will do: true,
+ * false, or undefined without that cookie. Where there are several, all must say yes.
+ */
+export const said = asked => {
+  const [, first, sign, wanted] = asked.match(/([^=:]*)(.?)(.*)/);
+  const name = PLATFORMS[first] || first;
+  const purposes = sign == ':' ? quoted(wanted) : PURPOSES;
+  let cookies = '';
+  try {
+    cookies = document.cookie;
+  } catch {}
+
+  const yes = held => {
+    const text = decoded(held);
+    if (sign == '=') return held == wanted || text == wanted;
+    const words = all(text, `(?:^|[^\\w-])(?:${purposes})["']?\\s*[:=]\\s*["']?([\\w-]+)`);
+    if (words[0]) return words.every(word => YES.test(word));
+    const lists = all(
+      text,
+      '"(?:categories|enabled|accepted(?:categories)?)"\\s*:\\s*\\[([^\\]]*)\\]',
+    );
+    return lists.length
+      ? RegExp(`"(${purposes})"`, 'i').test(lists)
+      : YES.test(text) || (text == -1 && name == PLATFORMS.cookiebot);
+  };
+
+  const held = [
+    ...cookies.matchAll(`(?:^|; )${quoted(name).replace('\\*', '\\d+')}=([^;]*)`),
   ];
-  if (words[0]) return words.every(([, word]) => YES.test(word));
-  const lists = [...text.matchAll(/"(?:categories|enabled|accepted(?:categories)?)"\s*:\s*\[([^\]]*)/gi)];
-  return lists[0]
-    ? lists.some(([, names]) => RegExp(`"(${PURPOSES})"`, 'i').test(names))
-    : YES.test(text) || (text == -1 && /^Cookie/.test(name));
+  return held[0] && held.every(([, value]) => yes(value));
 };

@@ -37,7 +37,7 @@ export const extras = ({ consent, consentCookie, gpc, cleanUrl }) => {
   const verdict = () => {
     if (on(gpc) && navigator.globalPrivacyControl) return false;
     if (!on(consent)) return true;
-    return consentCookie ? said(consentCookie, get) : (google() ?? iab());
+    return consentCookie ? said(consentCookie) : (google() ?? iab());
   };
 
   const look = () => {

@@ -8,21 +8,28 @@
 
 /**
  * The script's tag. A module has no currentScript, nor has what a tag manager or a
- * loader runs later, so it is looked for by its address; in a bundle there is none.
+ * loader runs later, so it is looked for by its address. With `import()` there is no tag,
+ * but an address, of which a stack of calls tells; in a bundle there is neither.
  */
 export const tag =
   document.currentScript ||
-  document.querySelector(
-    `script[src*="${PREFIX}/script."],[type=module][src*="/script."]`,
-  ) ||
-  new Image();
+  document.querySelector(`script[src*="${PREFIX}/script."]`) ||
+  document.querySelector('[type=module][src*="/script."]') || {
+    src: Error().stack?.match(`http\\S*${PREFIX}/script\\.\\S*?(?=:\\d+:\\d)`)?.[0] || '',
+  };
 
 /**
  * The options: those in the script's address, for a tag that loses its attributes on
  * the way, then the tag's; what the relay has fixed, no page changes.
  */
 export const data = {
-  ...Object.fromEntries(new URLSearchParams(tag.src.split('?')[1])),
+  ...Object.fromEntries(
+    [...new URLSearchParams(tag.src.split('?')[1])].map(([name, value]) => [
+      // As a dataset names an attribute.
+      name.replace(/^data-|-(.)/g, (_, letter = '') => letter.toUpperCase()),
+      value,
+    ]),
+  ),
   ...tag.dataset,
   ...FIXED,
 };

@@ -238,9 +238,7 @@ async def test_a_visit_counts_beside_a_via_that_means_nothing(
     assert site.posted("click") == []
 
 
-async def test_of_two_cookies_the_newest_counts(
-    site: Site, visitor: Page
-) -> None:
+async def test_of_two_cookies_the_newest_counts(site: Site, visitor: Page) -> None:
     """A page of a subdomain may have one of its own beside that of the whole site."""
     site.carries(KEY, script=f"/_dub/{ALL}")
     for host, click in (("app.acme.test", CLICK), ("acme.test", OTHER)):

@@ -248,7 +248,7 @@ async def check_events(settings: Settings) -> Finding:
         settings.dub_api_url, settings.dub_api_key, timeout=timeout
     ) as dub:
         signature = sign_call(settings.secret, "check", b"", now)
-        found = read_page(await dub.list_events(query, signature), Kind.LEADS, now)
+        found = read_page(await dub.list_events(query, signature), Kind.LEADS)
     match found:
         case NotProvable(reason):
             said = f"not provable: Dub says “{reason}”"

@@ -525,3 +525,29 @@ async def test_a_call_that_is_being_made_is_left_to_its_delivery(rig: Rig) -> No
     report = await rig.look()
     assert (await entry(rig.outbox, made.id)).status is LeadStatus.SENDING
     assert report.checked == 0
+
+
+async def test_a_look_that_ended_early_goes_on_from_its_last_page(rig: Rig) -> None:
+    for number in range(250):
+        await rig.delivered(f"u_{number}")
+        rig.at += 1000
+    await rig.fault(status=500, path="/events", count=1)
+    rig.at += HOUR
+    looker = rig.looker()
+    listed = looker._dub.list_events  # the first page is read, the second is not
+    pages: list[str] = []
+
+    async def second_fails(query: Any, signature: str) -> Any:
+        pages.append(query["page"])
+        if query["page"] == "1":
+            await rig.fault()
+        else:
+            await rig.fault(status=500, path="/events", count=1)
+        return await listed(query, signature)
+
+    looker._dub = type("Dub", (), {"list_events": staticmethod(second_fails)})()
+    report = await looker.once()
+    assert (report.confirmed, report.unfinished is None) == (200, False)
+
+    report = await rig.look(after_ms=MINUTE)
+    assert report.confirmed == 50

@@ -8,6 +8,7 @@ becomes of sign-ups in ``signup_exchange``, of landings in ``click_cookie``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -39,7 +40,13 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
-from relay.proxy.copies import CopiedRequest, Tail, copied_request, copied_signup
+from relay.proxy.copies import (
+    GRACE_S,
+    CopiedRequest,
+    Tail,
+    copied_request,
+    copied_signup,
+)
 from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_navigation, is_page, page_headers
@@ -262,21 +269,24 @@ class Proxy:
         """Forward an answer: what was read of it already, then the rest."""
         request = passage.request
         answer, copied, cookies, tail = settled
-        page = self._page(request, answer)
-        headers = self._returned(passage, answer, cookies)
-        reply = SiteResponse(
-            answer.status,
-            answer.reason,
-            page_headers(headers) if page else headers,
-            length=None if page else answer.length,
-            empty=answer.empty,
-        )
         first = b"".join(copied.pieces)
         if tail is None:
             first = first or answer.read_nowait()
         passage.first = first
+        page = self._page(request, answer)
+        if page is not None:
+            first = await _opened(page, first, settled)
+        headers = self._returned(passage, answer, cookies)
+        changes = page is not None and page.is_document is not False
+        reply = SiteResponse(
+            answer.status,
+            answer.reason,
+            page_headers(headers) if changes else headers,
+            length=None if changes else answer.length,
+            empty=answer.empty,
+        )
         try:
-            await reply.begin(request, b"".join(page.feed(first)) if page else first)
+            await reply.begin(request, first)
             if answer.upgraded:
                 await self._tunnels.run(request, answer)
             if copied.cut is not None:
@@ -364,6 +374,27 @@ class _Passage:
     async def body(self, content: Readable, patience: float) -> Body | None:
         """Return the body; a small one whole: a slow visitor would hold a worker."""
         return (await copied_request(content, self.framing, patience, SMALL_BODY))[0]
+
+
+async def _opened(page: Page, first: bytes, settled: Settled) -> bytes:
+    """Read a page until it shows whether it is a document: its headers say its length.
+
+    Return what can go on of it. One that takes its time shows it on its way.
+    """
+    source = settled.tail or settled.answer
+    try:
+        out = b"".join(page.feed(first))
+        if settled.answer.empty or settled.copied.cut is not None:
+            return out
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                while page.is_document is None:
+                    data = await source.read()
+                    out += b"".join(page.feed(data)) if data else page.end()
+    except BaseException:
+        settled.close()
+        raise
+    return out
 
 
 async def _pour(

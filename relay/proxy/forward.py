@@ -277,7 +277,7 @@ class Proxy:
         if page is not None:
             first = await _opened(page, first, settled)
         headers = self._returned(passage, answer, cookies)
-        changes = page is not None and page.is_document is not False
+        changes = page is not None and not page.passes
         reply = SiteResponse(
             answer.status,
             answer.reason,

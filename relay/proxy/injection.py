@@ -125,16 +125,21 @@ class Page:
         self.is_document: bool | None = None
         """Whether it is a document, which may be changed; None: not known yet."""
 
+    @property
+    def passes(self) -> bool:
+        """Whether it goes on as it came: it is no document."""
+        return self.is_document is False
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Return what can go on of the page; raise UpstreamError if it is broken."""
-        if self.is_document is False:
+        if self.passes:
             yield data
             return
         self._raw += data if self.is_document is None else b""
         try:
             for piece in self._decoded(data):
                 out = self._changed(piece)
-                if self.is_document is False:
+                if self.passes:
                     break
                 if self.is_document is None:
                     self._held += out
@@ -144,7 +149,7 @@ class Page:
             if self.is_document:
                 raise UpstreamError(f"the site's page has {error}") from error
             self.is_document = False
-        if self.is_document is False:
+        if self.passes:
             yield self._as_it_came()
 
     def end(self) -> bytes:

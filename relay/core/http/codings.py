@@ -1,4 +1,4 @@
-"""Content codings (RFC 9110, 8.4): gzip, deflate, brotli and zstd, both ways, in bounds.
+"""Content codings (RFC 9110, 8.4): gzip, deflate, brotli and zstd, in bounds.
 
 A small compressed body can hold gigabytes, so a decoder's output comes in pieces and
 whoever reads it may stop.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ from relay.proxy.copies import (
     copied_request,
     copied_signup,
 )
-from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
+from relay.proxy.exchange import Body, UpstreamError
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_navigation, is_page, page_headers
 from relay.proxy.sightings import Overheard, Sightings, Watcher
@@ -88,30 +88,36 @@ class Proxy:
 
     def __init__(
         self,
-        upstream: str | Sequence[str],
+        sites: Sites,
         rules: Sequence[SignupRule],
         signups: Signups,
         landing: Landing,
         *,
         trusted: Trusted | None = None,
-        limits: UpstreamLimits | None = None,
         prefix: str = "",
         script: str | None = None,
         sightings: Sightings | None = None,
+        underscored: Collection[str] = (),
     ) -> None:
-        """Forward to ``upstream``, one URL or several.
+        """Forward to the instances of a site.
 
         ``prefix`` is where the relay's own paths begin; ``script`` the URL of
         the script to put into pages, None to leave them alone. ``sightings`` counts
-        what no rule can judge.
+        what no rule can judge. ``underscored`` are header names with an underscore
+        that pass.
         """
-        self._limits = limits or UpstreamLimits()
-        urls = (upstream,) if isinstance(upstream, str) else upstream
-        self._sites = Sites(urls, limits=self._limits)
+        self._sites = sites
+        self._limits = sites.limits
+        self._underscored = frozenset(name.lower().encode() for name in underscored)
         self._rules = tuple(rules)
         self._landing = landing
         self._trusted = trusted = trusted or Trusted()
-        self._forwarding = Forwarding(trusted.networks, unix_trusted=trusted.unix)
+        self._forwarding = Forwarding(
+            trusted.networks,
+            unix_trusted=trusted.unix,
+            site_host=sites.host,
+            underscored=self._underscored,
+        )
         self._fast = FastProxy(
             self._sites,
             self._rules,
@@ -323,7 +329,8 @@ class Proxy:
 
     def _outgoing(self, request: web.BaseRequest, framed: Framing) -> Headers:
         """Write the headers that the site sees."""
-        kept = without_aliases(without_hop_by_hop(request.raw_headers))
+        kept = without_hop_by_hop(request.raw_headers)
+        kept = without_aliases(kept, self._underscored)
         lines = with_forwarded(
             [line for line in kept if line[0].lower() not in _DROPPED],
             peer=request.remote or None,
@@ -332,6 +339,8 @@ class Proxy:
             trusted=self._trusted.networks,
             unix_trusted=self._trusted.unix,
         )
+        if self._sites.host:
+            lines = [line for line in lines if line[0].lower() != b"host"]
         if not every(lines, b"host"):
             lines.append((b"Host", self._sites.authority.encode("ascii")))
         if framed.chunked:

@@ -134,7 +134,10 @@ class Page:
         """Return what can go on of the page; raise UpstreamError if it is broken."""
         if self.passes:
             yield data
-            return
+        else:
+            yield from self._fed(data)
+
+    def _fed(self, data: bytes) -> Iterator[bytes]:
         self._raw += data if self.is_document is None else b""
         try:
             for piece in self._decoded(data):

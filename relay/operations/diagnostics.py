@@ -39,6 +39,7 @@ from relay.core.providers import PROVIDERS
 from relay.core.rules.review import review
 from relay.core.signing import sign_call
 from relay.delivery.dub_client import DubClient
+from relay.http.public_suffix import is_public_suffix
 from relay.outbox.contract import Outbox, OutboxError
 
 TIMEOUT_S: Final = 5.0
@@ -281,14 +282,12 @@ def check_cookie(settings: Settings) -> Finding:
     bare = domain.removeprefix(".")
     if _is_address(bare) or "." not in bare:
         return fail("cookie", f"browsers refuse a cookie for {domain}: leave it unset")
-    # Its list takes 0.2 s to read, which no other command needs to spend.
-    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415
-
-    if PublicSuffixList().is_public(bare):
+    if is_public_suffix(bare):
         return fail(
             "cookie",
             f"{bare} is a public suffix, below which strangers register names: browsers"
-            f" refuse a cookie for it. Name your own, such as .shop.{bare}",
+            f" refuse a cookie for it. Name your own, such as .shop.{bare}, or leave it"
+            " unset",
         )
     return ok("cookie", f"set for {domain} and every host below it")
 

@@ -33,6 +33,14 @@ URLENCODED: Final = "application/x-www-form-urlencoded"
 _START: Final = 2048
 """Bytes of a response's beginning that are kept for the default test."""
 
+_UNSAID: Final = frozenset({"", "text/plain", "application/octet-stream"})
+"""Media types that say nothing: what ``fetch`` writes for a text, or none."""
+
+_FORM: Final = re.compile(
+    rb"[\w.$%+\[\]-]{1,200}=[^\s&<>{}\"]*(?:&[\w.$%+\[\]-]{1,200}=[^\s&<>{}\"]*)*\s*"
+)
+"""An urlencoded form that nothing calls one."""
+
 _LINES: Final = re.compile(r".*(?:ndjson|jsonl|json-?lines|json-seq|stream\+json)")
 """Media types of several JSON values, one behind the other."""
 
@@ -156,10 +164,16 @@ def _read(body: bytes, kind: str, label: str | None, *, asked: bool) -> Contents
         if is_labelled or may_be_json(body):
             return _json(body, kind, label, is_labelled=is_labelled)
     except JsonError as error:
-        if is_labelled:
+        if is_labelled and not (asked and _FORM.fullmatch(body)):
             raise UnreadableError(str(error)) from None
-    is_form = asked and kind == URLENCODED
+    is_form = asked and (kind == URLENCODED or _may_be_form(kind, body))
     return Contents(urlencoded(body, label) if is_form else None, start=start)
+
+
+def _may_be_form(kind: str, body: bytes) -> bool:
+    """Whether what is not called a form is one: scripts forget the type of a text."""
+    plain = kind in _UNSAID or is_labelled_json(kind)
+    return plain and _FORM.fullmatch(body) is not None
 
 
 def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Contents:

@@ -109,6 +109,22 @@ INERTIA = {"X-Inertia": "true", "X-Requested-With": "XMLHttpRequest"}
 MESSAGE = grpc_frame(b"")[1:] + b"\x0a\x03abc"
 
 REFUSALS = [
+    Row(
+        "Next.js 14.0 action",
+        None,
+        200,
+        {"Content-Type": "text/x-component"},
+        '0:["$@1",["dev",null]]\n1:{"errors":{"email":["taken"]},"message":null}\n',
+        asked={"Next-Action": "7f" * 20},
+    ),
+    Row(
+        "Next.js action without a result",
+        None,
+        200,
+        {"Content-Type": "text/x-component"},
+        '0:{"a":"$@1","f":"","b":"dev"}\n1:"$undefined"\n',
+        asked={"Next-Action": "7f" * 20},
+    ),
     Row("Laravel back()", None, 302, {"Location": "http://shop.test/register"}),
     Row("Laravel Inertia back()", None, 303, {"Location": "/register"}, asked=INERTIA),
     as_json(
@@ -439,7 +455,19 @@ REFUSALS = [
     as_json("Bootstrap", None, {"alert": {"type": "danger", "text": "x"}}),
 ]
 
+FLIGHT = {"Content-Type": "text/x-component", "Transfer-Encoding": "chunked"}
+FLIGHT_HEAD = '0:{"a":"$@1","f":"","b":"dev"}\n'
+
 ACCEPTED = [
+    Row(
+        "Next.js action with a result",
+        "u_1",
+        200,
+        FLIGHT,
+        FLIGHT_HEAD + '1:{"success":true,"user":{"id":"u_1"}}\n',
+        id="response.json.user.id",
+        asked={"Next-Action": "7f" * 20},
+    ),
     Row("Laravel", EMAIL, 302, {"Location": "http://shop.test/home"}),
     Row("Laravel Inertia", EMAIL, 303, {"Location": "/dashboard"}, asked=INERTIA),
     Row(

@@ -16,6 +16,7 @@ from relay.core.http import codings
 from relay.core.http.charsets import Text, charset_of, read_text
 from relay.core.http.codings import MAX_BODY
 from relay.core.http.headers import Headers
+from relay.core.rules.flight import FLIGHT, action_result
 from relay.core.rules.forms import (
     FIRST_PART,
     MULTIPART,
@@ -160,6 +161,8 @@ def _read(body: bytes, kind: str, label: str | None, *, asked: bool) -> Contents
     start = body[:_START]
     if not body:
         return Contents(start=start)
+    if kind == FLIGHT and not asked:
+        return Contents(json=action_result(body), start=start)
     try:
         if is_labelled or may_be_json(body):
             return _json(body, kind, label, is_labelled=is_labelled)
@@ -198,6 +201,11 @@ def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Co
 def is_labelled_json(kind: str) -> bool:
     """Whether a media type says that a body is JSON, or lines of it."""
     return is_json(kind) or _LINES.fullmatch(kind) is not None
+
+
+def may_hold_json(kind: str) -> bool:
+    """Whether a media type says that there may be JSON in a response."""
+    return is_labelled_json(kind) or kind == FLIGHT
 
 
 def may_be_json(start: bytes) -> bool:

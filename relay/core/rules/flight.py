@@ -74,13 +74,15 @@ class _Result:
     def row(self, name: str, depth: int) -> Any:
         """Return a row's value: of text, of JSON, or that it is an error."""
         raw = self._rows.get(name, b"")
-        if raw[:1] == b"T" and (sized := _SIZED.match(raw)):
-            return raw[sized.end() :].decode("utf-8", "replace")
-        if raw[:1] == b"E":
-            return {"error": True}
         if name not in self._read:
-            self._read[name] = _json(raw)
-        return self._value(self._read[name], depth)
+            sized = _SIZED.match(raw) if raw[:1] == b"T" else None
+            text = raw[sized.end() :].decode("utf-8", "replace") if sized else None
+            self._read[name] = _json(raw) if text is None else text
+        if raw[:1] == b"T":
+            return self._read[name]
+        return (
+            {"error": True} if raw[:1] == b"E" else self._value(self._read[name], depth)
+        )
 
     def _value(self, value: Any, depth: int) -> Any:
         self._left -= 1

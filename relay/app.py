@@ -52,6 +52,7 @@ from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.forward import Proxy, no_site
 from relay.proxy.sightings import Sightings
 from relay.proxy.signup_leads import ProxiedSignups
+from relay.proxy.upstream import Sites
 
 if TYPE_CHECKING:
     from relay.dashboard.live import Sampler
@@ -384,21 +385,26 @@ class Relay:
         if settings.upstream is None:
             app.router.add_route("*", "/{path:.*}", no_site)
             return
-        Proxy(
+        sites = Sites(
             settings.upstream,
-            settings.signup,
-            ProxiedSignups(self.intake, self.spill, self.metrics),
-            self.landing,
-            trusted=self.trusted,
-            prefix=settings.prefix,
-            sightings=self.sightings,
-            script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
             limits=UpstreamLimits(
                 connect=settings.limits_upstream_connect,
                 answer=settings.limits_upstream_answer,
                 stall=settings.limits_upstream_stall,
                 copy=settings.limits_signup_copy,
             ),
+            host=settings.upstream_host,
+        )
+        Proxy(
+            sites,
+            settings.signup,
+            ProxiedSignups(self.intake, self.spill, self.metrics),
+            self.landing,
+            trusted=self.trusted,
+            prefix=settings.prefix,
+            sightings=self.sightings,
+            underscored=settings.underscore_headers,
+            script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
         ).install(app)
 
     async def overview(self) -> Overview:

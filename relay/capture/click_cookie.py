@@ -18,6 +18,7 @@ from relay.core.http.consent import ConsentCookie
 from relay.core.http.cookies import Attribution, SignedCookie
 from relay.core.http.headers import Headers
 from relay.http.callers import Visit
+from relay.http.public_suffix import is_public_suffix
 from relay.http.request_guard import every
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
@@ -308,7 +309,10 @@ class Landing:
         )
 
     def _domain_of(self, visit: Visit) -> str | None:
-        return cookies.cookie_domain(visit.host, self._domain)
+        domain = cookies.cookie_domain(visit.host, self._domain)
+        # www.gov.uk: for what is left without "www." browsers refuse a cookie.
+        named = self._domain is None and visit.host[:4].lower() == "www."
+        return None if named and domain and is_public_suffix(domain[1:]) else domain
 
     def _domains_of(self, visit: Visit) -> tuple[str | None, ...]:
         return cookies.cookie_domains(visit.host, self._domain)

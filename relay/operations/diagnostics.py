@@ -33,11 +33,13 @@ from relay.core.dub.replies import (
     NoAnswer,
     interpret,
 )
+from relay.core.http.site_host import SiteHost
 from relay.core.leads import Step
 from relay.core.providers import PROVIDERS
 from relay.core.rules.review import review
 from relay.core.signing import sign_call
 from relay.delivery.dub_client import DubClient
+from relay.http.public_suffix import is_public_suffix
 from relay.outbox.contract import TAG, Circuit, Outbox, OutboxError, Sighting
 
 TIMEOUT_S: Final = 5.0
@@ -179,7 +181,8 @@ async def check_upstream(settings: Settings) -> Finding:
     """Ask every instance of the site for its first page; any answer will do."""
     if settings.upstream is None:
         return note("upstream", "not set: no reverse proxy")
-    found = await asyncio.gather(*map(_check_site, settings.upstream))
+    host = settings.upstream_host
+    found = await asyncio.gather(*(_check_site(url, host) for url in settings.upstream))
     if len(found) == 1:
         return found[0]
     worst = max(found, key=lambda each: list(CheckResult).index(each.result))
@@ -190,19 +193,20 @@ async def check_upstream(settings: Settings) -> Finding:
     return Finding("upstream", worst.result, said)
 
 
-async def _check_site(upstream: str) -> Finding:
+async def _check_site(upstream: str, host: str | None) -> Finding:
     try:
-        status = await _ask(upstream)
+        status = await _ask(upstream, host)
     except TimeoutError:
         return fail("upstream", f"no answer within {TIMEOUT_S:g} s")
     except (aiohttp.ClientError, OSError) as error:
         return fail("upstream", f"not reachable ({_kind(error)})")
     if status >= 500:
         return note("upstream", f"reachable, but answers HTTP {status}")
-    return ok("upstream", f"reachable, answers HTTP {status}")
+    named = f" as {host}" if host else ""
+    return ok("upstream", f"reachable, answers HTTP {status}{named}")
 
 
-async def _ask(upstream: str) -> int:
+async def _ask(upstream: str, host: str | None) -> int:
     connector: aiohttp.BaseConnector
     if upstream.startswith("unix:"):
         connector = aiohttp.UnixConnector(upstream.removeprefix("unix:"))
@@ -213,7 +217,12 @@ async def _ask(upstream: str) -> int:
         aiohttp.ClientSession(
             connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
         ) as session,
-        session.get(url, allow_redirects=False) as answer,
+        session.get(
+            url,
+            allow_redirects=False,
+            headers={"Host": host} if host else None,
+            server_hostname=SiteHost(host).server_name if host else None,
+        ) as answer,
     ):
         return answer.status
 
@@ -301,14 +310,12 @@ def check_cookie(settings: Settings) -> Finding:
     bare = domain.removeprefix(".")
     if _is_address(bare) or "." not in bare:
         return fail("cookie", f"browsers refuse a cookie for {domain}: leave it unset")
-    # Its list takes 0.2 s to read, which no other command needs to spend.
-    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415
-
-    if PublicSuffixList().is_public(bare):
+    if is_public_suffix(bare):
         return fail(
             "cookie",
             f"{bare} is a public suffix, below which strangers register names: browsers"
-            f" refuse a cookie for it. Name your own, such as .shop.{bare}",
+            f" refuse a cookie for it. Name your own, such as .shop.{bare}, or leave it"
+            " unset",
         )
     return ok("cookie", f"set for {domain} and every host below it")
 

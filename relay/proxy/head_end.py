@@ -80,7 +80,8 @@ class HeadEnd:
         self._at = 0
         self._start = 0
         self._tag = b""
-        self._document = False
+        self.is_document = False
+        """Whether a tag has shown that this is a document."""
         self._escaped = 0
         self._raw = b""
         self._step: Callable[[], bool] = self._begin
@@ -137,7 +138,7 @@ class HeadEnd:
         elif rest.startswith(b"</"):
             self._step = self._bogus
         else:  # text closes a head
-            self._stop(found=self._document and rest[0] not in _DOUBTFUL)
+            self._stop(found=self.is_document and rest[0] not in _DOUBTFUL)
         return True
 
     def _bogus(self) -> bool:
@@ -146,7 +147,7 @@ class HeadEnd:
         if end < 0:
             return False
         if _DOCTYPE.match(self._held, self._start):
-            self._document = True
+            self.is_document = True
         self._step = self._data
         return self._move(end + 1)
 
@@ -190,11 +191,11 @@ class HeadEnd:
 
     def _judge(self, whole: bytes, name: bytes, *, closing: bool) -> bool:
         """Decide by a whole tag: where it leaves the head, the place is found."""
-        self._document |= name in _DOCUMENT
+        self.is_document |= name in _DOCUMENT
         self._step = self._data
         if closing:
             if name in _ENDING:
-                return self._stop(found=self._document)
+                return self._stop(found=self.is_document)
         elif name == b"script":
             if self._source in whole:
                 return self._stop(found=False)
@@ -202,7 +203,7 @@ class HeadEnd:
         elif name in _RAW:
             self._step, self._raw = self._raw_text, name
         elif name not in _IN_HEAD:
-            return self._stop(found=self._document)
+            return self._stop(found=self.is_document)
         return self._move(self._at + 1)
 
     def _raw_text(self) -> bool:

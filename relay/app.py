@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from relay.capture import openapi
-from relay.capture.click_cookie import Landing
+from relay.capture.click_cookie import Landing, StoringTerms
 from relay.capture.intake import Intake
 from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
 from relay.capture.pass_through import PATHS, Passthrough
@@ -26,6 +26,7 @@ from relay.capture.track_api import TrackApi, Waiting
 from relay.config.settings import Settings
 from relay.core.clock import now_ms, roll
 from relay.core.dub.retry import Policy
+from relay.core.http.consent import parse_consent
 from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
 from relay.delivery.deliver import Delivery, DeliveryTerms, lease_ms
@@ -92,6 +93,13 @@ class Relay:
             attribution=settings.attribution,
             clock=now_ms,
             metrics=self.metrics,
+            storing=StoringTerms(
+                settings.cookie_landing,
+                parse_consent(settings.cookie_consent)
+                if settings.cookie_consent
+                else None,
+                settings.cookie_gpc,
+            ),
         )
         self.sightings = Sightings(self.outbox, self.landing, self.metrics, now_ms)
         self.trusted = Trusted(
@@ -141,8 +149,7 @@ class Relay:
 
     def _background(self, *, delivery: bool) -> Iterator[Coroutine[Any, Any, None]]:
         yield self.spill.run()
-        if self.settings.upstream is not None:
-            yield self.sightings.run()
+        yield self.sightings.run()
         if delivery:
             yield self.sweeper().run()
         if self.settings.dashboard:
@@ -355,7 +362,7 @@ class Relay:
         """Return the endpoints that the site's pages and their script call."""
         settings = self.settings
         snippet = Snippet.of(settings)
-        cookie = CookieEndpoint(self.landing, self.trusted)
+        cookie = CookieEndpoint(self.landing, self.trusted, self.sightings.tag_differs)
         ticket = TicketEndpoint(
             self.landing, OwnPages(self.trusted), self.opener, now_ms
         )

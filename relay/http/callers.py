@@ -95,6 +95,11 @@ class Visit:
         )
 
     @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All cookies, each a name and a value."""
+        return list(cookies.pairs(self._cookie_lines))
+
+    @cached_property
     def sealed(self) -> list[str]:
         """What may be signed click cookies, in the browser's order."""
         return cookies.usable(

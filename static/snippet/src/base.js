@@ -1,6 +1,8 @@
 /** What the page sees, and when to look. */
 
-import { allowed, busy, consent, emit, known, look, track, value } from './click.js';
+/* global PREFIX */
+
+import { allowed, busy, consent, emit, known, look, track, tracked, value } from './click.js';
 import { conversions } from './conversion-tracking.js';
 import { get, set } from './cookies.js';
 import { extras } from './extras.js';
@@ -10,6 +12,7 @@ const methods = {
   consent,
   ready: async callback => {
     if (allowed) await busy;
+    await tracked;
     callback(known);
   },
   trackClick: input => busy.then(() => allowed && track(input)),
@@ -35,11 +38,15 @@ self._dubAnalytics = {
   v: value,
   n: domains,
   k: data.publishableKey,
+  o: data,
 };
 
+// Beside this file; for one in a bundle, where the relay has it on this site.
 if (!EXTRAS)
   (asked ?? data.cleanUrl) == null ||
-    import(new URL('script.extras.js', tag.src)).catch(console.warn);
+    import((tag.src || PREFIX + '/').replace(/[^/]*$/, 'script.extras.js')).catch(
+      console.warn,
+    );
 
 queue.map(entry => dub(...entry));
 dub.ready(detail => emit('ready', detail));
@@ -49,5 +56,6 @@ dub.ready(detail => emit('ready', detail));
   history[name] = (...args) => look(original.apply(history, args));
 });
 addEventListener('popstate', look);
+self.navigation?.addEventListener('currententrychange', look);
 
 if (EXTRAS) extras(data);

@@ -36,9 +36,10 @@ _DOCTYPE: Final = re.compile(rb"<!doctype[\t\n\f\r ]++html[\t\n\f\r >]", re.IGNO
 _LETTER: Final = re.compile(rb"[A-Za-z]")
 
 _IN_HEAD: Final = frozenset(
-    {b"html", b"head", b"base", b"basefont", b"bgsound", b"link", b"meta"}
+    {b"html", b"head", b"basefont", b"bgsound", b"link", b"meta"}
 )
-"""Start tags that leave a head open, and hold no text."""
+"""Start tags that leave a head open, and hold no text. Not ``<base>``: behind it the
+script's address would be another host's (HTML, 2.4.1)."""
 
 _RAW: Final = {
     name: re.compile(rb"</" + name + rb"(?=[\t\n\f\r />])", re.IGNORECASE)
@@ -69,8 +70,9 @@ _DOUBTFUL: Final = b"&\0\x1b"
 class HeadEnd:
     """Finds the last sure place in a head, in one pass over a page's bytes.
 
-    That is before ``</head>`` or what closes the head without it, or before a
-    ``<template>`` or ``<noscript>``, whose content no tokenizer can judge alone.
+    That is before ``</head>`` or what closes the head without it, before a ``<base>``,
+    or before a ``<template>`` or ``<noscript>``, whose content no tokenizer can judge
+    alone.
     """
 
     def __init__(self, source: bytes) -> None:

@@ -283,6 +283,10 @@ async def test_a_page_streams_on_while_it_is_made(site: Site, port: int) -> None
         (b"<title></head></title></head>", b"<title></head></title>TAG</head>"),
         (b"<p>no head<body class=a>x", b"<p>no head<body class=a>x"),
         (b"</header></head>", b"</header>TAG</head>"),
+        (  # else the script would come from there
+            b"<head><meta a=1><base href=https://cdn.test/></head>",
+            b"<head><meta a=1>TAG<base href=https://cdn.test/></head>",
+        ),
         (b"<body></head>", b"TAG<body></head>"),
         (b"nothing at all", b"nothing at all"),
         (b"", b""),

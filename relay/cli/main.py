@@ -34,6 +34,7 @@ from relay.cli.database_commands import (
     migrate,
     restore,
 )
+from relay.cli.front_command import front
 from relay.cli.lead_commands import leads
 from relay.cli.operate import alerts, completion, delivery, health, reconcile, stats
 from relay.cli.privacy import (
@@ -293,7 +294,7 @@ def version(*, as_json: bool) -> None:
 for command in (export, forget, rekey):
     leads.add_command(command)
 for command in (
-    *(leads, rules, stats, reconcile, health, delivery, alerts),
+    *(leads, rules, front, stats, reconcile, health, delivery, alerts),
     *(backup, restore, migrate, completion),
 ):
     cli.add_command(command)

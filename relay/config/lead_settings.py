@@ -110,6 +110,15 @@ class LeadSettings:
         help="How long a relay that is stopping still accepts requests while readyz"
         " answers 503, so that a load balancer turns away first.",
     )
+    bypass_log: str | None = setting(
+        "bypass_log",
+        values.text,
+        unset="none is watched",
+        example="/var/log/dub-relay/bypass.log",
+        help="The file in which a front server (dub-relay front) logs sign-ups that went"
+        " around the relay; serve looks at it every ten seconds and recovers their"
+        " leads.",
+    )
     dub_api_key: str = setting(
         "dub.api_key",
         values.token,

@@ -42,6 +42,7 @@ from relay.cli.privacy import (
     forget,
     rekey,
 )
+from relay.cli.recover_command import recover
 from relay.cli.rule_commands import rules
 from relay.config.reference import settings_help
 from relay.config.settings import (
@@ -291,7 +292,7 @@ def version(*, as_json: bool) -> None:
     click.echo(named if as_json else f"{NAME} {VERSION}")
 
 
-for command in (export, forget, rekey):
+for command in (export, forget, rekey, recover):
     leads.add_command(command)
 for command in (
     *(leads, rules, front, stats, reconcile, health, delivery, alerts),

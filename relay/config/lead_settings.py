@@ -115,9 +115,9 @@ class LeadSettings:
         values.text,
         unset="none is watched",
         example="/var/log/dub-relay/bypass.log",
-        help="The file in which a front server (dub-relay front) logs sign-ups that went"
-        " around the relay; serve looks at it every ten seconds and recovers their"
-        " leads.",
+        help="The file in which a front server (dub-relay front) logs sign-ups that"
+        " went around the relay; serve looks at it every ten seconds, recovers their"
+        " leads, and blanks what it has read.",
     )
     dub_api_key: str = setting(
         "dub.api_key",

@@ -7,6 +7,7 @@ it twice.
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -37,7 +38,7 @@ SHAPES = ("--only-what-matters", "--all")
 
 @dataclass
 class Site:
-    """A site that counts what it was asked; it holds sign-ups while ``open`` is not set."""
+    """Counts what it was asked; holds sign-ups while ``open`` is not set."""
 
     address: str = ""
     asked: Counter[str] = field(default_factory=Counter)
@@ -117,20 +118,22 @@ class Front:
     async def until(self, *, through: bool) -> None:
         """Wait until landings go through the relay, or around it."""
         async with asyncio.timeout(60):
-            while await self.lands() is not through:
+            while await self.lands() is not through:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             # A frozen relay takes a request's connection and does not answer.
-            while not through and await self.page(f"/?dub_id={self.click}") != 200:
+            landing = f"/?dub_id={self.click}"
+            while not through and await self.page(landing) != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def sign_up(self, email: str, kind: str = "form") -> int:
         how: dict[str, object] = {"data": {"email": email}}
         if kind == "json":
             how = {"json": {"email": email}}
-        elif kind == "upload":
+        elif kind in {"upload", "avatar"}:
+            size = 500_000 if kind == "upload" else 1000
             form = aiohttp.FormData()
             form.add_field("email", email)
-            form.add_field("avatar", BytesIO(b"\x89PNG" * 500_000), filename="me.png")
+            form.add_field("avatar", BytesIO(b"\x89P\x00\n" * size), filename="a.png")
             how = {"data": form}
         async with self.session.post(
             f"{self.url}/signup",
@@ -176,7 +179,12 @@ async def all_is_served(front: Front, site: Site, name: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_relay_that_is_killed_is_gone_around_at_once(
-    kind: str, shape: str, tmp_path: Path, relay: RelayProcess, site: Site, dub: SandboxDub
+    kind: str,
+    shape: str,
+    tmp_path: Path,
+    relay: RelayProcess,
+    site: Site,
+    dub: SandboxDub,
 ) -> None:
     async with fronted(kind, tmp_path, relay, dub, shape) as front:
         await all_is_served(front, site, "alive")
@@ -246,3 +254,54 @@ async def test_a_graceful_restart_fails_nobody(
 
     assert set(statuses) == {303}
     assert set(site.asked.values()) == {1}
+
+
+def bypass_log(kind: str, folder: Path) -> Path:
+    """The file that the bypassed sign-ups are in; what HAProxy prints goes there too."""
+    if kind != "haproxy":
+        return folder / "bypass.log"
+    lines = (folder / "server.log").read_text("latin-1").splitlines(keepends=True)
+    log = folder / "haproxy.log"
+    log.write_text("".join(each for each in lines if each.startswith("{")), "latin-1")
+    return log
+
+
+@pytest.mark.parametrize("kind", ["nginx", "haproxy", "envoy"])
+async def test_every_sign_up_that_went_around_is_recovered_once(
+    kind: str, tmp_path: Path, relay: RelayProcess, site: Site, dub: SandboxDub
+) -> None:
+    """Each lead is there once, whether it came through the relay or around it."""
+    arguments = ("--bypass-log", str(tmp_path / "bypass.log"))
+    (tmp_path / "bypass.log").touch(0o600)
+    async with fronted(kind, tmp_path, relay, dub, *arguments) as front:
+        assert await front.sign_up("through@example.com") == 303
+        await relay.stop(signal.SIGKILL)
+        around = {"ä+b@example.com", "json@example.com", "file@example.com"}
+        assert await front.sign_up("ä+b@example.com") == 303
+        assert await front.sign_up("json@example.com", "json") == 303
+        assert await front.sign_up("file@example.com", "avatar") == 303
+        assert await front.sign_up("large@example.com", "upload") == 303
+        assert await front.page("/signup") == 200
+        await relay.start()
+        await front.until(through=True)
+        assert await front.sign_up("again@example.com") == 303
+    if kind != "haproxy":
+        assert (tmp_path / "bypass.log").stat().st_mode & 0o777 == 0o600
+
+    log = bypass_log(kind, tmp_path)
+    for expected in ({"new": 3, "unreadable": 1}, {"duplicate": 3, "unreadable": 1}):
+        code, out, err = await relay.run("leads", "recover", str(log), "--json")
+        assert code == 0, err
+        counts = {name: count for name, count in json.loads(out).items() if count}
+        assert counts == expected | {"read": 4}
+    assert "too long to be logged" in err
+
+    leads = await relay.settled(5)
+    assert Counter(one["customerExternalId"] for one in leads) == Counter(
+        around | {"through@example.com", "again@example.com"}
+    )
+    assert {one["status"] for one in leads} == {"delivered"}
+    recovered = {
+        one["customerExternalId"] for one in leads if one["source"] == "recovered"
+    }
+    assert recovered == around

@@ -23,8 +23,7 @@ FETCHED = TOP / ".venv" / "servers"
 """Where .ci/servers puts what the system does not have."""
 
 LIBRARIES = os.pathsep.join(
-    str(each)
-    for each in sorted((FETCHED / "usr" / "lib").glob("*-linux-gnu*"))
+    str(each) for each in sorted((FETCHED / "usr" / "lib").glob("*-linux-gnu*"))
 )
 """What a server needs that was unpacked beside it."""
 

@@ -59,7 +59,7 @@ CLICK_PARAMETER: Final = (
     + "".join(f"(?:{char}|%{ord(char):x})" for char in "id")
     + "="
 )
-"""The name of the click's parameter as it may stand in an address, as an expression that
+"""The name of the click's parameter as it may stand in an address: an expression that
 PCRE, RE2 and Go read alike."""
 
 _ADDRESS: Final = re.compile(f"[?&;]{CLICK_PARAMETER}([^?&;#]*)")

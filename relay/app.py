@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from relay.capture import openapi
-from relay.capture.click_cookie import Landing
+from relay.capture.click_cookie import Landing, StoringTerms
 from relay.capture.intake import Intake
 from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
 from relay.capture.pass_through import PATHS, Passthrough
@@ -26,6 +26,7 @@ from relay.capture.track_api import TrackApi, Waiting
 from relay.config.settings import Settings
 from relay.core.clock import now_ms, roll
 from relay.core.dub.retry import Policy
+from relay.core.http.consent import parse_consent
 from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
 from relay.delivery.deliver import Delivery, DeliveryTerms, lease_ms
@@ -92,6 +93,13 @@ class Relay:
             attribution=settings.attribution,
             clock=now_ms,
             metrics=self.metrics,
+            storing=StoringTerms(
+                settings.cookie_landing,
+                parse_consent(settings.cookie_consent)
+                if settings.cookie_consent
+                else None,
+                settings.cookie_gpc,
+            ),
         )
         self.sightings = Sightings(self.outbox, self.landing, self.metrics, now_ms)
         self.trusted = Trusted(

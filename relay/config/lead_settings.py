@@ -13,7 +13,7 @@ from relay.core import signing
 from relay.core.providers import PROVIDERS
 
 if TYPE_CHECKING:  # the commands need not wait for what parses cookies
-    from relay.core.http.cookies import Attribution
+    from relay.core.http.cookies import Attribution, Storing
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -247,6 +247,39 @@ class LeadSettings:
         values.whole(1, 400),
         90,
         help="How many days the click cookie lives (1 to 400).",
+    )
+    cookie_landing: Storing = setting(
+        "cookie.landing",
+        values.choice("always", "consent", "never"),
+        "always",
+        help="Whether the proxy stores a click when the visitor lands: always, consent"
+        " (once cookie.consent says yes) or never (only where the script hands one"
+        " over).",
+    )
+    cookie_consent: str | None = setting(
+        "cookie.consent",
+        values.consent_cookie,
+        unset="none; cookie.landing = consent needs one",
+        example="cookiebot",
+        help="The cookie that says whether a click may be kept: NAME, NAME=VALUE, or a"
+        " platform (cookiebot, cookieyes, onetrust, didomi, klaro, cookieconsent,"
+        " iubenda, tarteaucitron, complianz, axeptio, govuk).",
+    )
+    cookie_gpc: bool = setting(
+        "cookie.gpc",
+        values.flag,
+        "off",
+        help="Takes a browser's Global Privacy Control (Sec-GPC: 1) for a no: on or"
+        " off.",
+    )
+    browser_consent: bool = setting(
+        "browser.consent",
+        values.required,
+        unset="as the script's tag says",
+        example="required",
+        blank=False,
+        help="required: the served script keeps and sends nothing before a yes,"
+        " whatever its tag says. So it does where cookie.landing is consent.",
     )
     browser_rate: int = setting(
         "browser.rate",

@@ -270,7 +270,8 @@ class Run:
             moving = [
                 lead
                 for lead in leads
-                if lead["status"] in ("sending", "parked")
+                # What Dub's list of events will show, or show the absence of.
+                if lead["status"] in ("sending", "parked", "delivered", "unconfirmed")
                 or (lead["status"] in ("queued", "waiting") and not waits_for_key(lead))
             ]
             telling = (await self.report())["telling"]

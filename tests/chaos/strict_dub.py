@@ -3,8 +3,8 @@
 As Dub's own server: ``track/lead`` claims its dedupe key first and never gives it
 back, ``deferred`` passes it by, and an invoice is written down after the answer. Its
 moods come before the work (nothing is done) or after it (the answer is lost or
-replaced). Its list of events lags by some seconds, and may lack one for ever
-("forget"). ``GET /report`` says what was counted; ``POST /mood`` sets the moods' shares.
+replaced). Its list of events lags by some seconds, and may lack some for ever.
+``GET /report`` says what was counted; ``POST /mood`` sets the moods' shares.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -21,6 +23,10 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpServer
 
+from relay.config.settings import load
+from relay.config.values import listen
+from relay.core.rules.rule import compile_rules
+from relay.operations.front_servers import LOGS_BYPASSED, front_configuration
 from tests.support import servers
 from tests.support.harness import RelayProcess, SandboxDub
 
@@ -257,7 +263,7 @@ async def test_a_graceful_restart_fails_nobody(
 
 
 def bypass_log(kind: str, folder: Path) -> Path:
-    """The file that the bypassed sign-ups are in; what HAProxy prints goes there too."""
+    """The file that the bypassed sign-ups are in, of HAProxy's without its messages."""
     if kind != "haproxy":
         return folder / "bypass.log"
     lines = (folder / "server.log").read_text("latin-1").splitlines(keepends=True)
@@ -305,3 +311,55 @@ async def test_every_sign_up_that_went_around_is_recovered_once(
         one["customerExternalId"] for one in leads if one["source"] == "recovered"
     }
     assert recovered == around
+
+
+ADDRESSES = {
+    "sockets": {
+        "RELAY_LISTEN": "unix:/run/relay.sock",
+        "RELAY_UPSTREAM": "unix:/run/site.sock",
+    },
+    "TLS": {"RELAY_UPSTREAM": "https://site.test,https://site.test:8443"},
+    "IPv6": {"RELAY_LISTEN": "[::]:8080", "RELAY_UPSTREAM": "http://[::1]:3000"},
+}
+READ = {
+    "caddy": ("validate", "--adapter=caddyfile", "--config"),
+    "haproxy": ("-c", "-f"),
+    "envoy": ("--mode", "validate", "-c"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("addresses", ADDRESSES)
+@pytest.mark.parametrize("kind", ["nginx", *READ])
+async def test_a_server_reads_what_is_written_for_other_addresses(
+    kind: str, addresses: str, shape: str, tmp_path: Path
+) -> None:
+    settings = load(
+        None, {**ADDRESSES[addresses], "RELAY_PREFIX": "/in/dub"}, complete=False
+    )
+    settings = replace(settings, signup=compile_rules(tomllib.loads(RULES)["signup"]))
+    text = front_configuration(
+        kind,
+        settings,
+        everything=shape == "--all",
+        listen=listen("127.0.0.1:8000"),
+        bypass_log=str(tmp_path / "bypass.log") if kind in LOGS_BYPASSED else None,
+    ).replace("site.test", "localhost")
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    how = [*READ.get(kind, ()), str(config)]
+    if kind == "nginx":
+        whole = tmp_path / "nginx.conf"
+        whole.write_text(servers.NGINX.format(folder=tmp_path, site=config))
+        how = ["-t", "-e", "stderr", "-p", str(tmp_path), "-c", str(whole)]
+    environment = os.environ | {"HOME": str(tmp_path)}
+    if kind == "haproxy":
+        environment["LD_LIBRARY_PATH"] = servers.LIBRARIES
+    process = await asyncio.create_subprocess_exec(
+        *(servers.program(kind), *how),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()

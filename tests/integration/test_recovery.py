@@ -1,9 +1,8 @@
-"""Leads of sign-ups that went around the relay: `leads recover`, and the watched log."""
+"""Leads of sign-ups that went around the relay: `leads recover`, and the watch."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -263,7 +262,7 @@ async def test_a_watched_log_is_recovered_as_it_grows(
     # What was written before a rotation, and after it.
     with log.open("a") as writer:
         writer.write(line("before@example.com"))
-    os.rename(log, tmp_path / "bypass.log.1")
+    log.rename(tmp_path / "bypass.log.1")
     written(tmp_path, line("after@example.com"))
     assert (await watch.look()).new == 2
     assert await customers(outbox) == {

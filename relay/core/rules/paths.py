@@ -24,7 +24,7 @@ _OVERLONG: Final = re.compile(r"%c[01]", re.IGNORECASE)
 """Begins UTF-8 that is longer than it must be, which lax decoders read as "." or "/"
 (RFC 3629, 10)."""
 
-_PLAIN: Final = re.compile(r"[A-Za-z0-9._~@,:-]+")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~@,:-]*")
 """Text that means itself in every server's configuration."""
 
 MAX_SEGMENTS: Final = 100
@@ -82,12 +82,13 @@ class PathPattern:
         It fits some more, and PCRE, RE2 and Go read it alike: a server in front finds
         by it what must not pass the relay by.
         """
-        *before, last = [_as_expression(segment) for segment in self.segments]
-        # A batch of tRPC has the names of its calls with commas between.
-        end = f"(?:[^/]*,)?{last}(?:,[^/]*)?" if self.names_end and last else last
+        parts = [_as_expression(segment) for segment in self.segments[1:]]
+        if self.names_end and self.segments[-1].text:
+            # A batch of tRPC has the names of its calls with commas between.
+            parts[-1] = f"(?:[^/]*,)?{parts[-1]}(?:,[^/]*)?"
         fold = "(?i)" if self.ignore_case else ""
         rest = "/" if self.below else "(?:/(?:;[^/]*)?)?$"
-        return f"{fold}^{'/'.join([*before, end])}{rest}"
+        return f"{fold}^{''.join(f'/{part}' for part in parts)}{rest}"
 
     def _fits(self, segment: Segment, text: str) -> bool:
         if segment.is_placeholder:
@@ -120,7 +121,7 @@ def _as_expression(segment: Segment) -> str:
     Any segment does for one that a server's configuration would have to quote.
     """
     if segment.is_placeholder or not _PLAIN.fullmatch(segment.text):
-        return "[^/]+" if segment.text else ""
+        return "[^/]+"
     return segment.text.replace(".", "[.]") + "(?:;[^/]*)?"
 
 

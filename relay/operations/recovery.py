@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from relay.capture.click_cookie import Landing
-from relay.capture.drafted_leads import drafted_lead
 from relay.capture.intake import Intake
 from relay.config.settings import Settings
 from relay.core.clock import now_ms
@@ -152,8 +151,7 @@ class Recovery:
                 return "unattributed"
             click_id = ""
         note = f"it went around the relay ({one.at}), and was recovered from a record"
-        new_lead = drafted_lead(
-            self._intake,
+        new_lead = self._intake.drafted(
             SOURCE,
             judged.draft,
             (*judged.draft.notes, note),

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from relay.capture.drafted_leads import drafted_lead
 from relay.capture.intake import Intake
 from relay.capture.spill import Spill
 from relay.core.leads import LeadStatus
@@ -183,14 +182,8 @@ class ProxiedSignups:
         origin: Mapping[str, str],
         held: str | None = None,
     ) -> NewLead:
-        return drafted_lead(
-            self._intake,
-            SOURCE,
-            draft,
-            notes,
-            click_id=click_id,
-            origin=origin,
-            lead_id=held,
+        return self._intake.drafted(
+            SOURCE, draft, notes, click_id=click_id, origin=origin, lead_id=held
         )
 
 

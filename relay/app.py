@@ -52,10 +52,12 @@ from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.forward import Proxy, no_site
 from relay.proxy.sightings import Sightings
 from relay.proxy.signup_leads import ProxiedSignups
+from relay.proxy.upstream import Sites
 
 if TYPE_CHECKING:
     from relay.dashboard.live import Sampler
     from relay.observability.tracing import Tracing
+    from relay.operations.recovery import BypassWatch
 
 Endpoint = tuple[str, str, Handler]
 """A method, a path below the prefix, and what answers there."""
@@ -148,14 +150,22 @@ class Relay:
 
     def _background(self, *, delivery: bool) -> Iterator[Coroutine[Any, Any, None]]:
         yield self.spill.run()
-        if self.settings.upstream is not None:
-            yield self.sightings.run()
+        yield self.sightings.run()
         if delivery:
             yield self.sweeper().run()
+            if self.settings.bypass_log is not None:
+                yield self._bypass_watch(self.settings.bypass_log).run()
         if self.settings.dashboard:
             yield self._sampler().run()
         if (watch := self.watch()) is not None:
             yield watch.run()
+
+    def _bypass_watch(self, path: str) -> BypassWatch:
+        """Put together what recovers the leads of sign-ups that went around."""
+        # Here, so that a relay without such a log does not carry it.
+        from relay.operations.recovery import BypassWatch, Recovery  # noqa: PLC0415
+
+        return BypassWatch(Recovery(self.outbox, self.intake, self.settings), path)
 
     def _sampler(self) -> Sampler:
         """Put together what keeps this process's samples for the dashboard."""
@@ -362,7 +372,7 @@ class Relay:
         """Return the endpoints that the site's pages and their script call."""
         settings = self.settings
         snippet = Snippet.of(settings)
-        cookie = CookieEndpoint(self.landing, self.trusted)
+        cookie = CookieEndpoint(self.landing, self.trusted, self.sightings.tag_differs)
         ticket = TicketEndpoint(
             self.landing, OwnPages(self.trusted), self.opener, now_ms
         )
@@ -385,21 +395,26 @@ class Relay:
         if settings.upstream is None:
             app.router.add_route("*", "/{path:.*}", no_site)
             return
-        Proxy(
+        sites = Sites(
             settings.upstream,
-            settings.signup,
-            ProxiedSignups(self.intake, self.spill, self.metrics),
-            self.landing,
-            trusted=self.trusted,
-            prefix=settings.prefix,
-            sightings=self.sightings,
-            script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
             limits=UpstreamLimits(
                 connect=settings.limits_upstream_connect,
                 answer=settings.limits_upstream_answer,
                 stall=settings.limits_upstream_stall,
                 copy=settings.limits_signup_copy,
             ),
+            host=settings.upstream_host,
+        )
+        Proxy(
+            sites,
+            settings.signup,
+            ProxiedSignups(self.intake, self.spill, self.metrics),
+            self.landing,
+            trusted=self.trusted,
+            prefix=settings.prefix,
+            sightings=self.sightings,
+            underscored=settings.underscore_headers,
+            script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
         ).install(app)
 
     async def overview(self) -> Overview:

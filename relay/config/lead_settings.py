@@ -37,6 +37,24 @@ class LeadSettings:
         help="The site to stand in front of: http(s)://host:port or unix:/path."
         " Several instances of it with commas between.",
     )
+    upstream_host: str | None = setting(
+        "upstream_host",
+        values.host,
+        unset="the visitor's",
+        example="my-app.vercel.app",
+        help="The Host that the site gets, and the name that TLS asks for: for a"
+        " platform that chooses its site by Host.",
+    )
+    underscore_headers: tuple[str, ...] = setting(
+        "underscore_headers",
+        values.underscore_headers,
+        blank=(),
+        unset="none passes",
+        example="__RequestVerificationToken",
+        help="Headers with an underscore in their name that reach the site, with commas"
+        " between. All others are dropped: sites may read X_Forwarded_For as"
+        " X-Forwarded-For.",
+    )
     inject_snippet: bool = setting(
         "inject_snippet",
         values.flag,
@@ -109,6 +127,15 @@ class LeadSettings:
         "1s",
         help="How long a relay that is stopping still accepts requests while readyz"
         " answers 503, so that a load balancer turns away first.",
+    )
+    bypass_log: str | None = setting(
+        "bypass_log",
+        values.text,
+        unset="none is watched",
+        example="/var/log/dub-relay/bypass.log",
+        help="The file in which a front server (dub-relay front) logs sign-ups that"
+        " went around the relay; serve looks at it every ten seconds, recovers their"
+        " leads, and blanks what it has read.",
     )
     dub_api_key: str = setting(
         "dub.api_key",

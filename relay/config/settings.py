@@ -38,6 +38,7 @@ __all__ = ["SETTINGS", "ConfigError", "Described", "Listen", "Settings", "load"]
 _NEEDS: Final = {
     "alerts.url": "alerts.secret",
     "tls.key": "tls.cert",
+    "upstream_host": "upstream",
     # The header is believed from these proxies alone.
     "dashboard.identity_header": "dashboard.identity_proxies",
     "dashboard.identity_proxies": "dashboard.identity_header",

@@ -23,10 +23,11 @@ ALL = max(NAMES, key=len)
 
 BUDGETS = {
     # Dub's own base has 1674 (its build of 2025-10). Ours also reads options from its
-    # address, finds a tag that is not the current script, and takes what is fixed.
-    "script.js": 1830,
+    # address, finds a tag that is not the current script, takes what is fixed, and
+    # reads addresses and cookies as the server does.
+    "script.js": 2045,
     # Dub's own has 2842, and asks nobody. Ours reads what consent platforms write.
-    ALL: 3655,
+    ALL: 3860,
     # Only for those who ask for it.
     EXTRAS: 1305,
 }

@@ -551,6 +551,11 @@ BAD = {
         *("localhost:3000", "ftp://h", "http://", "http://h/path", "http://h?q"),
         *("http://u:p@h", "http://h:99999", "http://h:0", "http://h h", "unix:x"),
     ],
+    "RELAY_UPSTREAM_HOST": ["https://h", "h/", "a b", "a,b", "a@b", "h:x"],
+    "RELAY_UNDERSCORE_HEADERS": [
+        *("X-Token", "_a b", "_a:", "X_Forwarded_For", "x_real_ip", "Content_Length"),
+        *("X-Forwarded_Host", "transfer_encoding", "__ok, Cookie,"),
+    ],
     "RELAY_DATABASE": ["relay.db", "sqlite:///", "sqlite:///:memory:", "mysql://h/d"],
     "RELAY_SECRET": [",", "a,,b", "a", "fifteen-letters", f"{NEW},short"],
     "RELAY_HOOK_SECRET": [
@@ -596,6 +601,7 @@ def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
         ("RELAY_UPSTREAM", "http://h:3000/", "upstream", ("http://h:3000",)),
         ("RELAY_UPSTREAM", "https://[::1]", "upstream", ("https://[::1]",)),
         ("RELAY_UPSTREAM", "unix:/run/app", "upstream", ("unix:/run/app",)),
+        ("RELAY_UNDERSCORE_HEADERS", "__A, b_c", "underscore_headers", ("__A", "b_c")),
         ("RELAY_DATABASE", "sqlite:////a/b.db", "database", "sqlite:////a/b.db"),
         ("RELAY_SECRET", f"{NEW}, {OLD}", "secret", (NEW, OLD)),
         ("DUB_API_URL", "http://h:1/v1/", "dub_api_url", "http://h:1/v1"),

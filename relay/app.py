@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from relay.capture import openapi
+from relay.capture.browser_api import Admission, BrowserApi
 from relay.capture.click_cookie import Landing
 from relay.capture.intake import Intake
 from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
-from relay.capture.pass_through import PATHS, Passthrough
+from relay.capture.pass_through import KEYED_PATHS, OPEN_PATHS, PATHS, Passthrough
 from relay.capture.provider_hooks import DubHook, Parts, ProviderHook
 from relay.capture.signup_hook import SignupHook
 from relay.capture.snippet import Snippet
@@ -353,15 +354,36 @@ class Relay:
             settings.dub_api_url, self.trusted, rate=settings.browser_rate
         )
         app.cleanup_ctx.append(dub.running)
+        keyed: Passthrough | BrowserApi = dub
+        if settings.stores_browser_leads:
+            keyed = self._browser_api(dub)
+            app.cleanup_ctx.append(keyed.running)
         return [
             *(("GET", name, snippet.handle) for name in snippet.names),
             ("POST", "cookie", cookie.keep),
             ("DELETE", "cookie", cookie.forget),
             ("GET", "ticket", ticket.issue),
             ("POST", "ticket", ticket.issue),
-            *(("POST", path, partial(dub.handle, path)) for path in PATHS),
+            *(("POST", path, partial(dub.handle, path)) for path in OPEN_PATHS),
+            *(("POST", path, partial(keyed.handle, path)) for path in KEYED_PATHS),
             *(("OPTIONS", path, dub.preflight) for path in PATHS),
         ]
+
+    def _browser_api(self, dub: Passthrough) -> BrowserApi:
+        settings = self.settings
+        return BrowserApi(
+            self.intake,
+            self.outbox,
+            self.spill,
+            Waiting(self.outbox, self.outbox.now),
+            dub,
+            self.trusted,
+            Admission(
+                settings.dub_publishable_key,
+                settings.browser_hostnames,
+                settings.browser_lead_rate,
+            ),
+        )
 
     def _add_site(self, app: web.Application) -> None:
         settings = self.settings

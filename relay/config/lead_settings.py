@@ -127,6 +127,17 @@ class LeadSettings:
         env="DUB_API_URL",
         help="Dub's API.",
     )
+    dub_publishable_key: tuple[str, ...] = setting(
+        "dub.publishable_key",
+        values.publishable_keys,
+        env="DUB_PUBLISHABLE_KEY",
+        blank=(),
+        unset="track/lead/client and track/sale/client are passed to Dub",
+        example="dub_pk_your_publishable_key",
+        help="The workspace's publishable key, as the script tag has it: pages' leads"
+        " and sales with it are stored before they are answered. A comma-separated list"
+        " while it is changed.",
+    )
     dub_webhook_secret: tuple[str, ...] = secret_list(
         "dub.webhook_secret",
         signing.parse_secrets,
@@ -245,6 +256,32 @@ class LeadSettings:
         120,
         help="Calls a minute that are forwarded to Dub for one visitor's address"
         " (track/click and its siblings), in one process.",
+    )
+    browser_durable: bool | None = setting(
+        "browser.durable",
+        values.flag,
+        blank=None,
+        unset="on with DUB_PUBLISHABLE_KEY",
+        example="on",
+        help="Stores leads and sales of pages (track/lead/client, track/sale/client)"
+        " before they are answered: on or off.",
+    )
+    browser_hostnames: tuple[str, ...] = setting(
+        "browser.hostnames",
+        values.hostnames,
+        blank=(),
+        unset="pages of any host",
+        example="example.com, *.example.com",
+        help="Hosts, with commas between, whose pages may report leads and sales that"
+        " are stored, as in Dub's settings: *. covers what is below a host, not the"
+        " host itself.",
+    )
+    browser_lead_rate: int = setting(
+        "browser.lead_rate",
+        values.whole(1, 1_000_000),
+        60,
+        help="Leads and sales a minute that are stored for one visitor's address, in"
+        " one process.",
     )
     delivery_retry_base: float = setting(
         "delivery.retry_base",

@@ -38,6 +38,7 @@ __all__ = ["SETTINGS", "ConfigError", "Described", "Listen", "Settings", "load"]
 _NEEDS: Final = {
     "alerts.url": "alerts.secret",
     "tls.key": "tls.cert",
+    "browser.durable": "dub.publishable_key",
     # The header is believed from these proxies alone.
     "dashboard.identity_header": "dashboard.identity_proxies",
     "dashboard.identity_proxies": "dashboard.identity_header",
@@ -76,6 +77,11 @@ class Settings(ServerSettings, LeadSettings):
     def two_step(self) -> bool:
         """Whether a lead is proved with a deferred call before it is recorded."""
         return self.delivery_steps == 2
+
+    @property
+    def stores_browser_leads(self) -> bool:
+        """Whether leads and sales of pages are stored before they are answered."""
+        return bool(self.dub_publishable_key) and self.browser_durable is not False
 
     @property
     def dashboard(self) -> bool:

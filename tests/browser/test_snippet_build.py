@@ -24,8 +24,9 @@ ALL = max(NAMES, key=len)
 BUDGETS = {
     # Dub's own base, as measured of its build of 2025-10.
     "script.js": 1674,
-    # Dub's own is 2842, and does less: may ours grow, it is to be on purpose.
-    ALL: 2880,
+    # Dub's own is 2842, and does less: may ours grow, it is to be on purpose. (2,910: a
+    # repeat that Dub has swallowed is no success.)
+    ALL: 2910,
     # Only for those who ask for it.
     EXTRAS: 660,
 }

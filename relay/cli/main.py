@@ -34,6 +34,7 @@ from relay.cli.database_commands import (
     migrate,
     restore,
 )
+from relay.cli.import_command import import_leads
 from relay.cli.lead_commands import leads
 from relay.cli.operate import alerts, completion, delivery, health, stats
 from relay.cli.privacy import (
@@ -290,7 +291,7 @@ def version(*, as_json: bool) -> None:
     click.echo(named if as_json else f"{NAME} {VERSION}")
 
 
-for command in (export, forget, rekey):
+for command in (export, import_leads, forget, rekey):
     leads.add_command(command)
 for command in (
     *(leads, rules, stats, health, delivery, alerts),

@@ -77,6 +77,26 @@ class NewLead:
     as_held: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ImportedLead:
+    """A lead of another ledger, as it is to stand in this one.
+
+    ``new_lead`` is QUEUED, by which it may repeat an earlier one; ``status`` is the
+    state that it gets in truth. ``since`` (epoch ms) begins its round of attempts, and
+    is its due time if it is to be sent. ``in_doubt``: a call made elsewhere may have
+    counted.
+    """
+
+    new_lead: NewLead
+    status: LeadStatus
+    since: int
+    in_doubt: bool = False
+    delivered_at: int | None = None
+    link: CreditedLink | None = None
+    event_id: str | None = None
+    confirmed_by: str | None = None
+
+
 class InsertResult(NamedTuple):
     """The outbox's answer to a new lead: committed, and under which lead's id."""
 
@@ -319,6 +339,14 @@ class Outbox(Protocol):
         surrogate or NUL; the person's fields may hold anything.
         """
 
+    async def import_lead(
+        self, imported: ImportedLead, *, dry: bool = False
+    ) -> InsertResult:
+        """Commit a lead of another ledger; a DUPLICATE if its id or its key is here.
+
+        ``dry`` changes nothing, and returns what would have become of it.
+        """
+
     async def release(
         self, lead_id: str, new_lead: NewLead | None
     ) -> InsertResult | None:
@@ -462,7 +490,10 @@ class Outbox(Protocol):
         """How many entries are in each state that has any."""
 
     async def oldest_open(self) -> int | None:
-        """When the oldest open lead was created (epoch ms)."""
+        """Since when the oldest open lead is tried (epoch ms).
+
+        Since it came, was sent again by a person, or was imported.
+        """
 
     async def next_due(self) -> int | None:
         """When the next entry becomes due (epoch ms)."""

@@ -32,6 +32,7 @@ from relay.outbox.contract import (
     Claim,
     Credited,
     Forgotten,
+    ImportedLead,
     InsertResult,
     NewLead,
     Outbox,
@@ -58,6 +59,7 @@ Arguments = TypeVarTuple("Arguments")
 WAKING: Final[frozenset[AnyOperation]] = frozenset(
     {
         insertion.put,
+        insertion.import_lead,
         insertion.release,
         insertion.release_as_held,
         deliveries.settle,
@@ -190,6 +192,15 @@ class StoredOutbox(Outbox, ABC):
         locks = self.locks_of(new_lead)
         put = self.channel.submit(self.put_operation, (new_lead, row), locks)
         return await self._soon(put)
+
+    async def import_lead(
+        self, imported: ImportedLead, *, dry: bool = False
+    ) -> InsertResult:
+        row = row_of(imported.new_lead, self._seal)
+        if dry:
+            return await self.channel.read(insertion.find_imported, imported)
+        locks = self.locks_of(imported.new_lead)
+        return await self.channel.submit(insertion.import_lead, (imported, row), locks)
 
     async def release(
         self, lead_id: str, new_lead: NewLead | None

@@ -36,7 +36,7 @@ from relay.cli.database_commands import (
 )
 from relay.cli.import_command import import_leads
 from relay.cli.lead_commands import leads
-from relay.cli.operate import alerts, completion, delivery, health, stats
+from relay.cli.operate import alerts, completion, delivery, health, reconcile, stats
 from relay.cli.privacy import (
     export,
     forget,
@@ -294,7 +294,7 @@ def version(*, as_json: bool) -> None:
 for command in (export, import_leads, forget, rekey):
     leads.add_command(command)
 for command in (
-    *(leads, rules, stats, health, delivery, alerts),
+    *(leads, rules, stats, reconcile, health, delivery, alerts),
     *(backup, restore, migrate, completion),
 ):
     cli.add_command(command)

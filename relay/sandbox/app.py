@@ -120,6 +120,7 @@ def _add_api(
         ("POST", "/track/lead"): api.track_lead,
         ("POST", "/track/sale"): api.track_sale,
         ("GET", "/customers"): api.customers,
+        ("GET", "/events"): api.events,
         ("GET", "/customers/{id:.+}"): api.customer,
         ("POST", "/track/lead/client"): api.track_lead_client,
         ("POST", "/track/sale/client"): api.track_sale_client,

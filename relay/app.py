@@ -44,7 +44,7 @@ from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
 from relay.operations.monitoring import HealthEndpoints, MetricsAccess
-from relay.operations.retention import RetentionJob
+from relay.operations.retention import RetentionJob, RowRemovalJob
 from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
@@ -153,6 +153,7 @@ class Relay:
             yield self.sightings.run()
         if delivery:
             yield self.sweeper().run()
+            yield self.remover().run()
         if self.settings.dashboard:
             yield self._sampler().run()
         if (watch := self.watch()) is not None:
@@ -185,7 +186,11 @@ class Relay:
             roll=roll,
             metrics=self.metrics,
         )
-        seen = LastSeen(self.outbox, spill_path(settings.database).with_suffix(".seen"))
+        seen = LastSeen(
+            self.outbox,
+            spill_path(settings.database).with_suffix(".seen"),
+            keep_days=settings.keep_days,
+        )
         return Worker(self.outbox, delivery, seen, terms=terms, clock=self.outbox.now)
 
     def _delivery_kind(self) -> Callable[..., Delivery]:
@@ -219,6 +224,16 @@ class Relay:
         """Put together what erases personal data whose time is over."""
         return RetentionJob(
             self.outbox, days=self.settings.retention_days, clock=self.outbox.now
+        )
+
+    def remover(self) -> RowRemovalJob:
+        """Put together what removes the rows of leads of long ago."""
+        settings = self.settings
+        return RowRemovalJob(
+            self.outbox,
+            days=settings.keep_days,
+            for_ever=settings.dedupe_days == 0,
+            clock=self.outbox.now,
         )
 
     def dub(self) -> DubClient:

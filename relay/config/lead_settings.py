@@ -93,6 +93,13 @@ class LeadSettings:
         help="How many days after its capture a lead that Dub has (delivered,"
         " confirmed, duplicate) keeps its personal data; 0 means for ever.",
     )
+    keep_days: int = setting(
+        "keep_days",
+        values.whole(0, 36_500),
+        400,
+        help="How many days the rows of leads that Dub has are kept at all; they go by"
+        " whole months. 0 means for ever.",
+    )
     data_key: tuple[str, ...] = secret_list(
         "data_key",
         signing.parse_long_secrets,

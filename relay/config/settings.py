@@ -246,6 +246,9 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str, str]]:
     if settings.delivery_retry_max < settings.delivery_retry_base:
         why = "less than {other}. Raise it, or lower the other."
         yield "delivery.retry_max", "delivery.retry_base", why
+    if 0 < settings.keep_days < settings.dedupe_days:
+        why = "less than {other}: a repeat would not be seen. Raise it, or lower that."
+        yield "keep_days", "dedupe_days", why
     own = {f"http://{settings.listen}", str(settings.listen)}
     if own.intersection(settings.upstream or ()):
         why = "the address of the relay itself ({other}). Use the site's."

@@ -237,7 +237,7 @@ def imported_lead(row: Row, now: int) -> ImportedLead:
             reason=None if to_be_sent else _text(row.get("lastError")),
         ),
         LeadStatus.QUEUED if to_be_sent else status,
-        since=now if to_be_sent else created_at,
+        since=now,
         in_doubt=status is LeadStatus.UNCONFIRMED or (to_be_sent and _was_called(row)),
         delivered_at=_time(row, "deliveredAt", now),
         link=_link(row),

@@ -337,6 +337,13 @@ class Forgotten:
     traces: tuple[bytes, ...] = field(default=(), repr=False)
 
 
+class Removed(NamedTuple):
+    """How far the removal of old rows has come: the last seq (None: the end)."""
+
+    last: int | None
+    leads: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Scrubbed:
     """Whether the erased bytes are out of the database's files; if not, why."""
@@ -588,6 +595,16 @@ class Outbox(Protocol):
 
         Those that were captured before then (epoch ms), oldest first. Several
         relays may do so at once.
+        """
+
+    async def remove_old(
+        self, above: int, before: int, limit: int, *, for_ever: bool
+    ) -> Removed:
+        """Remove rows of SETTLED leads of before then, of the next so many above a seq.
+
+        A lead counts as old by its capture, its round of attempts and its delivery.
+        ``for_ever``: a later repeat is to be a DUPLICATE all the same, as one of a
+        sale's invoice always is. Several relays may do so at once.
         """
 
     async def forget(self, wanted: Wanted, now: int) -> Forgotten:

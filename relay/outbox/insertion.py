@@ -35,10 +35,14 @@ EARLIER: Final = """
     UNION ALL
     SELECT id, status, customer, dedupe_key, created_at, idempotency_key, body_hash
     FROM leads WHERE customer = ANY(${}::text[]) AND dedupe_key = ANY(${}::text[])
+    UNION ALL
+    SELECT lead_id, 'delivered', customer, dedupe_key, created_at, NULL, NULL
+    FROM removed WHERE customer = ANY(${}::text[]) AND dedupe_key = ANY(${}::text[])
 """
-"""Leads that a new one may repeat; the numbers are those of its three values."""
+"""Leads that a new one may repeat, gone ones too. The numbers are those of its three
+values, the last two of them twice."""
 
-_FIND: Final = EARLIER.format(1, 2, 3)
+_FIND: Final = EARLIER.format(1, 2, 3, 2, 3)
 
 _INSERT: Final = sql("INSERT INTO leads ({new_lead}) VALUES ({new_lead_values})")
 

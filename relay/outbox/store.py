@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 from relay.core.clock import now_ms
 from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
-from relay.outbox import deliveries, insertion, personal_data, reading
+from relay.outbox import deliveries, insertion, personal_data, reading, removal
 from relay.outbox.contract import (
     NO_DETAILS,
     Alert,
@@ -41,6 +41,7 @@ from relay.outbox.contract import (
     Proof,
     Query,
     Rekeyed,
+    Removed,
     Requeued,
     Resolution,
     Sample,
@@ -387,6 +388,12 @@ class StoredOutbox(Outbox, ABC):
 
     async def erase_due(self, before: int, limit: int, now: int) -> int:
         return await self.channel.submit(personal_data.erase_due, (before, limit, now))
+
+    async def remove_old(
+        self, above: int, before: int, limit: int, *, for_ever: bool
+    ) -> Removed:
+        argument = (above, before, limit, for_ever)
+        return await self.channel.submit(removal.remove_old, argument)
 
     async def forget(self, wanted: Wanted, now: int) -> Forgotten:
         return await self.channel.submit(personal_data.forget, (wanted, now))

@@ -71,6 +71,7 @@ CONTRACT = [
     ("RELAY_RATE", "delivery.rate", 1200),
     ("RELAY_DEDUPE_DAYS", "dedupe_days", 7),
     ("RELAY_BROWSER_DURABLE", "browser.durable", None),
+    ("RELAY_KEEP_DAYS", "keep_days", 400),
 ]
 
 
@@ -685,6 +686,14 @@ def test_the_longest_wait_is_not_shorter_than_the_first() -> None:
     assert mistake(RELAY_RETRY_BASE="60", RELAY_RETRY_MAX="30") == (
         "RELAY_RETRY_MAX: less than RELAY_RETRY_BASE. Raise it, or lower the other."
     )
+
+
+def test_rows_are_kept_for_as_long_as_repeats_are_seen() -> None:
+    line = mistake(RELAY_KEEP_DAYS="30", RELAY_DEDUPE_DAYS="90")
+
+    assert line.startswith("RELAY_KEEP_DAYS: less than RELAY_DEDUPE_DAYS")
+    assert loaded(RELAY_KEEP_DAYS="0", RELAY_DEDUPE_DAYS="90").keep_days == 0
+    assert loaded(RELAY_KEEP_DAYS="30", RELAY_DEDUPE_DAYS="0").keep_days == 30
 
 
 def test_the_relay_does_not_stand_in_front_of_itself() -> None:

@@ -29,6 +29,7 @@ from relay.outbox.records import (
 Pending = tuple[NewLead, Row]
 """A new lead and its row, which is made outside the transaction."""
 
+# (|| '': the index would be asked for each pair of a customer and a key.)
 EARLIER: Final = """
     SELECT id, status, customer, dedupe_key, created_at, idempotency_key, body_hash
     FROM leads WHERE idempotency_key = ANY(${}::text[])
@@ -37,7 +38,8 @@ EARLIER: Final = """
     FROM leads WHERE customer = ANY(${}::text[]) AND dedupe_key = ANY(${}::text[])
     UNION ALL
     SELECT lead_id, 'delivered', customer, dedupe_key, created_at, NULL, NULL
-    FROM removed WHERE customer = ANY(${}::text[]) AND dedupe_key = ANY(${}::text[])
+    FROM removed
+    WHERE customer = ANY(${}::text[]) AND (dedupe_key || '') = ANY(${}::text[])
 """
 """Leads that a new one may repeat, gone ones too. The numbers are those of its three
 values, the last two of them twice."""

@@ -149,8 +149,7 @@ class Relay:
 
     def _background(self, *, delivery: bool) -> Iterator[Coroutine[Any, Any, None]]:
         yield self.spill.run()
-        if self.settings.upstream is not None:
-            yield self.sightings.run()
+        yield self.sightings.run()
         if delivery:
             yield self.sweeper().run()
             yield self.remover().run()
@@ -378,7 +377,7 @@ class Relay:
         """Return the endpoints that the site's pages and their script call."""
         settings = self.settings
         snippet = Snippet.of(settings)
-        cookie = CookieEndpoint(self.landing, self.trusted)
+        cookie = CookieEndpoint(self.landing, self.trusted, self.sightings.tag_differs)
         ticket = TicketEndpoint(
             self.landing, OwnPages(self.trusted), self.opener, now_ms
         )

@@ -99,9 +99,7 @@ class Visit:
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
         """All cookies, each a name and a value."""
-        parts = (part for line in self._cookie_lines for part in line.split(";"))
-        named = (part.partition("=") for part in parts)
-        return [(name.strip(), value.strip()) for name, _, value in named]
+        return list(cookies.pairs(self._cookie_lines))
 
     @cached_property
     def sealed(self) -> list[str]:

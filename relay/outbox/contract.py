@@ -269,6 +269,9 @@ class Sample:
 CANDIDATE: Final = "candidate"
 """The kind of a :class:`Sighting` of requests with a click that no rule matches."""
 
+TAG: Final = "tag"
+"""The kind of one of script tags that say other than the settings."""
+
 UNDECIDED: Final = "undecided"
 """The kind of one of responses that the default test could not decide."""
 

@@ -57,6 +57,7 @@ from relay.proxy.upstream import Sites
 if TYPE_CHECKING:
     from relay.dashboard.live import Sampler
     from relay.observability.tracing import Tracing
+    from relay.operations.recovery import BypassWatch
 
 Endpoint = tuple[str, str, Handler]
 """A method, a path below the prefix, and what answers there."""
@@ -152,10 +153,19 @@ class Relay:
         yield self.sightings.run()
         if delivery:
             yield self.sweeper().run()
+            if self.settings.bypass_log is not None:
+                yield self._bypass_watch(self.settings.bypass_log).run()
         if self.settings.dashboard:
             yield self._sampler().run()
         if (watch := self.watch()) is not None:
             yield watch.run()
+
+    def _bypass_watch(self, path: str) -> BypassWatch:
+        """Put together what recovers the leads of sign-ups that went around."""
+        # Here, so that a relay without such a log does not carry it.
+        from relay.operations.recovery import BypassWatch, Recovery  # noqa: PLC0415
+
+        return BypassWatch(Recovery(self.outbox, self.intake, self.settings), path)
 
     def _sampler(self) -> Sampler:
         """Put together what keeps this process's samples for the dashboard."""

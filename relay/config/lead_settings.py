@@ -128,6 +128,15 @@ class LeadSettings:
         help="How long a relay that is stopping still accepts requests while readyz"
         " answers 503, so that a load balancer turns away first.",
     )
+    bypass_log: str | None = setting(
+        "bypass_log",
+        values.text,
+        unset="none is watched",
+        example="/var/log/dub-relay/bypass.log",
+        help="The file in which a front server (dub-relay front) logs sign-ups that"
+        " went around the relay; serve looks at it every ten seconds, recovers their"
+        " leads, and blanks what it has read.",
+    )
     dub_api_key: str = setting(
         "dub.api_key",
         values.token,

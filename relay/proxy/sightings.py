@@ -231,7 +231,7 @@ def _names(passed: Exchange) -> dict[str, Any]:
         ),
         roots=frozenset({"form", "json", "query"}),
     )
-    answer = Copy.of(passed.response_headers, passed.response_body[:LOOKED_AT])
+    answer = Copy.of(passed.response_headers, (passed.response_body or b"")[:LOOKED_AT])
     return observe(answered(asked, passed.status, passed.response_headers, answer))
 
 

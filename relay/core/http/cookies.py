@@ -56,13 +56,16 @@ _CLICK_ID: Final = re.compile(_ID, re.ASCII | re.IGNORECASE)
 _WRITTEN_CLICK_ID: Final = re.compile(rf'[ "]*{_ID}\W*', re.ASCII | re.IGNORECASE)
 # Any character of a parameter's name may be escaped. Programs that rewrite addresses
 # write "&" as "&amp;", and append a parameter as if there was none before.
-_ADDRESS: Final = re.compile(
-    "[?&;]"
-    + "".join(f"(?:{char}|%{ord(char):x})" for char in "dub")
+CLICK_PARAMETER: Final = (
+    "".join(f"(?:{char}|%{ord(char):x})" for char in "dub")
     + "(?:_|%5[fF])"
     + "".join(f"(?:{char}|%{ord(char):x})" for char in "id")
-    + "=([^?&;#]*)"
+    + "="
 )
+"""The name of the click's parameter as it may stand in an address: an expression that
+PCRE, RE2 and Go read alike."""
+
+_ADDRESS: Final = re.compile(f"[?&;]{CLICK_PARAMETER}([^?&;#]*)")
 
 MAX_TRIED: Final = 4
 """Signed click cookies that are tried of one request: a browser holds one for each

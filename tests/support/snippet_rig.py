@@ -75,6 +75,8 @@ class Call:
 
     path: str
     body: Any
+    """JSON; the text of what is posted to the cookie endpoint."""
+
     headers: CIMultiDictProxy[str]
 
 
@@ -173,7 +175,7 @@ class Site:
         return waiting.pop(0) if len(waiting) > 1 else waiting[0]
 
     async def cookie(self, request: web.Request) -> web.StreamResponse:
-        self.calls.append(Call(request.path, None, request.headers))
+        self.calls.append(Call(request.path, await request.text(), request.headers))
         kept = landing(self.attribution, self.domain, round(time.time() * 1000))
         return await speaking_json(CookieEndpoint(kept, Trusted()).keep)(request)
 
@@ -253,5 +255,11 @@ async def a_while(page: Page, milliseconds: int = 700) -> None:
 def watched(page: Page) -> list[str]:
     """What goes wrong on the page, from now on."""
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
+
+    def note(error: object) -> None:
+        # Firefox says as an error of the page's which cookie it refuses, and why.
+        if not str(error).startswith("Cookie “"):
+            errors.append(str(error))
+
+    page.on("pageerror", note)
     return errors

@@ -38,11 +38,20 @@ ARGUMENTS = [
     "--host-resolver-rules=MAP *.test 127.0.0.1",
 ]
 
-PREFERENCES: dict[str, str | float | bool] = {
+Preferences = dict[str, str | float | bool]
+
+PREFERENCES: Preferences = {
     "network.dns.native-is-localhost": True,
     # A page is asked for by https first, else.
     "dom.security.https_first": False,
 }
+
+BLOCKER: Preferences = {
+    "extensions.autoDisableScopes": 0,
+    "extensions.enabledScopes": 15,
+    "extensions.startupScanScopes": 15,
+}
+"""With the extensions that Debian's packages bring: uBlock Origin."""
 
 LIFE = 40
 """Seconds that a test may take with its page; the slowest takes four."""
@@ -73,14 +82,16 @@ async def chromium(playwright: Playwright) -> AsyncIterator[Browser]:
 
 
 @contextlib.asynccontextmanager
-async def firefox(playwright: Playwright) -> AsyncIterator[Browser]:
+async def firefox(
+    playwright: Playwright, more: Preferences | None = None
+) -> AsyncIterator[Browser]:
     found(firefox_bridge.PROGRAM)
     with tempfile.TemporaryDirectory() as folder:
         started = await playwright.firefox.launch(
             channel="moz-firefox",
             executable_path=firefox_bridge.stand_in(Path(folder)),
             headless=True,
-            firefox_user_prefs=PREFERENCES,
+            firefox_user_prefs=PREFERENCES | (more or {}),
         )
         yield started
         await started.close()

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from multidict import CIMultiDictProxy
 from playwright.async_api import BrowserContext, Page
 
@@ -75,7 +75,7 @@ class Call:
 
     path: str
     body: Any
-    """JSON; the text of what is posted to the cookie endpoint."""
+    """JSON; as bytes what is posted to the cookie endpoint."""
 
     headers: CIMultiDictProxy[str]
 
@@ -175,7 +175,13 @@ class Site:
         return waiting.pop(0) if len(waiting) > 1 else waiting[0]
 
     async def cookie(self, request: web.Request) -> web.StreamResponse:
-        self.calls.append(Call(request.path, await request.text(), request.headers))
+        body = await request._payload.read()
+        self.calls.append(Call(request.path, body, request.headers))
+        # The endpoint reads for itself, and what it reads has been read.
+        again = StreamReader(request.protocol, 2**16)
+        again.feed_data(body)
+        again.feed_eof()
+        request._payload = again
         kept = landing(self.attribution, self.domain, round(time.time() * 1000))
         return await speaking_json(CookieEndpoint(kept, Trusted()).keep)(request)
 

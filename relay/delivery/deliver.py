@@ -241,7 +241,7 @@ class Delivery:
             log.warning("lead.lease_lost", lead=lead.id)
             return Delivered()
         calls = []
-        outcome = await self._call(lead, step, calls)
+        outcome = await self._call(lead, step, calls, proved=proved is not None)
         outcome = replace(outcome, link=outcome.link or proved)
         decision = self._decide(claim.entry, step, outcome)
         move = decision if isinstance(decision, Move) else None
@@ -314,9 +314,12 @@ class Delivery:
         )
         return await self._end(claim, end)
 
-    async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
+    async def _call(
+        self, lead: Lead, step: Step, calls: list[Call], *, proved: bool = False
+    ) -> Outcome:
         sale = step is Step.SALE
-        body = jsontext.encode(sale_body(lead) if sale else lead_body(lead, step))
+        document = sale_body(lead) if sale else lead_body(lead, step, proved=proved)
+        body = jsontext.encode(document)
         track = self._dub.track_sale if sale else self._dub.track_lead
         async with self._places:
             at = self._clock()

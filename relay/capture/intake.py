@@ -26,11 +26,15 @@ from relay.outbox.contract import (
     NewLead,
     Outbox,
     OutboxUnavailableError,
+    Query,
 )
 
 log = get_logger()
 
 DAY_MS: Final = 86_400_000
+
+KNOWN_BY: Final = 20
+"""How many of a customer's leads are looked at to see whether one counts."""
 
 
 Stamp = Callable[[str, Mapping[str, str]], Mapping[str, str]]
@@ -109,6 +113,11 @@ class Intake:
         # Whether it is there, nobody may know: the answer to a commit can be lost.
         result = await self._outbox.release(held, new_lead)
         return result or await self._outbox.put(replace(new_lead, as_held=False))
+
+    async def knows(self, customer: str) -> bool:
+        """Return whether this customer has a lead or a sale that was not rejected."""
+        entries = await self._outbox.list(Query(customer=customer, limit=KNOWN_BY))
+        return any(entry.status is not LeadStatus.REJECTED for entry in entries)
 
     async def hold(self, new_lead: NewLead) -> None:
         """Store a sign-up before it is forwarded."""

@@ -210,7 +210,7 @@ class Taking:
         if found.click_id is None and not await self._knows(signup):
             return self._unattributed(found)
         committed = await self._sale(signup, sale, found)
-        return {"status": committed["status"], "sale": committed}
+        return {**committed, "sale": committed}
 
     async def _sale(
         self, signup: NewAccount, sale: ProviderSale, found: FoundClick | None = None

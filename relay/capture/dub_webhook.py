@@ -51,7 +51,8 @@ class _Recorded:
         lead = record.lead
         if self.sold is not None:
             sent = record.in_doubt or record.status in _SENT
-            return lead.sale is not None and sent and self._is_sale(lead, self.sold)
+            is_sale = lead.sale is not None and not lead.sale.refund
+            return is_sale and sent and self._is_sale(lead, self.sold)
         return (
             lead.mode is not Mode.DEFERRED
             and lead.sale is None

@@ -12,6 +12,7 @@ from relay.core.clock import (
     Clock,
     new_lead_id,
 )
+from relay.core.dub.refunds import refund_key
 from relay.core.dub.track_lead import (
     LeadFields,
     dedupe_key,
@@ -117,7 +118,10 @@ class Intake:
     async def knows(self, customer: str) -> bool:
         """Return whether this customer has a lead or a sale that was not rejected."""
         entries = await self._outbox.list(Query(customer=customer, limit=KNOWN_BY))
-        return any(entry.status is not LeadStatus.REJECTED for entry in entries)
+        return any(
+            entry.status is not LeadStatus.REJECTED and not _is_refund(entry.lead)
+            for entry in entries
+        )
 
     async def hold(self, new_lead: NewLead) -> None:
         """Store a sign-up before it is forwarded."""
@@ -180,9 +184,15 @@ class Intake:
 
         An invoice is one for ever; a sale without one repeats nothing.
         """
+        if lead.sale is not None and lead.sale.refund:
+            return refund_key(lead.sale), 0
         if lead.sale is not None:
             return sale_key(lead.sale), 0 if lead.sale.invoice_id else None
         deferred = lead.mode is Mode.DEFERRED
         key = dedupe_key(lead.customer_external_id, lead.event_name, deferred=deferred)
         # 0 days means for ever: every earlier lead counts.
         return key, lead.created_at - self._dedupe_ms if self._dedupe_ms else 0
+
+
+def _is_refund(lead: Lead) -> bool:
+    return lead.sale is not None and lead.sale.refund

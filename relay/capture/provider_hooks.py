@@ -220,6 +220,9 @@ class Taking:
             fields, notes = sanitise_sale({**signup.person, **sale.body})
         except InvalidFieldError as error:
             raise RefusedError(422, error.issue.text) from None
+        if sale.refund and fields.sale is not None:
+            refund = replace(fields.sale, refund=True, unnamed=sale.unnamed)
+            fields = replace(fields, sale=refund)
         brought = found is not None and found.click_id is not None
         capture = Capture(
             source=self._source,

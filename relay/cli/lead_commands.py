@@ -38,6 +38,7 @@ from relay.operations.presentation import (
     credit_overview,
     credit_words,
     entry_json,
+    kind_of,
     next_attempt_at,
     next_step,
     sale_words,
@@ -276,7 +277,7 @@ def _facts(entry: LeadRecord, now: int) -> Iterator[tuple[str, object]]:
         yield "quantity", lead.event_quantity
         yield "mode", lead.mode
     else:
-        yield "sale", sale_words(lead.sale)
+        yield kind_of(lead), sale_words(lead.sale)
     yield "customer", lead.customer_external_id
     yield "name", lead.customer_name
     yield "e-mail", lead.customer_email

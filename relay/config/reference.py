@@ -209,7 +209,7 @@ def settings_markdown() -> str:
     """Write docs/settings.md: the table, what holds for all, the sign-up rules."""
     rows = "".join(_markdown_row(setting) for setting in SETTINGS)
     table = f"| environment | TOML | default | meaning |\n|---|---|---|---|\n{rows}"
-    return "\n".join([_PAGE_HEAD, table, _PAGE_NOTES, _PAGE_RULES, _PAGE_HOOKS])
+    return f"{_PAGE_HEAD}\n{table}\n{_PAGE_NOTES}\n{_PAGE_RULES}\n{_PAGE_HOOKS}"
 
 
 def _markdown_row(setting: Setting) -> str:

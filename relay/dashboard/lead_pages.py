@@ -21,6 +21,7 @@ from relay.operations.presentation import (
     click_origin,
     cookie_story,
     credit_words,
+    kind_of,
     next_step,
     sale_words,
 )
@@ -28,6 +29,9 @@ from relay.outbox.contract import AuditEntry, Circuit, Outbox, Query
 
 PAGE: Final = 50
 """Leads on a page of the list."""
+
+TITLES: Final = {"lead": "Sign-up", "sale": "Sale", "refund": "Refund"}
+"""What the timeline calls an entry, by its kind."""
 
 FILTERS: Final = ("status", "customer", "click", "event", "link", "partner")
 
@@ -147,7 +151,7 @@ def moments(
         details=(cookie,) if cookie else (),
     )
     said = (*_sources(entry), *_read_by(rules.get(lead.origin.get("rule", ""))))
-    title = "Sale" if lead.sale else "Sign-up"
+    title = TITLES[kind_of(lead)]
     yield Moment(lead.created_at, title, _captured(entry), details=said)
     if lead.notes:
         yield Moment(None, "Noted on the way", tone="warn", details=lead.notes)

@@ -16,6 +16,7 @@ from relay.core.leads import (
     RETRYABLE,
     Attempt,
     CreditedLink,
+    Lead,
     LeadRecord,
     LeadStatus,
     Sale,
@@ -29,6 +30,7 @@ STEP_WORDS: Final = {
     Step.RECORD: "record the lead",
     Step.LOOK_UP: "look it up",
     Step.SALE: "record the sale",
+    Step.REFUND: "take the commission back",
 }
 
 CLICK_ORIGINS: Final = {
@@ -77,7 +79,10 @@ _ENDS: Final = {
 
 _SALE_ENDS: Final = {
     **_ENDS,
-    LeadStatus.DELIVERED: "Nothing more: Dub has taken it.",
+    LeadStatus.DELIVERED: (
+        "Nothing more: Dub has taken it. Dub's own sale.created webhook would turn it"
+        " into confirmed."
+    ),
     LeadStatus.UNCONFIRMED: (
         "A person decides: a call that got no answer may or may not have counted, and"
         " Dub would count a sale without an invoice id twice. If Dub does not show it,"
@@ -86,12 +91,19 @@ _SALE_ENDS: Final = {
 }
 
 
+_ENDS_BY_KIND: Final = {
+    "lead": _ENDS,
+    "sale": _SALE_ENDS,
+    "refund": {**_ENDS, LeadStatus.DELIVERED: "Nothing more: the refund is settled."},
+}
+
+
 def entry_json(entry: LeadRecord) -> dict[str, Any]:
     """Return an entry as ``leads list --json`` has it: of a person only ids."""
     lead = entry.lead
     return {
         "id": lead.id,
-        "kind": "sale" if lead.sale else "lead",
+        "kind": kind_of(lead),
         "status": entry.status.value,
         "source": lead.source,
         "clickId": lead.click_id,
@@ -108,6 +120,13 @@ def entry_json(entry: LeadRecord) -> dict[str, Any]:
         "dubEventId": entry.event_id,
         "confirmedBy": entry.confirmed_by,
     }
+
+
+def kind_of(lead: Lead) -> str:
+    """Say what an entry is: "lead", "sale" or "refund"."""
+    if lead.sale is None:
+        return "lead"
+    return "refund" if lead.sale.refund else "sale"
 
 
 def link_json(link: CreditedLink | None) -> dict[str, str | None]:
@@ -233,7 +252,7 @@ def next_step(entry: LeadRecord, circuit: Circuit, now: int) -> str:
 def _end_sentence(entry: LeadRecord) -> str:
     if entry.status in RETRYABLE and (reason := why_not_again(entry)) is not None:
         return f"Nothing happens by itself: the lead {reason}."
-    ends = _SALE_ENDS if entry.lead.sale else _ENDS
+    ends = _ENDS_BY_KIND[kind_of(entry.lead)]
     return ends[entry.status].format(id=entry.lead.id)
 
 
@@ -249,7 +268,8 @@ def click_origin(entry: LeadRecord) -> str:
 
 def sale_words(sale: Sale) -> str:
     """Describe a sale in a line. How many decimals a currency has, Dub knows."""
-    parts = [f"{sale.amount} {sale.currency} (in its smallest unit)"]
+    what = "a refund of " if sale.refund else ""
+    parts = [f"{what}{sale.amount} {sale.currency} (in its smallest unit)"]
     parts += [f"invoice {sale.invoice_id}" if sale.invoice_id else "no invoice id"]
     parts += [f"paid by {sale.payment_processor}"]
     if sale.lead_event_name:

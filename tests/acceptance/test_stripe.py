@@ -9,9 +9,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.support.harness import RelayProcess, SandboxDub
+from tests.support.harness import API_KEY, RelayProcess, SandboxDub
 from tests.support.provider_rig import BY_NAME
-from tests.unit.test_stripe import invoice, subscription
+from tests.unit.test_stripe import event, invoice, subscription
 
 STRIPE = BY_NAME["stripe"]
 Answer = tuple[int, dict[str, Any]]
@@ -190,3 +190,59 @@ async def test_as_a_lead_and_a_sale_it_is_a_sale_behind_its_lead_and_counts_once
         [customer] = await dub.state("customers")
         assert (customer["externalId"], customer["sales"]) == ("cus_1", 2)
         assert len(await dub.state("leads")) == 1
+
+
+def refund(**changes: Any) -> dict[str, Any]:
+    """A charge that was refunded, in the shape from before 2025-03-31."""
+    charge = {
+        "id": "ch_1",
+        "object": "charge",
+        "amount": 2198,
+        "amount_refunded": 2198,
+        "billing_details": {"email": "ada@example.com", "name": "Ada"},
+        "currency": "usd",
+        "customer": "cus_1",
+        "invoice": "in_1",
+        "payment_intent": "pi_1",
+        "refunded": True,
+    }
+    return event("charge.refunded", charge | changes) | {"id": "evt_3"}
+
+
+async def commissions(dub: SandboxDub) -> dict[str, str]:
+    key = {"Authorization": f"Bearer {API_KEY}"}
+    async with dub.session.get(f"{dub.url}/commissions", headers=key) as answer:
+        return {it["invoiceId"]: it["status"] for it in await answer.json()}
+
+
+async def test_a_refund_takes_the_commission_back_and_counts_no_sale(
+    dub: SandboxDub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    click = await dub.click()
+    bought = checkout(click)
+    once = checkout(click, "evt_2", invoice=None, payment_intent="pi_2")
+    # Since 2025-03-31 a charge names no invoice, only its payment.
+    unnamed = refund(id="ch_2", payment_intent="pi_2") | {"id": "evt_4"}
+    del unnamed["data"]["object"]["invoice"]
+    async with relay_with(tmp_path, dub) as relay:
+        await post(session, relay, bought)
+        await post(session, relay, once)
+        await relay.settled(2)
+        part = await post(session, relay, refund(refunded=False))
+        before = await commissions(dub)
+        await dub.fault(status=503, count=1)
+        told = [await post(session, relay, it) for it in (refund(), refund(), unnamed)]
+        settled = await relay.settled(4)
+
+        assert part[1]["status"] == "ignored"
+        assert "Only a part" in part[1]["reason"]
+        assert before == {"in_1": "pending", "pi_2": "pending"}
+        words = ["queued", "duplicate", "queued"]
+        assert [it["sale"]["status"] for _, it in told] == words
+        assert [it["status"] for it in settled] == ["delivered"] * 4
+        assert [it["kind"] for it in settled].count("refund") == 2
+        assert await commissions(dub) == {"in_1": "refunded", "pi_2": "refunded"}
+        assert len(await dub.state("sales")) == 2
+        _, shown, _ = await relay.run("leads", "show", told[0][1]["sale"]["id"])
+        assert "a refund of 2198 usd" in shown
+        assert "Dub marked the commission as refunded" in shown

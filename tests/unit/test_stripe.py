@@ -6,7 +6,7 @@ what may matter, in the shapes of API versions before and since 2025-03-31 ("bas
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -450,3 +450,47 @@ class TestDelayedPayments:
         assert (unpaid.lead, unpaid.sale) == (True, None)
         assert not paid.lead
         assert paid.sale is not None
+
+
+class TestRefunds:
+    CHARGE: Final = {
+        "id": "ch_1",
+        "object": "charge",
+        "amount": 2198,
+        "amount_refunded": 2198,
+        "billing_details": {"email": "ada@example.com", "name": "Ada Lovelace"},
+        "currency": "usd",
+        "customer": "cus_1",
+        "payment_intent": "pi_1",
+        "refunded": True,
+    }
+
+    def test_a_refund_names_its_invoice_before_basil(self) -> None:
+        sale = sale_of(event("charge.refunded", self.CHARGE | {"invoice": "in_1"}))
+
+        assert (sale.refund, sale.unnamed) == (True, False)
+        assert sale.body["invoiceId"] == "in_1"
+        assert sale.body["customerExternalId"] == "cus_1"
+
+    def test_and_a_payment_without_an_invoice_itself(self) -> None:
+        sale = sale_of(event("charge.refunded", self.CHARGE | {"invoice": None}))
+
+        assert (sale.body["invoiceId"], sale.unnamed) == ("pi_1", False)
+
+    def test_since_basil_it_names_the_payment_alone(self) -> None:
+        sale = sale_of(event("charge.refunded", self.CHARGE))
+
+        assert (sale.body["invoiceId"], sale.unnamed) == ("pi_1", True)
+
+    def test_of_a_guest_too(self) -> None:
+        guest = self.CHARGE | {"customer": None}
+        nobody = guest | {"billing_details": {"email": None}, "payment_intent": None}
+
+        for charge, known_as in ((guest, "ada@example.com"), (nobody, "ch_1")):
+            sale = sale_of(event("charge.refunded", charge))
+            assert sale.body["customerExternalId"] == known_as
+
+    def test_a_refund_of_a_part_changes_nothing(self) -> None:
+        part = self.CHARGE | {"refunded": False, "amount_refunded": 1}
+
+        assert "Only a part" in ignored(event("charge.refunded", part))

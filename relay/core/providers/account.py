@@ -35,12 +35,16 @@ class ProviderSale:
     """The body of a ``track/sale``, in Dub's names.
 
     ``direct``: the sale brings the click along, and no lead goes before it.
+    ``refund``: it takes the invoice's commission back; ``unnamed``, of a payment whose
+    invoice is not known.
     ``known``: it counts only of a customer that the ledger has, for the event may be
     of anybody.
     """
 
     body: Mapping[str, object] = field(repr=False)
     direct: bool = False
+    refund: bool = False
+    unnamed: bool = False
     known: bool = False
 
 

@@ -297,6 +297,52 @@ def _lines(invoice: Document) -> Iterator[Document]:
     yield from objects(part(invoice, "lines").get("data"))
 
 
+# --- Refunds. ---
+
+REFUNDED: Final = "Refund"
+PART: Final = (
+    "Only a part was refunded: the partner's commission stays. Change it at Dub if it"
+    " should not."
+)
+
+
+def _refund(came: _Arrived) -> Event:
+    """``charge.refunded``: the commission of the whole sale is taken back.
+
+    Since API version 2025-03-31 a charge does not name its invoice. Then the payment
+    is what is left: a sale without an invoice is known by it.
+    """
+    charge = came.about
+    if charge.get("refunded") is not True:
+        return Ignored(PART)
+    payment = text(charge, "payment_intent")
+    invoice = text(charge, "invoice")
+    named = invoice or payment or required(charge, "id", "data.object.")
+    details = part(charge, "billing_details")
+    name, email = text(details, "name"), text(details, "email")
+    known_as = text(charge, "customer") or email or named
+    sale = ProviderSale(
+        {
+            "customerExternalId": known_as,
+            "amount": whole(charge.get("amount_refunded")) or 0,
+            "currency": text(charge, "currency") or "usd",
+            "paymentProcessor": "stripe",
+            "invoiceId": named,
+            "eventName": REFUNDED,
+        },
+        refund=True,
+        unnamed="invoice" not in charge,
+    )
+    return NewAccount(
+        event_id=came.id,
+        kind=came.kind,
+        person=person(known_as, name, email, None),
+        at=came.at,
+        lead=False,
+        sale=sale,
+    )
+
+
 # --- Trials and customers. ---
 
 
@@ -372,6 +418,7 @@ _KINDS: Final[Mapping[str, Callable[[_Arrived], Event]]] = MappingProxyType(
         COMPLETED: _session,
         PAID_LATER: _session,
         "invoice.paid": _invoice,
+        "charge.refunded": _refund,
         "customer.created": _customer,
         "customer.updated": _customer,
         "customer.subscription.created": _trial,

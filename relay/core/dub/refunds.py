@@ -23,10 +23,6 @@ REFUND_KEY: Final = "refund:"
 """The dedupe key of a refund begins so; an invoice is refunded once."""
 
 NO_COMMISSION: Final = "Dub has no commission of this invoice"
-UNNAMED: Final = (
-    "Stripe names no invoice in a refund since API version 2025-03-31: create the"
-    " webhook endpoint with an earlier one, and mark this commission by hand"
-)
 PAID: Final = "The commission is paid out already, and Dub does not change it any more"
 FORBIDDEN: Final = "Dub forbids the API key to read or change commissions (403)"
 NO_PROGRAM: Final = (

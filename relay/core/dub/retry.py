@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from relay.core.dub.refunds import UNNAMED
 from relay.core.dub.replies import (
     Meaning,
     Outcome,
@@ -35,6 +34,11 @@ KEY_HELD_MS: Final = KEY_MS + CLOCKS_MS
 AT_WORK_MS: Final = 300 * SECOND
 """How long Dub may work on a call that was given up: what its host grants a function
 at most (Vercel, maxDuration)."""
+
+UNNAMED: Final = (
+    "Stripe names no invoice in a refund since API version 2025-03-31: create the"
+    " webhook endpoint with an earlier one, and mark this commission by hand"
+)
 
 MISSING_LEAD_MS: Final = 60 * SECOND
 """The longest wait between two tries of a sale whose customer Dub does not know."""

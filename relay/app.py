@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from relay.capture import openapi
-from relay.capture.click_cookie import Landing
+from relay.capture.click_cookie import Landing, StoringTerms
 from relay.capture.dub_webhook import DubHook
 from relay.capture.intake import Intake
 from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
@@ -28,6 +28,7 @@ from relay.capture.track_api import TrackApi, Waiting
 from relay.config.settings import Settings
 from relay.core.clock import now_ms, roll
 from relay.core.dub.retry import Policy
+from relay.core.http.consent import parse_consent
 from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
 from relay.core.providers.account import Provider
@@ -42,6 +43,7 @@ from relay.http.callers import OwnPages, RefusalRate, Trusted
 from relay.http.fast_path import FAST_PATHS, FastEndpoints, FastPath
 from relay.http.responses import Handler, RefusedError, speaking_json
 from relay.observability.metrics import Metrics
+from relay.operations import reconcile
 from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
@@ -95,6 +97,13 @@ class Relay:
             attribution=settings.attribution,
             clock=now_ms,
             metrics=self.metrics,
+            storing=StoringTerms(
+                settings.cookie_landing,
+                parse_consent(settings.cookie_consent)
+                if settings.cookie_consent
+                else None,
+                settings.cookie_gpc,
+            ),
         )
         self.sightings = Sightings(self.outbox, self.landing, self.metrics, now_ms)
         self.trusted = Trusted(
@@ -120,6 +129,7 @@ class Relay:
         stack.push_async_callback(self.outbox.close)
         if delivery:
             await self._start_delivery(stack)
+            await self._start_reconciling(stack)
         stack.push_async_callback(self.sightings.flush)
         for work in self._background(delivery=delivery):
             stack.callback(asyncio.create_task(work).cancel)
@@ -133,6 +143,13 @@ class Relay:
             await running
 
         stack.push_async_callback(end)
+
+    async def _start_reconciling(self, stack: AsyncExitStack) -> None:
+        if not self.settings.reconcile_every:
+            return
+        dub = await stack.enter_async_context(reconcile.reading_client(self.settings))
+        looking = reconcile.reconciler(self.settings, self.outbox, dub, self.metrics)
+        stack.callback(asyncio.create_task(looking.run()).cancel)
 
     def _background(self, *, delivery: bool) -> Iterator[Coroutine[Any, Any, None]]:
         yield self.spill.run()

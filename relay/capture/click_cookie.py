@@ -14,6 +14,7 @@ from typing import Final
 
 from relay.core.clock import Clock
 from relay.core.http import cookies
+from relay.core.http.consent import ConsentCookie
 from relay.core.http.cookies import SignedCookie
 from relay.core.http.headers import Headers
 from relay.http.callers import Visit
@@ -64,6 +65,22 @@ class VisitorsClick:
 NO_CLICK: Final = VisitorsClick(None, "none")
 
 
+@dataclass(frozen=True, slots=True)
+class StoringTerms:
+    """When the server may store a click at a landing.
+
+    ``consent`` is the cookie that says so, ``gpc`` whether a browser's Global Privacy
+    Control is a no.
+    """
+
+    landing: cookies.Storing = "always"
+    consent: ConsentCookie | None = None
+    gpc: bool = False
+
+
+ALWAYS: Final = StoringTerms()
+
+
 class Landing:
     """Decides which click cookies go out with an answer."""
 
@@ -76,13 +93,20 @@ class Landing:
         domain: str | None,
         clock: Clock,
         metrics: Metrics,
+        storing: StoringTerms = ALWAYS,
     ) -> None:
+        self._storing = storing
         self._secrets = tuple(secrets)
         self._days = days
         self._attribution = attribution
         self._domain = domain
         self._clock = clock
         self._metrics = metrics
+
+    @property
+    def keeps_on_word(self) -> bool:
+        """Whether a visitor must say yes before anything is kept."""
+        return self._storing.landing == "consent"
 
     def cookies(self, visit: Visit) -> list[bytes]:
         """Return the Set-Cookie values to go out with the answer; mostly none.
@@ -99,6 +123,12 @@ class Landing:
     def _cookies(self, visit: Visit) -> list[bytes]:
         if visit.method != "GET":
             return []
+        consent = self._consent(visit)
+        if consent is False:
+            return self._refused(visit)
+        return self._arrived(visit) if consent else []
+
+    def _arrived(self, visit: Visit) -> list[bytes]:
         arrived = cookies.landing_click(visit.target)
         if arrived is None:
             return self._restored(visit)
@@ -117,6 +147,25 @@ class Landing:
                 previous, arrived, self._clock(), visit.target, self._attribution
             ),
         )
+
+    def _consent(self, visit: Visit) -> bool | None:
+        """Return whether the server may store something by itself now.
+
+        None: it may not, but the page's script may have heard a yes.
+        """
+        terms = self._storing
+        if terms.gpc and _said(visit, b"sec-gpc") == [b"1"]:
+            return None
+        if terms.landing == "always":
+            return True
+        if terms.landing == "never" or terms.consent is None:
+            return None
+        return terms.consent.verdict(visit.pairs)
+
+    def _refused(self, visit: Visit) -> list[bytes]:
+        """Remove what is still kept of a visitor who says no."""
+        kept = visit.clicks or visit.sealed
+        return self.forgotten(visit) if kept and is_page_view(visit) else []
 
     def reported(self, visit: Visit, click_id: str, page: str) -> list[bytes]:
         """Return the cookies for a click that the page's script has in its hands.

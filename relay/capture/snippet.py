@@ -113,11 +113,12 @@ class Snippet:
         cookie_domain: str | None = None,
         cookie_days: int = 90,
         attribution: Attribution = "last-click",
+        fixed: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
         sources = folder or static_dir() / "snippet" / "dist"
         # As build.mjs takes them. "": by the visited host, as Dub's script does.
-        defaults = (cookie_domain or "", cookie_days, attribution)
+        defaults = (cookie_domain or "", cookie_days, attribution, prefix, fixed or {})
         self._prefix = prefix
         self._scripts = {
             name: Script(name, _with_defaults(_read(sources / name), name, defaults))
@@ -135,6 +136,7 @@ class Snippet:
             cookie_domain=settings.cookie_domain,
             cookie_days=settings.cookie_days,
             attribution=settings.attribution,
+            fixed=dict(_fixed(settings)),
         )
 
     @property
@@ -162,6 +164,16 @@ class Snippet:
         ):
             return chosen.unchanged.to(request)
         return chosen.whole.to(request)
+
+
+def _fixed(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Return the options that no tag changes, as a tag's dataset has them."""
+    if settings.browser_consent or settings.cookie_landing == "consent":
+        yield "consent", "required"
+        if settings.cookie_consent is not None:
+            yield "consentCookie", settings.cookie_consent
+    if settings.cookie_gpc:
+        yield "gpc", ""
 
 
 def _read(path: Path) -> str:

@@ -6,8 +6,10 @@ import asyncio
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, TextIO, TypeVar
 
 import click
@@ -17,7 +19,8 @@ from relay.config.settings import (
     Settings,
     load,
 )
-from relay.config.values import sqlite_file
+from relay.config.values import duration, sqlite_file
+from relay.core.clock import now_ms
 from relay.operations.operator import Operator, system_user
 from relay.outbox.contract import Outbox, OutboxError
 
@@ -50,6 +53,24 @@ config_option = click.option(
     help="The TOML file to read. [RELAY_CONFIG; default: relay.toml, if it exists]",
 )
 """``--config``, on every command and every group."""
+
+
+def since_time(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """Read a point in time as epoch ms: ISO 8601 (UTC unless it says so), or 2h."""
+    if value is None:
+        return None
+    try:
+        # A bare number is a year or a slip; seconds ago would be a strange guess.
+        if re.fullmatch(r"[0-9.]+ ?(ms|s|m|h|d)", value):
+            return now_ms() - round(duration(value) * 1000)
+        point = datetime.fromisoformat(value)
+        if point.tzinfo is None:
+            point = point.replace(tzinfo=UTC)
+        return round(point.timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            "must be such as 2026-01-31T12:00Z, or 2h for ago"
+        ) from error
 
 
 json_option = click.option(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -21,12 +19,11 @@ from relay.cli.base import (
     read_settings,
     run_with_outbox,
     say,
+    since_time,
     table,
 )
-from relay.config.values import duration
 from relay.core.clock import (
     iso,
-    now_ms,
 )
 from relay.core.leads import RETRYABLE, Attempt, LeadRecord, LeadStatus
 from relay.operations.operator import Operator, system_user
@@ -38,6 +35,7 @@ from relay.operations.presentation import (
     credit_overview,
     credit_words,
     entry_json,
+    events_words,
     kind_of,
     next_attempt_at,
     next_step,
@@ -52,24 +50,6 @@ PLAIN_LIMIT: Final = 50
 
 _COLUMNS: Final = ("ID", "STATUS", "CAPTURED", "EVENT", "CUSTOMER", "NEWS")
 """Few, so that a row fits a terminal beside its 37 characters of id."""
-
-
-def _since(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    """Read a point in time as epoch ms: ISO 8601 (UTC unless it says so), or 2h."""
-    if value is None:
-        return None
-    try:
-        # A bare number is a year or a slip; seconds ago would be a strange guess.
-        if re.fullmatch(r"[0-9.]+ ?(ms|s|m|h|d)", value):
-            return now_ms() - round(duration(value) * 1000)
-        point = datetime.fromisoformat(value)
-        if point.tzinfo is None:
-            point = point.replace(tzinfo=UTC)
-        return round(point.timestamp() * 1000)
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(
-            "must be such as 2026-01-31T12:00Z, or 2h for ago"
-        ) from error
 
 
 def _status(
@@ -98,7 +78,7 @@ def leads() -> None:
 
 
 def filters(command: Command) -> Command:
-    """Add the options that choose leads: --status, --customer, --link, ..."""
+    """Add the options that choose leads, each named as its field of a Query."""
     options = (
         click.option(
             "--status",
@@ -110,8 +90,12 @@ def filters(command: Command) -> Command:
         click.option("--link", metavar="ID", help="Only leads of this link of Dub's."),
         click.option("--partner", metavar="ID", help="Only leads of this partner."),
         click.option(
+            "--missing", is_flag=True, help="Only what Dub took and does not have."
+        ),
+        click.option("--doubled", is_flag=True, help="Only what Dub has too often."),
+        click.option(
             "--since",
-            callback=_since,
+            callback=since_time,
             metavar="T",
             help="Only leads captured since then: ISO 8601, or such as 2h for ago.",
         ),
@@ -126,28 +110,11 @@ def filters(command: Command) -> Command:
 @filters
 @json_lines_option
 @config_option
-def list_leads(
-    *,
-    status: LeadStatus | None,
-    customer: str | None,
-    link: str | None,
-    partner: str | None,
-    since: int | None,
-    limit: int | None,
-    as_json: bool,
-) -> None:
+def list_leads(*, limit: int | None, as_json: bool, **wanted: Any) -> None:
     """List leads, newest first: 50 unless --limit says more, all with --json."""
     shown = limit if limit or as_json else PLAIN_LIMIT
     # One more than is shown says whether there are more.
-    asked = shown + 1 if shown else None
-    query = Query(
-        status=status,
-        customer=customer,
-        link=link,
-        partner=partner,
-        since=since,
-        limit=asked,
-    )
+    query = Query(limit=shown + 1 if shown else None, **wanted)
     entries = run_with_outbox(read_settings(complete=False), lambda o: o.list(query))
     if as_json:
         for entry in entries[:shown]:
@@ -191,7 +158,7 @@ _CREDIT_HEAD: Final = (
 @leads.command("credit")
 @click.option(
     "--since",
-    callback=_since,
+    callback=since_time,
     default="30d",
     show_default=True,
     metavar="T",
@@ -286,7 +253,7 @@ def _facts(entry: LeadRecord, now: int) -> Iterator[tuple[str, object]]:
     yield "trace", lead.origin.get("traceparent")
     yield "delivered", iso(entry.delivered_at) if entry.delivered_at else None
     yield "credited", credit_words(entry.link)
-    yield "at Dub", entry.event_id
+    yield "at Dub", events_words(entry)
 
 
 def _attempt_line(attempt: Attempt) -> str:

@@ -35,7 +35,7 @@ from relay.cli.database_commands import (
     restore,
 )
 from relay.cli.lead_commands import leads
-from relay.cli.operate import alerts, completion, delivery, health, stats
+from relay.cli.operate import alerts, completion, delivery, health, reconcile, stats
 from relay.cli.privacy import (
     export,
     forget,
@@ -293,7 +293,7 @@ def version(*, as_json: bool) -> None:
 for command in (export, forget, rekey):
     leads.add_command(command)
 for command in (
-    *(leads, rules, stats, health, delivery, alerts),
+    *(leads, rules, stats, reconcile, health, delivery, alerts),
     *(backup, restore, migrate, completion),
 ):
     cli.add_command(command)

@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import click
@@ -22,15 +22,25 @@ from relay.cli.base import (
     printable,
     read_settings,
     run_with_outbox,
+    since_time,
     table,
 )
 from relay.config.settings import ConfigError, Settings
 from relay.core.clock import iso, now_ms
 from relay.core.leads import LeadStatus
+from relay.observability.metrics import Metrics
 from relay.operations.operator import Operator, system_user
 from relay.operations.presentation import span
+from relay.operations.reconcile import (
+    BusyError,
+    Reconciler,
+    Report,
+    reading_client,
+    reconciler,
+    report_json,
+)
 from relay.operations.status import Overview, delivery_state, look, overview_json
-from relay.outbox.contract import Alert, Outbox
+from relay.outbox.contract import Alert, Outbox, Query
 
 _DELIVERY = {
     "going": "going on",
@@ -66,13 +76,99 @@ def stats(*, as_json: bool) -> None:
         click.echo(f"{name:<9} {printable(value)}")
 
 
+@click.command()
+@click.option(
+    "--since",
+    callback=since_time,
+    metavar="T",
+    help="From then on: ISO 8601, or such as 7d for ago. Default: where the last look"
+    " ended.",
+)
+@json_option
+@config_option
+def reconcile(*, since: int | None, as_json: bool) -> None:
+    """Compare the ledger with Dub's own list of events; exit 1 if they differ.
+
+    Confirms what the list shows, settles what is in doubt, and names what Dub does
+    not have or has twice. A relay does so by itself every hour; that and this take
+    turns.
+    """
+    settings = read_settings()
+
+    async def look(outbox: Outbox) -> tuple[Report, list[str], list[str]]:
+        async with reading_client(settings) as dub:
+            looking = reconciler(settings, outbox, dub, Metrics())
+            report = await _when_free(looking, since)
+        missing = await outbox.list(Query(missing=True))
+        doubled = await outbox.list(Query(doubled=True))
+        return report, [e.lead.id for e in missing], [e.lead.id for e in doubled]
+
+    report, missing, doubled = run_with_outbox(settings, look)
+    said = report_json(report)
+    if as_json:
+        said |= {"missingLeads": missing, "doubledLeads": doubled}
+        click.echo(json.dumps(said))
+    else:
+        for line in _report_lines(report, missing, doubled):
+            click.echo(printable(line))
+    if report.missing or report.doubled:
+        raise click.exceptions.Exit(1)
+
+
+async def _when_free(looking: Reconciler, since: int | None) -> Report:
+    """Look once it is our turn: a relay that looks ends within minutes."""
+    try:
+        async with asyncio.timeout(TURN_S):
+            while True:
+                try:
+                    return await looking.once(since)
+                except BusyError:
+                    await asyncio.sleep(1)
+    except TimeoutError:
+        raise FailedError(
+            f"a relay has been comparing for {TURN_S:.0f} s: try later"
+        ) from None
+
+
+def _report_lines(
+    report: Report, missing: Sequence[str], doubled: Sequence[str]
+) -> Iterator[str]:
+    if report.not_provable:
+        yield f"Nothing is provable: Dub says “{report.not_provable}”"
+        yield "The API key needs the permission analytics.read, on the Business plan."
+        return
+    yield (
+        f"{report.checked} compared, {report.confirmed} confirmed,"
+        f" {report.settled} in doubt settled, in {report.calls} calls."
+    )
+    for source, events in report.elsewhere.items():
+        yield f"{events} at Dub from {source}."
+    if report.unfinished:
+        yield f"Ended early: {report.unfinished}. The next look goes on from there."
+    for ids, word in ((missing, "MISSING at Dub"), (doubled, "DOUBLED at Dub")):
+        yield from (f"{word}: {lead_id}" for lead_id in ids)
+    if not missing and not doubled:
+        yield "Nothing is missing at Dub, and nothing is there twice."
+
+
 def _facts(seen: Overview) -> Iterator[tuple[str, str]]:
     yield "total", str(sum(seen.leads.values()))
     yield "oldest", _oldest(seen)
     yield "delivery", _delivery(seen)
     yield "rate", _rate(seen)
     yield "spilled", _spilled(seen)
+    yield "at Dub", _at_dub(seen)
     yield "disk", f"{seen.disk.used:.0%} used, {seen.disk.free // 2**20} MiB free"
+
+
+def _at_dub(seen: Overview) -> str:
+    known = seen.reconciled
+    if known.not_provable:
+        return f"not provable: {known.not_provable}"
+    if known.read_until is None:
+        return "not compared yet"
+    missing, doubled = seen.findings
+    return f"compared until {iso(known.read_until)}: {missing} missing, {doubled} twice"
 
 
 def _oldest(seen: Overview) -> str:
@@ -101,6 +197,8 @@ def _spilled(seen: Overview) -> str:
         return "nothing"
     return f"{seen.spilled.bytes} bytes wait beside the database to be taken in"
 
+
+TURN_S: Final = 120.0
 
 TIMEOUT_S: Final = 5.0
 """readyz commits something, which may take as long as a slow disk."""

@@ -62,26 +62,14 @@ Write = Callable[[LeadRecord], object]
 def export(
     *,
     form: str,
-    status: LeadStatus | None,
-    customer: str | None,
-    link: str | None,
-    partner: str | None,
-    since: int | None,
-    limit: int | None,
     output: str | None,
+    **wanted: Any,
 ) -> None:
     """Write leads out, newest first, the customers' own data included.
 
     In CSV a cell that a spreadsheet would take for a formula gets a ' before it.
     """
-    query = Query(
-        status=status,
-        customer=customer,
-        link=link,
-        partner=partner,
-        since=since,
-        limit=limit,
-    )
+    query = Query(**wanted)
     with _opened(output) as stream:
         write = _csv_writer(stream) if form == "csv" else _json_writer(stream)
 

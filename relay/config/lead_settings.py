@@ -14,7 +14,7 @@ from relay.core.providers import PROVIDERS
 from relay.core.providers.stripe import References, Trials
 
 if TYPE_CHECKING:  # the commands need not wait for what parses cookies
-    from relay.core.http.cookies import Attribution
+    from relay.core.http.cookies import Attribution, Storing
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -255,6 +255,39 @@ class LeadSettings:
         90,
         help="How many days the click cookie lives (1 to 400).",
     )
+    cookie_landing: Storing = setting(
+        "cookie.landing",
+        values.choice("always", "consent", "never"),
+        "always",
+        help="Whether the proxy stores a click when the visitor lands: always, consent"
+        " (once cookie.consent says yes) or never (only where the script hands one"
+        " over).",
+    )
+    cookie_consent: str | None = setting(
+        "cookie.consent",
+        values.consent_cookie,
+        unset="none; cookie.landing = consent needs one",
+        example="cookiebot",
+        help="The cookie that says whether a click may be kept: NAME, NAME=VALUE, or a"
+        " platform (cookiebot, cookieyes, onetrust, didomi, klaro, cookieconsent,"
+        " iubenda, tarteaucitron, complianz, axeptio, govuk).",
+    )
+    cookie_gpc: bool = setting(
+        "cookie.gpc",
+        values.flag,
+        "off",
+        help="Takes a browser's Global Privacy Control (Sec-GPC: 1) for a no: on or"
+        " off.",
+    )
+    browser_consent: bool = setting(
+        "browser.consent",
+        values.required,
+        unset="as the script's tag says",
+        example="required",
+        blank=False,
+        help="required: the served script keeps and sends nothing before a yes,"
+        " whatever its tag says. So it does where cookie.landing is consent.",
+    )
     browser_rate: int = setting(
         "browser.rate",
         values.whole(1, 1_000_000),
@@ -319,4 +352,32 @@ class LeadSettings:
         help="Calls for one lead: 2 proves the click with a deferred call before"
         " the lead is recorded, 1 halves the calls and may lose a lead to"
         " Dub's dedupe when its first call fails.",
+    )
+    reconcile_every: float = setting(
+        "reconcile.every",
+        values.duration_or_never,
+        "1h",
+        help="How often leads and sales are compared with Dub's own list of events; 0:"
+        " never. The API key needs the permission analytics.read.",
+    )
+    reconcile_after: float = setting(
+        "reconcile.after",
+        values.duration,
+        "15m",
+        help="How old a lead must be before its absence at Dub shows that Dub does not"
+        " have it: its list lags behind its answers.",
+    )
+    reconcile_rate: int = setting(
+        "reconcile.rate",
+        values.whole(1, 16),
+        1,
+        help="Calls a second to Dub's analytics at most (the Business plan allows 4 for"
+        " a workspace). A call reads 200 events.",
+    )
+    reconcile_resend: bool = setting(
+        "reconcile.resend",
+        values.flag,
+        "off",
+        help="Sends a lead again that Dub took and that its list of events does not"
+        " have, once Dub's dedupe key is free: on or off.",
     )

@@ -269,6 +269,8 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield "upstream", "listen", why
     if settings.dashboard_listen is not None and not settings.dashboard:
         yield "dashboard.listen", "dashboard.password", _NEEDED
+    if settings.cookie_landing == "consent" and settings.cookie_consent is None:
+        yield "cookie.landing", "cookie.consent", "consent needs {other}: which cookie?"
     for key, other in _NEEDS.items():
         if settings.value(_BY_TOML[key]) and not settings.value(_BY_TOML[other]):
             yield key, other, _NEEDED

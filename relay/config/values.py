@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from relay.core.http.consent import parse_consent
+
 T = TypeVar("T")
 Word = TypeVar("Word", bound=str)
 Network = IPv4Network | IPv6Network
@@ -153,6 +155,30 @@ def duration(raw: object) -> float:
     if not 0 < seconds <= LONGEST_S:
         raise BadValueError("out of range. Use more than 0 and at most a year.")
     return seconds
+
+
+def consent_cookie(raw: object) -> str:
+    """Accept what :func:`relay.core.http.consent.parse_consent` reads."""
+    value = text(raw)
+    try:
+        parse_consent(value)
+    except ValueError as error:
+        raise BadValueError(f"{error}.") from None
+    return value
+
+
+def required(raw: object) -> bool:
+    """Accept the word required."""
+    if text(raw) != "required":
+        raise BadValueError("is required, or not set.")
+    return True
+
+
+def duration_or_never(raw: object) -> float:
+    """Accept a duration, or 0 for never."""
+    if raw in (0, "0", "0s"):
+        return 0.0
+    return duration(raw)
 
 
 def duration_up_to(limit_s: float) -> Callable[[object], float]:

@@ -96,10 +96,19 @@ MOVES: Final[Mapping[LeadStatus, frozenset[LeadStatus]]] = MappingProxyType(
             }
             | _FORGOTTEN
         ),
-        LeadStatus.DELIVERED: frozenset({LeadStatus.CONFIRMED}),
-        # Sent again by a person: at once, or when Dub's dedupe key is free again.
-        LeadStatus.UNCONFIRMED: frozenset(
+        # Dub's list of events does not have it: sent again, if the operator allows it.
+        LeadStatus.DELIVERED: frozenset(
             {LeadStatus.CONFIRMED, LeadStatus.QUEUED, LeadStatus.WAITING}
+        ),
+        # Settled by Dub's list of events, or sent again by a person: at once, or when
+        # Dub's dedupe key is free again.
+        LeadStatus.UNCONFIRMED: frozenset(
+            {
+                LeadStatus.CONFIRMED,
+                LeadStatus.QUEUED,
+                LeadStatus.WAITING,
+                LeadStatus.DUPLICATE,
+            }
         ),
         LeadStatus.REJECTED: frozenset({LeadStatus.QUEUED, LeadStatus.WAITING}),
         LeadStatus.DUPLICATE: frozenset(),
@@ -217,7 +226,10 @@ class LeadRecord:
     of attempts began: retry_for counts from here. ``erased_at`` (epoch ms) is when
     the personal data was erased: such a lead cannot be sent any more.
     ``link`` is the one that Dub credits, ``event_id`` Dub's id of what it recorded,
-    ``confirmed_by`` what has shown that: "webhook" or "events".
+    ``confirmed_by`` what has shown that: "webhook" or "events". ``events`` are the id
+    and the time (epoch ms) of each event of Dub's that shows it; ``doubled_at`` (epoch
+    ms) is when those were seen to be too many, ``missing_at`` when Dub was last seen
+    not to have it.
     ``sealed`` says why the personal data, which is there, cannot be read: it is
     missing from the lead, which has to wait. ``answer`` is Dub's last answer, kept
     only while somebody waits for it (:func:`relay.core.dub.replies.kept`).
@@ -238,13 +250,21 @@ class LeadRecord:
     link: CreditedLink | None = None
     event_id: str | None = None
     confirmed_by: str | None = None
+    events: tuple[tuple[str, int], ...] = ()
+    missing_at: int | None = None
+    doubled_at: int | None = None
+
+
+def is_missing(entry: LeadRecord) -> bool:
+    """Return whether Dub has taken a lead, and its own list does not have it."""
+    return entry.status is LeadStatus.DELIVERED and entry.missing_at is not None
 
 
 def why_not_again(entry: LeadRecord) -> str | None:
     """Say why a person cannot send a lead again, as the end of a sentence; or None."""
     if entry.erased_at is not None:
         return "was erased: there is nothing left to send"
-    if entry.status not in RETRYABLE:
+    if entry.status not in RETRYABLE and not is_missing(entry):
         return f"is {entry.status} and is not sent again"
     if not entry.lead.customer_external_id and entry.sealed is None:
         return (

@@ -21,6 +21,7 @@ from relay.operations.presentation import (
     click_origin,
     cookie_story,
     credit_words,
+    events_words,
     kind_of,
     next_step,
     sale_words,
@@ -159,6 +160,10 @@ def moments(
         yield _call(attempt)
     if (credited := credit_words(entry.link)) is not None:
         yield Moment(entry.delivered_at, "Credited by Dub", f"{credited}.")
+    if (at_dub := events_words(entry)) is not None:
+        tone = "bad" if entry.missing_at or entry.doubled_at else "good"
+        seen_at = entry.events[0][1] if entry.events else entry.missing_at
+        yield Moment(seen_at, "In Dub's own records", f"{at_dub}.", tone)
     if entry.last_error and not (attempts and attempts[-1].outcome == entry.last_error):
         yield Moment(None, "Why it stands where it stands", entry.last_error, "bad")
     yield Moment(None, "What happens next", next_step(entry, circuit, now), "next")

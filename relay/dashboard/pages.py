@@ -27,10 +27,11 @@ from relay.http.request_body import read_form
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.diagnostics import run_checks
-from relay.operations.presentation import span
+from relay.operations.presentation import events_words, span
+from relay.operations.reconcile import Progress
 from relay.operations.rule_report import rule_candidates, rule_reports
 from relay.outbox.backends import open_outbox
-from relay.outbox.contract import Outbox, OutboxUnavailableError
+from relay.outbox.contract import Outbox, OutboxUnavailableError, Query
 
 log = get_logger()
 
@@ -88,8 +89,9 @@ class Pages:
             "ago": lambda at: span(clock() - at),
             "number": lambda value: f"{value:,}",
             "often": often,
+            "quoted": quoted,
+            "at_dub": events_words,
         }
-        self._made.filters["quoted"] = quoted
 
     def text(self, name: str, session: AdminSession | None, **what: Any) -> str:
         """Render a template."""
@@ -200,8 +202,12 @@ SAMPLE: Final = json.dumps(
 """A sign-up to begin with."""
 
 
+MARKED: Final = 200
+"""Leads that are missing or doubled at Dub, on their page."""
+
+
 class ToolPages:
-    """Runs the checks of ``check``, and its ``--try``."""
+    """Runs the checks of ``check``, and its ``--try``; shows what is proven."""
 
     def __init__(self, settings: Settings, outbox: Outbox, pages: Pages) -> None:
         self._settings = settings
@@ -217,6 +223,22 @@ class ToolPages:
         shown = [row for row in self._settings.describe() if row.origin != "default"]
         return self._pages.answer(
             "health.html", session, findings=findings, settings=shown
+        )
+
+    async def reconciliation(
+        self, _: web.Request, session: AdminSession
+    ) -> web.Response:
+        """Show what Dub's own list of events has shown, and what it does not have."""
+        marked = (Query(missing=True, limit=MARKED), Query(doubled=True, limit=MARKED))
+        missing, doubled = [await self._outbox.list(query) for query in marked]
+        return self._pages.answer(
+            "reconciliation.html",
+            session,
+            every=self._settings.reconcile_every,
+            known=Progress.read(await self._outbox.reconciliation()),
+            found=await self._outbox.findings(),
+            missing=missing,
+            doubled=doubled,
         )
 
     async def rules(self, request: web.Request, session: AdminSession) -> web.Response:

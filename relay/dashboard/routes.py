@@ -93,6 +93,7 @@ class Dashboard:
             ("POST", f"{BELOW}/act", guarded(self._acting.act)),
             ("GET", f"{BELOW}/audit", guarded(self._acting.audit)),
             ("GET", f"{BELOW}/health", guarded(self._tools.health)),
+            ("GET", f"{BELOW}/reconciliation", guarded(self._tools.reconciliation)),
             ("GET", f"{BELOW}/rules", guarded(self._tools.rules)),
             ("POST", f"{BELOW}/rules", guarded(self._tools.rules)),
             ("GET", f"{BELOW}/sign-in", self._ask),

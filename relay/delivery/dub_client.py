@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -21,6 +22,9 @@ CONNECT_TIMEOUT_S: Final = 5.0
 MAX_ANSWER: Final = 256 * 1024
 """Dub's answers are below 2 KiB; a page of HTML from a proxy may be longer."""
 
+MAX_EVENTS: Final = 8 * 1024 * 1024
+"""A page of events is some 500 KB; metadata may make each of them 10 KB longer."""
+
 
 class DubClient:
     """Dub's API over one pool of connections.
@@ -31,6 +35,7 @@ class DubClient:
     def __init__(self, api_url: str, api_key: str, *, timeout: float) -> None:
         self._lead_url = URL(api_url.rstrip("/") + "/track/lead")
         self._customers_url = URL(api_url.rstrip("/") + "/customers")
+        self._events_url = URL(api_url.rstrip("/") + "/events")
         self._sale_url = URL(api_url.rstrip("/") + "/track/sale")
         self._commissions_url = URL(api_url.rstrip("/") + "/commissions")
         self._session = aiohttp.ClientSession(
@@ -107,16 +112,34 @@ class DubClient:
             allow_redirects=False,
         )
 
+    async def list_events(
+        self, query: Mapping[str, str], signature: str
+    ) -> Answer | NoAnswer:
+        """Send ``GET /events`` once; never raises, as above."""
+        return await self._call(
+            "GET",
+            self._events_url.with_query(query),
+            signature,
+            most=MAX_EVENTS,
+            allow_redirects=False,
+        )
+
     async def _call(
-        self, method: str, url: URL, signature: str, **request: Any
+        self,
+        method: str,
+        url: URL,
+        signature: str,
+        *,
+        most: int = MAX_ANSWER,
+        **request: Any,
     ) -> Answer | NoAnswer:
         try:
             async with self._session.request(
                 method, url, headers={"Relay-Signature": signature}, **request
             ) as answer:
-                content = await answer.content.read(MAX_ANSWER)
-                while not answer.content.at_eof() and len(content) < MAX_ANSWER:
-                    content += await answer.content.read(MAX_ANSWER - len(content))
+                content = await answer.content.read(most)
+                while not answer.content.at_eof() and len(content) < most:
+                    content += await answer.content.read(most - len(content))
                 headers = {
                     name.lower(): value for name, value in answer.headers.items()
                 }

@@ -95,6 +95,13 @@ class Visit:
         )
 
     @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All cookies, each a name and a value."""
+        parts = (part for line in self._cookie_lines for part in line.split(";"))
+        named = (part.partition("=") for part in parts)
+        return [(name.strip(), value.strip()) for name, _, value in named]
+
+    @cached_property
     def sealed(self) -> list[str]:
         """What may be signed click cookies, in the browser's order."""
         return cookies.usable(

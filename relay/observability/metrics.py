@@ -110,6 +110,12 @@ class Metrics:
             buckets=_CALL_SECONDS,
             registry=own,
         )
+        self.reconciled = Counter(
+            "dub_relay_reconciled_total",
+            "Leads and sales compared with Dub's list of events, by what that showed.",
+            ("found",),
+            registry=own,
+        )
         self.registry = own
         if SHARED in os.environ:
             self.registry = CollectorRegistry()

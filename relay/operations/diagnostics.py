@@ -25,7 +25,8 @@ from relay.capture.snippet import (
 )
 from relay.config.settings import Settings
 from relay.config.values import sqlite_file
-from relay.core.clock import now_ms
+from relay.core.clock import iso, now_ms
+from relay.core.dub.events import Kind, NotNow, NotProvable, read_page
 from relay.core.dub.replies import (
     Answer,
     Meaning,
@@ -92,12 +93,15 @@ def fail(name: str, detail: str) -> Finding:
 
 async def run_checks(settings: Settings, outbox: Outbox) -> list[Finding]:
     """Run all checks, whatever each of them finds."""
-    stored, site, dub = await asyncio.gather(
-        check_database(settings, outbox), check_upstream(settings), check_dub(settings)
+    stored, site, dub, proof = await asyncio.gather(
+        check_database(settings, outbox),
+        check_upstream(settings),
+        check_dub(settings),
+        check_events(settings),
     )
     reached, key, clock = dub
     cookie = check_cookie(settings)
-    found = [check_settings(settings), stored, site, reached, key, cookie, clock]
+    found = [check_settings(settings), stored, site, reached, key, proof, cookie, clock]
     found += [check_hooks(settings), check_snippet(settings)]
     return [*found, *check_rules(settings)]
 
@@ -203,6 +207,27 @@ async def check_dub(settings: Settings) -> tuple[Finding, Finding, Finding]:
             note("clock", unknown),
         )
     return (*_judge(settings, reply, now), _clock(reply, now))
+
+
+async def check_events(settings: Settings) -> Finding:
+    """Ask for an event of the last minute, to see whether the key may read them."""
+    if not settings.reconcile_every:
+        return note("proof", "off: reconcile.every is 0")
+    now = now_ms()
+    query = {"event": "leads", "limit": "1", "start": iso(now - 60_000)}
+    timeout = min(settings.dub_timeout, TIMEOUT_S)
+    async with DubClient(
+        settings.dub_api_url, settings.dub_api_key, timeout=timeout
+    ) as dub:
+        signature = sign_call(settings.secret, "check", b"", now)
+        found = read_page(await dub.list_events(query, signature), Kind.LEADS, now)
+    match found:
+        case NotProvable(reason):
+            said = f"not provable: Dub says “{reason}”"
+            return note("proof", f"{said}. The key needs analytics.read")
+        case NotNow(reason):
+            return note("proof", f"not known: {reason}")
+    return ok("proof", "Dub's list of events can be read")
 
 
 def _judge(settings: Settings, reply: Answer, now: int) -> tuple[Finding, Finding]:

@@ -81,6 +81,26 @@ _GAUGES: Final = (
         lambda seen: seen.disk.free,
     ),
     _Gauge(
+        "dub_relay_missing_at_dub",
+        "Leads and sales that Dub took and that its own list of events does not have.",
+        lambda seen: seen.findings.missing,
+    ),
+    _Gauge(
+        "dub_relay_doubled_at_dub",
+        "Leads and sales that Dub's own list of events has too often.",
+        lambda seen: seen.findings.doubled,
+    ),
+    _Gauge(
+        "dub_relay_reconciled_until_seconds",
+        "How far Dub's list of events was read, in seconds of the epoch; 0: never.",
+        lambda seen: (seen.reconciled.read_until or 0) / 1000,
+    ),
+    _Gauge(
+        "dub_relay_not_provable",
+        "1 while Dub does not let its list of events be read.",
+        lambda seen: seen.reconciled.not_provable is not None,
+    ),
+    _Gauge(
         "dub_relay_disk_size_bytes",
         "The size of that disk.",
         lambda seen: seen.disk.size,

@@ -21,6 +21,7 @@ from relay.core.leads import (
     LeadStatus,
     Sale,
     Step,
+    is_missing,
     why_not_again,
 )
 from relay.outbox.contract import Circuit, Credited
@@ -58,18 +59,17 @@ _ENDS: Final = {
         f" before the site's answer was known. If the site has this customer, {_RETRY}."
     ),
     LeadStatus.DELIVERED: (
-        "Nothing more: Dub has taken it. Dub's own lead.created webhook would turn"
-        " it into confirmed."
+        "Nothing more: Dub has taken it. Dub's own list of events, or its lead.created"
+        " webhook, turns it into confirmed."
     ),
     LeadStatus.CONFIRMED: "Nothing more: Dub has confirmed it.",
     LeadStatus.DUPLICATE: (
         "Nothing more: Dub had this customer and event before the relay's first call."
     ),
     LeadStatus.UNCONFIRMED: (
-        "A person or Dub's webhook decides: a call that got no answer may or may not"
-        " have counted, and Dub's list of customers does not help, as it shows no leads"
-        f" and an earlier call made the customer. If Dub does not show it, {_RETRY}"
-        " again."
+        "Dub's own list of events settles it, or its webhook: a call that got no answer"
+        " may or may not have counted. Where the list cannot be read (`dub-relay check`"
+        f" says so), a person decides: if Dub does not show it, {_RETRY} again."
     ),
     LeadStatus.REJECTED: (
         f"Nothing happens by itself: this will not pass as it is. After a fix, {_RETRY}"
@@ -79,14 +79,11 @@ _ENDS: Final = {
 
 _SALE_ENDS: Final = {
     **_ENDS,
-    LeadStatus.DELIVERED: (
-        "Nothing more: Dub has taken it. Dub's own sale.created webhook would turn it"
-        " into confirmed."
-    ),
     LeadStatus.UNCONFIRMED: (
-        "A person decides: a call that got no answer may or may not have counted, and"
-        " Dub would count a sale without an invoice id twice. If Dub does not show it,"
-        f" {_RETRY} again."
+        "Dub's own list of events settles it: a call that got no answer may or may not"
+        " have counted, and Dub would count a sale without an invoice id twice. Where"
+        " the list cannot be read (`dub-relay check` says so), a person decides: if Dub"
+        f" does not show it, {_RETRY} again."
     ),
 }
 
@@ -119,6 +116,8 @@ def entry_json(entry: LeadRecord) -> dict[str, Any]:
         **link_json(entry.link),
         "dubEventId": entry.event_id,
         "confirmedBy": entry.confirmed_by,
+        "missingAtDubAt": _iso_or_none(entry.missing_at),
+        "doubledAtDubAt": _iso_or_none(entry.doubled_at),
     }
 
 
@@ -152,6 +151,7 @@ EXPORT_FIELDS: Final = (
     *("mode", "eventQuantity", "metadata", "attempts", "lastError"),
     *("nextAttemptAt", "deliveredAt", "erasedAt", "notes", "kind", "sale"),
     *("linkId", "linkKey", "linkDomain", "partnerId", "dubEventId", "confirmedBy"),
+    *("missingAtDubAt", "doubledAtDubAt"),
 )
 """Fields of an export, in this order."""
 
@@ -250,6 +250,12 @@ def next_step(entry: LeadRecord, circuit: Circuit, now: int) -> str:
 
 
 def _end_sentence(entry: LeadRecord) -> str:
+    if is_missing(entry):
+        return (
+            "Nothing happens by itself: Dub took it, and its own list of events does"
+            f" not have it. {_RETRY.format(id=entry.lead.id)} again once Dub's dedupe"
+            " key is free; with reconcile.resend the relay does."
+        )
     if entry.status in RETRYABLE and (reason := why_not_again(entry)) is not None:
         return f"Nothing happens by itself: the lead {reason}."
     ends = _ENDS_BY_KIND[kind_of(entry.lead)]
@@ -283,6 +289,18 @@ def credit_words(link: CreditedLink | None) -> str | None:
         return None
     whose = f", of partner {link.partner_id}" if link.partner_id else ""
     return f"{link.name} ({link.id}){whose}"
+
+
+def events_words(entry: LeadRecord) -> str | None:
+    """Say what Dub's own records show of a lead; None where nothing was seen."""
+    if entry.missing_at is not None:
+        return (
+            f"not in Dub's list of events, last looked for at {iso(entry.missing_at)}"
+        )
+    shown = [f"event {event_id} of {iso(at)}" for event_id, at in entry.events]
+    if entry.doubled_at is not None:
+        return f"COUNTED TOO OFTEN: {', '.join(shown)}"
+    return ", ".join(shown) or entry.event_id
 
 
 CREDIT_COLUMNS: Final = (

@@ -11,7 +11,8 @@ from typing import Any
 from relay.core.clock import iso
 from relay.core.leads import LeadStatus
 from relay.core.pacing import Budget, rate_at
-from relay.outbox.contract import Circuit, Outbox
+from relay.operations.reconcile import NEVER, Progress
+from relay.outbox.contract import NO_FINDINGS, Circuit, Findings, Outbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Overview:
     plan: int
     spilled: Spilled
     disk: Disk
+    findings: Findings = NO_FINDINGS
+    reconciled: Progress = NEVER
 
     @property
     def oldest_open_s(self) -> float:
@@ -82,6 +85,8 @@ async def look(outbox: Outbox, spill: Path, plan: int, now: int) -> Overview:
         plan=plan,
         spilled=spilled(spill),
         disk=disk(spill.parent),
+        findings=await outbox.findings(),
+        reconciled=Progress.read(await outbox.reconciliation()),
     )
 
 
@@ -128,6 +133,12 @@ def overview_json(seen: Overview) -> dict[str, Any]:
         },
         "spill": {"files": seen.spilled.files, "bytes": seen.spilled.bytes},
         "disk": {"freeBytes": seen.disk.free, "sizeBytes": seen.disk.size},
+        "reconciled": {
+            "until": _iso_or_none(seen.reconciled.read_until),
+            "missing": seen.findings.missing,
+            "doubled": seen.findings.doubled,
+            "notProvable": seen.reconciled.not_provable,
+        },
     }
 
 

@@ -141,15 +141,40 @@ class Proof(NamedTuple):
 
     ``by`` is "webhook" or "events", ``event_id`` Dub's id of the event, ``link`` the
     one that it credits; None where it does not say. ``ours``: Dub took our own call.
+    ``events`` are all of its events, each an id and a time in epoch ms.
     """
 
     by: str | None = None
     event_id: str | None = None
     link: CreditedLink | None = None
     ours: bool = False
+    events: tuple[tuple[str, int], ...] = ()
 
 
 NO_DETAILS: Final = Proof()
+
+
+class Resolution(NamedTuple):
+    """How Dub's list of events settles a lead that it does not show as ours.
+
+    ``due_at`` (epoch ms) is set for QUEUED and WAITING. ``reason`` becomes its last
+    error, ``note`` a sentence of its story.
+    """
+
+    status: LeadStatus
+    reason: str
+    note: str
+    due_at: int | None = None
+
+
+class Findings(NamedTuple):
+    """How many leads Dub's list of events does not have, and has too often."""
+
+    missing: int = 0
+    doubled: int = 0
+
+
+NO_FINDINGS: Final = Findings()
 
 
 class Requeued(NamedTuple):
@@ -167,8 +192,9 @@ class Requeued(NamedTuple):
 class Query:
     """Which entries a listing wants, newest first.
 
-    ``link`` and ``partner`` are Dub's ids. ``before`` is the id of a lead: only what
-    came before it, which makes the next page as quick as the first.
+    ``link`` and ``partner`` are Dub's ids. ``missing``: those that Dub's list of events
+    does not have, ``doubled``: those that it has too often. ``before`` is the id of a
+    lead: only what came before it, which makes the next page as quick as the first.
     """
 
     status: LeadStatus | None = None
@@ -180,6 +206,8 @@ class Query:
     link: str | None = None
     partner: str | None = None
     before: str | None = None
+    missing: bool = False
+    doubled: bool = False
 
 
 class Credited(NamedTuple):
@@ -396,10 +424,46 @@ class Outbox(Protocol):
     ) -> int:
         """Turn DELIVERED entries, and whatever is in doubt, to CONFIRMED; how many.
 
-        With ``proof.ours`` open ones as well that are not in doubt.
+        With ``proof.ours`` open ones as well that are not in doubt. Those that Dub was
+        seen not to have are not missing any more.
         A delivery that is under way can still be settled: its calls are kept for
         the story, the state stays.
         """
+
+    async def show(self, lead_id: str, proof: Proof, doubled_at: int | None) -> None:
+        """Keep the events that show a lead, whatever its state; it is not missing."""
+
+    async def of_customers(self, names: Sequence[str]) -> Sequence[LeadRecord]:
+        """Every entry of these customers, also under what stands for an erased one."""
+
+    async def unproven(
+        self, since: int, until: int, limit: int
+    ) -> Sequence[LeadRecord]:
+        """Up to limit entries delivered in a time that nothing has confirmed yet.
+
+        Oldest first; without deferred ones, which Dub records as nothing.
+        """
+
+    async def miss(self, lead_ids: Sequence[str], now: int) -> int:
+        """Note that Dub does not have these, unless they were confirmed; how many."""
+
+    async def resolve(self, lead_id: str, end: Resolution, now: int) -> bool:
+        """Settle an UNCONFIRMED or DELIVERED entry that Dub does not show as ours.
+
+        It is not in doubt any more. False when it has moved on meanwhile.
+        """
+
+    async def first_at(self) -> int | None:
+        """When the first lead that is kept was captured (epoch ms)."""
+
+    async def findings(self) -> Findings:
+        """How many entries are missing at Dub or doubled there."""
+
+    async def reconciliation(self) -> str:
+        """What was kept of reconciliation: JSON, ``{}`` at first."""
+
+    async def swap_reconciliation(self, old: str, new: str) -> bool:
+        """Put new in old's place; False when that is not what stands there now."""
 
     async def requeue(
         self, lead_id: str, now: int, *, window_ms: int, key_ms: int

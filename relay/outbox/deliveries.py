@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from relay.core import jsontext
 from relay.core.dub.retry import (
     Move,
     key_free_at,
@@ -26,6 +27,7 @@ from relay.outbox.contract import (
     OutboxUnavailableError,
     Proof,
     Requeued,
+    Resolution,
     Settlement,
 )
 from relay.outbox.database import NO_LIMIT, Database, Row, each, fetch_one
@@ -61,7 +63,8 @@ _SETTLE: Final = """
         answer = coalesce($9::text, answer),
         key_claimed_at = CASE WHEN $10::bigint = -1 THEN key_claimed_at ELSE $10 END,
         credit = coalesce($11::text, credit), link_id = coalesce($12::text, link_id),
-        partner_id = coalesce($13::text, partner_id)
+        partner_id = coalesce($13::text, partner_id),
+        missing_at = CASE WHEN $2::bigint IS NULL THEN NULL ELSE missing_at END
     WHERE seq = $14
 """
 
@@ -89,12 +92,40 @@ CONFIRM: Final = sql(
         confirmed_by = coalesce($4::text, confirmed_by),
         event_id = coalesce($5::text, event_id),
         credit = coalesce($6::text, credit), link_id = coalesce($7::text, link_id),
-        partner_id = coalesce($8::text, partner_id)
+        partner_id = coalesce($8::text, partner_id),
+        events = coalesce($9::text, events), missing_at = NULL
     WHERE id = ANY($2::text[]) AND (status || '') IN {confirmable}
-        AND (in_doubt OR status NOT IN {open} OR $3)
+        AND (in_doubt OR status NOT IN {open} OR $3 OR missing_at IS NOT NULL)
     RETURNING customer
     """
 )
+
+_SHOW: Final = """
+    UPDATE leads SET doubled_at = coalesce(doubled_at, $2::bigint), missing_at = NULL,
+        event_id = coalesce(event_id, $3::text), credit = coalesce(credit, $4::text),
+        link_id = coalesce(link_id, $5::text),
+        partner_id = coalesce(partner_id, $6::text),
+        events = coalesce($7::text, events)
+    WHERE id = $1
+"""
+
+_MISS: Final = """
+    UPDATE leads SET missing_at = $2 WHERE id = ANY($1::text[])
+        AND ((status || '') = 'delivered' OR missing_at IS NOT NULL)
+"""
+
+_UNPROVEN: Final = sql(
+    """
+    SELECT notes FROM leads WHERE id = $1 AND (status || '') IN {unproven}
+    FOR UPDATE
+    """
+)
+
+_RESOLVE: Final = """
+    UPDATE leads SET status = $2, due_at = $3, last_error = $4, notes = $5,
+        missing_at = $6, round_at = $7, in_doubt = FALSE
+    WHERE id = $1
+"""
 
 _UNDOUBTED: Final = sql(
     """
@@ -112,7 +143,10 @@ _DOUBT: Final = """
 _RESENDABLE: Final = sql(
     """
     SELECT customer, dedupe_key, created_at, in_doubt, key_claimed_at, last_error, notes
-    FROM leads WHERE id = $1 AND (status || '') IN {resendable} AND erased_at IS NULL
+    FROM leads WHERE id = $1 AND erased_at IS NULL AND (
+        (status || '') IN {resendable}
+        OR status = 'delivered' AND missing_at IS NOT NULL
+    )
     FOR UPDATE
     """
 )
@@ -290,10 +324,49 @@ async def confirm(
     proof: Proof,
 ) -> int:
     """Mark leads that Dub says it has; the next in their queues may go."""
-    said = (proof.ours, proof.by, readable(proof.event_id), *credit_row(proof.link))
+    said = (proof.ours, proof.by, *_shown(proof))
     rows = await db.fetch(CONFIRM, now, list(lead_ids), *said)
     await next_in_queue(db, [(row[0], now) for row in rows])
     return len(rows)
+
+
+def _shown(proof: Proof) -> Row:
+    """Return event_id, credit, link_id, partner_id and events; None leaves them."""
+    return (
+        readable(proof.event_id),
+        *credit_row(proof.link),
+        jsontext.encode(proof.events).decode() if proof.events else None,
+    )
+
+
+@each
+async def show(
+    db: Database, lead_id: str, proof: Proof, doubled_at: int | None
+) -> None:
+    """Keep what Dub's list shows of a lead."""
+    await db.execute(_SHOW, lead_id, doubled_at, *_shown(proof))
+
+
+@each
+async def miss(db: Database, lead_ids: Sequence[str], now: int) -> int:
+    """Note that Dub's list does not have these."""
+    return await db.execute(_MISS, list(lead_ids), now)
+
+
+@each
+async def resolve(db: Database, lead_id: str, end: Resolution, now: int) -> bool:
+    """Settle what Dub's list does not show as ours."""
+    row = await fetch_one(db, _UNPROVEN, lead_id)
+    if row is None:
+        return False
+    notes = encode_notes([*json.loads(row[0]), end.note])
+    missing_at = None if end.status is LeadStatus.DUPLICATE else now
+    await db.execute(
+        _RESOLVE,
+        *(lead_id, end.status.value, end.due_at, readable(end.reason), notes),
+        *(missing_at, now if end.due_at is None else end.due_at),
+    )
+    return True
 
 
 @each

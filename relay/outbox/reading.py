@@ -11,6 +11,7 @@ from relay.outbox.contract import (
     Alert,
     AuditEntry,
     Credited,
+    Findings,
     Query,
     Sample,
     Sighting,
@@ -104,6 +105,8 @@ def where(query: Query) -> tuple[str, list[Any]]:
     ]
     given = [(test, value) for test, value in wanted if value is not None]
     tests = [test.format(place, place) for place, (test, _) in enumerate(given, 1)]
+    marked = (("missing_at", query.missing), ("doubled_at", query.doubled))
+    tests += [f"l.{name} IS NOT NULL" for name, asked in marked if asked]
     return " AND ".join(["TRUE", *tests]), [value for _, value in given]
 
 
@@ -115,11 +118,74 @@ def _hints(query: Query) -> tuple[str, str]:
     """
     plus = "/*sqlite:+*/"
     few = query.customer, query.click, query.link, query.partner
-    if any(name is not None for name in few):
+    if query.missing or query.doubled or any(name is not None for name in few):
         return plus, plus
     if query.status is None or query.event is None:
         return "", ""
     return (plus, "") if query.status in SETTLED else ("", plus)
+
+
+async def of_customers(
+    db: Database, names: Sequence[str], seal: Seal
+) -> list[LeadRecord]:
+    """Return all entries of these customers."""
+    statement = sql(
+        "SELECT {entry} FROM leads AS l WHERE l.customer = ANY($1::text[]) ORDER BY seq"
+    )
+    return [entry_of(row, seal) for row in await db.fetch(statement, both(names))]
+
+
+async def unproven(
+    db: Database, since: int, until: int, limit: int, seal: Seal
+) -> list[LeadRecord]:
+    """Return entries delivered in a time that nothing has confirmed, oldest first.
+
+    No refunds: Dub makes no event of them.
+    """
+    rows = await db.fetch(
+        sql(
+            """
+            SELECT {entry} FROM leads AS l
+            WHERE l.status = 'delivered' AND l.missing_at IS NULL
+                AND l.mode <> 'deferred' AND l.delivered_at BETWEEN $1 AND $2
+                AND (l.sale IS NULL OR l.sale NOT LIKE '%"refund":true%')
+            ORDER BY l.delivered_at LIMIT $3
+            """
+        ),
+        *(since, until, limit),
+    )
+    return [entry_of(row, seal) for row in rows]
+
+
+async def first_at(db: Database) -> int | None:
+    """Return when the first lead was captured (epoch ms)."""
+    row = await fetch_one(db, "SELECT created_at FROM leads ORDER BY seq LIMIT 1")
+    return None if row is None else row[0]
+
+
+async def findings(db: Database) -> Findings:
+    """Count what Dub's list does not have, and has too often."""
+    row = await fetch_one(
+        db,
+        """
+        SELECT (SELECT count(*) FROM leads WHERE missing_at IS NOT NULL),
+            (SELECT count(*) FROM leads WHERE doubled_at IS NOT NULL)
+        """,
+    )
+    return Findings(*(row or ()))
+
+
+async def reconciliation(db: Database) -> str:
+    """Return what is kept of reconciliation."""
+    row = await fetch_one(db, "SELECT state FROM reconciliation")
+    return "{}" if row is None else row[0]
+
+
+@each
+async def swap_reconciliation(db: Database, old: str, new: str) -> bool:
+    """Put the new state in the old one's place, if that is still as it was."""
+    statement = "UPDATE reconciliation SET state = $2 WHERE state = $1"
+    return await db.execute(statement, old, new) == 1
 
 
 async def oldest_open(db: Database) -> int | None:

@@ -39,7 +39,7 @@ ENTRY_COLUMNS: Final = (
     *("person", "notes", "origin", "created_at"),
     *("status", "attempts", "last_error", "due_at", "delivered_at", "in_doubt"),
     *("round_at", "erased_at", "sale", "answer", "key_claimed_at"),
-    *("credit", "event_id", "confirmed_by"),
+    *("credit", "event_id", "confirmed_by", "events", "missing_at", "doubled_at"),
 )
 """What :func:`entry_of` reads, in this order."""
 
@@ -68,6 +68,9 @@ CONFIRMABLE: Final = frozenset(
 RESENDABLE: Final = from_to(RETRYABLE, LeadStatus.QUEUED) & from_to(
     RETRYABLE, LeadStatus.WAITING
 )
+
+UNPROVEN: Final = frozenset({LeadStatus.UNCONFIRMED, LeadStatus.DELIVERED})
+"""States that Dub's list of events settles: taken without proof, or in doubt."""
 
 UNCOUNTED: Final = frozenset({LeadStatus.HELD, LeadStatus.REJECTED})
 """States whose leads make no later one a duplicate: nothing came of them yet."""
@@ -107,6 +110,7 @@ _PARTS: Final = {
     "confirmable": _listed(CONFIRMABLE),
     "resendable": _listed(RESENDABLE),
     "uncounted": _listed(UNCOUNTED),
+    "unproven": _listed(UNPROVEN),
     "settled": _listed(SETTLED),
 }
 
@@ -223,6 +227,9 @@ def entry_of(row: Sequence[Any], seal: Seal = PLAIN) -> LeadRecord:
         link=link_of(row[21]),
         event_id=row[22],
         confirmed_by=row[23],
+        events=events_of(row[24]),
+        missing_at=row[25],
+        doubled_at=row[26],
     )
 
 
@@ -237,6 +244,13 @@ def credit_row(link: CreditedLink | None) -> Row:
 def link_of(credit: str | None) -> CreditedLink | None:
     """Read what :func:`credit_row` wrote as credit."""
     return None if credit is None else CreditedLink(**jsontext.decode(credit))
+
+
+def events_of(stored: str | None) -> tuple[tuple[str, int], ...]:
+    """Read the ids and times of Dub's events."""
+    if stored is None:
+        return ()
+    return tuple((event_id, at) for event_id, at in jsontext.decode(stored))
 
 
 def sealed_end(end: Settlement, lead_id: str, seal: Seal) -> Settlement:

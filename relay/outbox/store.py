@@ -31,6 +31,7 @@ from relay.outbox.contract import (
     Circuit,
     Claim,
     Credited,
+    Findings,
     Forgotten,
     InsertResult,
     NewLead,
@@ -40,6 +41,7 @@ from relay.outbox.contract import (
     Query,
     Rekeyed,
     Requeued,
+    Resolution,
     Sample,
     Scrubbed,
     Settlement,
@@ -64,6 +66,7 @@ WAKING: Final[frozenset[AnyOperation]] = frozenset(
         deliveries.unpark,
         deliveries.reschedule,
         deliveries.requeue,
+        deliveries.resolve,
         deliveries.pause,
     }
 )
@@ -274,6 +277,37 @@ class StoredOutbox(Outbox, ABC):
         self, lead_ids: Sequence[str], now: int, proof: Proof = NO_DETAILS
     ) -> int:
         return await self.channel.submit(deliveries.confirm, (lead_ids, now, proof))
+
+    async def show(self, lead_id: str, proof: Proof, doubled_at: int | None) -> None:
+        await self.channel.submit(deliveries.show, (lead_id, proof, doubled_at))
+
+    async def of_customers(self, names: Sequence[str]) -> builtins.list[LeadRecord]:
+        return await self.channel.read(reading.of_customers, names, self._seal)
+
+    async def unproven(
+        self, since: int, until: int, limit: int
+    ) -> builtins.list[LeadRecord]:
+        return await self.channel.read(
+            reading.unproven, since, until, limit, self._seal
+        )
+
+    async def miss(self, lead_ids: Sequence[str], now: int) -> int:
+        return await self.channel.submit(deliveries.miss, (lead_ids, now))
+
+    async def resolve(self, lead_id: str, end: Resolution, now: int) -> bool:
+        return await self.channel.submit(deliveries.resolve, (lead_id, end, now))
+
+    async def first_at(self) -> int | None:
+        return await self.channel.read(reading.first_at)
+
+    async def findings(self) -> Findings:
+        return await self.channel.read(reading.findings)
+
+    async def reconciliation(self) -> str:
+        return await self.channel.read(reading.reconciliation)
+
+    async def swap_reconciliation(self, old: str, new: str) -> bool:
+        return await self.channel.submit(reading.swap_reconciliation, (old, new))
 
     async def doubt(self, note: str, limit: int) -> int:
         return await self.channel.submit(deliveries.doubt, (note, limit))

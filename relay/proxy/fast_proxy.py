@@ -98,12 +98,15 @@ class FastProxy:
         *,
         prefix: str = "",
         declines: Callable[[bytes], bool] | None = None,
+        keeps_on_word: bool = False,
     ) -> None:
         """Make the path.
 
         ``prefix`` is where the relay's own paths begin, "" without any;
-        ``declines`` is asked by Content-Type whether an answer is to be changed.
+        ``declines`` is asked by Content-Type whether an answer is to be changed;
+        ``keeps_on_word``: a visitor who says no loses the cookies that are there.
         """
+        self._keeps_on_word = keeps_on_word
         self._sites = sites
         self._rules = tuple(rules)
         self._forwarding = forwarding
@@ -146,7 +149,7 @@ class FastProxy:
         self, visitor: Visitor, message: RawRequestMessage, onward: Onward
     ) -> FastRequest | None:
         bodied = onward.length is not None
-        if bodied or _may_get_cookies(message.path, onward.cookies):
+        if bodied or self._may_get_cookies(message.path, onward.cookies):
             return None
         close = message.should_close
         return _PlainRequest(
@@ -157,6 +160,11 @@ class FastProxy:
             self._watcher(message, onward) if "code=" in message.path else None,
             close=close,
         )
+
+    def _may_get_cookies(self, target: str, given: Sequence[bytes]) -> bool:
+        if self._keeps_on_word and any(_CLICKS.search(value) for value in given):
+            return True
+        return _may_get_cookies(target, given)
 
     def _watcher(self, message: RawRequestMessage, onward: Onward) -> Watcher | None:
         """Return what looks at a request, if it may carry a click."""

@@ -113,6 +113,7 @@ class Proxy:
             self._watch,
             prefix=prefix,
             declines=is_html if script else None,
+            keeps_on_word=landing.keeps_on_word,
         )
         self._script = script
         self._sightings = sightings

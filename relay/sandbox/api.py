@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from relay.sandbox.model import (
     RecordedSale,
     RefusalError,
 )
-from relay.sandbox.state import api_customer_json
+from relay.sandbox.state import api_customer_json, event_json
 from relay.sandbox.wire import (
     PUBLISHABLE_RATE,
     Circuit,
@@ -43,6 +44,9 @@ from relay.sandbox.wire import (
     require_plan,
     with_cors,
 )
+
+EVENTS_MS: Final = 24 * 3600 * 1000
+"""How far ``GET /events`` looks back where no ``start`` is given."""
 
 _DIRECT_LEAD: Final = "Direct sale tracking lead event"
 """The event that Dub gives to the lead that a direct sale makes."""
@@ -235,6 +239,10 @@ class Api:
         """``GET /customers``, by externalId, email or search."""
         return self._server(call, conditions, self._list_customers)
 
+    def events(self, call: Incoming, conditions: Conditions) -> Reply:
+        """``GET /events``: leads and sales, by time, customer and page."""
+        return self._server(call, conditions, self._list_events)
+
     def customer(self, call: Incoming, conditions: Conditions) -> Reply:
         """``GET /customers/{id}`` and ``GET /customers/ext_{externalId}``."""
         return self._server(call, conditions, self._one_customer)
@@ -313,6 +321,28 @@ class Api:
         page = [api_customer_json(it) for it in islice(found, PAGE_SIZE)]
         return Reply(200, page)
 
+    def _list_events(self, call: Incoming, conditions: Conditions) -> Reply:
+        if not conditions.analytics:
+            raise RefusalError("forbidden", errors.NO_ANALYTICS)
+        kind = call.query.get("event", "clicks")
+        begin, end = (_moment(call.query.get(name)) for name in ("start", "end"))
+        now = self.dub.clock()
+        begin = now - EVENTS_MS if begin is None else begin
+        wanted = call.query.get("customerId")
+        lag = round(conditions.events_lag * 1000)
+        found = [
+            event_json(self.dub, event)
+            for event in self.dub.events(kind)
+            if begin <= event.at <= (now if end is None else end)
+            and event.at + lag <= now
+            and wanted in (None, event.customer.id)
+        ]
+        if call.query.get("sortOrder", "desc") == "desc":
+            found.reverse()
+        limit = min(int(call.query.get("limit", "100")), 1000)
+        first = (int(call.query.get("page", "1")) - 1) * limit
+        return Reply(200, found[first : first + limit])
+
     def _one_customer(self, call: Incoming, _: Conditions) -> Reply:
         found = self._find_customer(call.path.removeprefix("/customers/"))
         if found is None:
@@ -360,6 +390,17 @@ class Api:
         fields = _checked(body)
         _strict(body)
         return self._track(call, conditions, fields)
+
+
+def _moment(value: str | None) -> int | None:
+    """Read a time of a query as epoch ms; raise RefusalError for what is none."""
+    if value is None:
+        return None
+    try:
+        return round(datetime.fromisoformat(value).timestamp() * 1000)
+    except ValueError:
+        text = f"custom: start: Invalid datetime: {value}"
+        raise RefusalError(errors.UNPROCESSABLE, text) from None
 
 
 def _told(answer: LeadAnswer) -> str:

@@ -124,6 +124,7 @@ def _add_api(
         ("GET", "/commissions"): commissions.listed,
         ("PATCH", "/commissions/{id}"): commissions.changed,
         ("GET", "/customers"): api.customers,
+        ("GET", "/events"): api.events,
         ("GET", "/customers/{id:.+}"): api.customer,
         ("POST", "/track/lead/client"): api.track_lead_client,
         ("POST", "/track/sale/client"): api.track_sale_client,

@@ -9,8 +9,8 @@ and whatever fails after that never gives it back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
@@ -270,6 +270,21 @@ class Dub:
         self.leads.append(lead)
         self.changed()
         return lead
+
+    def events(self, kind: str) -> Sequence[RecordedLead] | Sequence[RecordedSale]:
+        """List what counts, oldest first: "leads" or "sales"; clicks are not kept so.
+
+        A lead with a quantity stands there so many times.
+        """
+        if kind == "sales":
+            return self.sales
+        if kind != "leads":
+            return ()
+        return [
+            replace(lead, id=f"{lead.id}{n or ''}")
+            for lead in self.leads
+            for n in range(lead.quantity)
+        ]
 
     # Answers
 

@@ -92,6 +92,8 @@ KNOBS: Final[Mapping[str, Knob]] = {
     "plan": Knob(_one_of(PLANS), " | ".join(PLANS), "free: 403, need higher plan"),
     "rate": Knob(_whole(0, 10**9), "calls a minute", "429 beyond it"),
     "click_delay": Knob(_seconds, "seconds", "younger clicks are not found (404)"),
+    "events_lag": Knob(_seconds, "seconds", "a lead stands in /events that late"),
+    "analytics": Knob(_flag, "true or false", "false: /events is refused (403)"),
     "lead_delay": Knob(_seconds, "seconds", "a sale finds an async lead that late"),
 }
 """Every knob. The check, the page and the error for an unknown one read it."""
@@ -116,6 +118,8 @@ class Conditions:
     rate: int | None = None
     click_delay: float = 0.0
     lead_delay: float = 0.0
+    events_lag: float = 0.0
+    analytics: bool = True
     named: str = ""
 
 

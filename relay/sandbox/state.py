@@ -137,6 +137,41 @@ def sale_json(sale: RecordedSale) -> dict[str, Any]:
     }
 
 
+def event_json(dub: Dub, event: RecordedLead | RecordedSale) -> dict[str, Any]:
+    """Write an event as ``GET /events`` does."""
+    link, customer = dub.links[event.click.link_key], event.customer
+    deleted = customer.external_id not in dub.customers
+    document = {
+        "event": "lead" if isinstance(event, RecordedLead) else "sale",
+        "timestamp": iso(event.at),
+        "eventId": event.id,
+        "eventName": event.event_name,
+        "metadata": event.metadata,
+        "click": {
+            "id": event.click.id,
+            "timestamp": iso(event.click.at),
+            "url": link.url,
+        },
+        "link": link_json(link, dub.domain),
+        "customer": {
+            **api_customer_json(customer),
+            **(
+                {"externalId": customer.id, "name": "Deleted Customer", "email": None}
+                if deleted
+                else {}
+            ),
+        },
+    }
+    if isinstance(event, RecordedSale):
+        document["sale"] = {
+            "amount": event.amount,
+            "currency": event.currency,
+            "invoiceId": event.invoice_id,
+            "paymentProcessor": event.processor,
+        }
+    return document
+
+
 def call_json(call: Call) -> dict[str, Any]:
     """Write a call to the API."""
     return {

@@ -26,12 +26,12 @@ const TARGET = 'es2020';
 
 /** A second load of the script does nothing. The relay puts an array in. */
 const script = code =>
-  `self._dubAnalytics||(([DOMAIN,DAYS,ATTRIBUTION])=>{${code}})(__DUB_RELAY_DEFAULTS__)`;
+  `self._dubAnalytics||(([DOMAIN,DAYS,ATTRIBUTION,PREFIX,FIXED])=>{${code}})(__DUB_RELAY_DEFAULTS__)`;
 
 /** It is imported, so it is a module: nothing leaks out of it. */
 const EXTRAS_ENTRY = `
   import { extras } from './extras.js';
-  extras(document.querySelector('[data-consent],[data-gpc],[data-clean-url]').dataset);
+  extras(_dubAnalytics.o);
 `;
 
 async function bundle(contents, extensions) {

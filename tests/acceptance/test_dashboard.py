@@ -117,7 +117,15 @@ async def test_without_a_password_there_is_no_dashboard(tmp_path: Path) -> None:
 
 
 async def test_nobody_sees_anything_unsigned(person: Person) -> None:
-    for path in ("/", "/leads", "/leads/lead_x", "/audit", "/health", "/live"):
+    for path in (
+        "/",
+        "/leads",
+        "/leads/lead_x",
+        "/audit",
+        "/health",
+        "/reconciliation",
+        "/live",
+    ):
         status, page = await person.get(path)
         assert status == 401, path
         assert "Password" in page

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 PASSWORD = "correct horse"
 AXE = Path(".venv/servers/axe/node_modules/axe-core/axe.min.js")
-PAGES = ("/", "/leads", "/rules", "/health", "/audit")
+PAGES = ("/", "/leads", "/rules", "/reconciliation", "/health", "/audit")
 
 __all__ = ["browser", "context", "page"]
 

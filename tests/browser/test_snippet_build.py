@@ -22,12 +22,13 @@ DIST = SNIPPET / "dist"
 ALL = max(NAMES, key=len)
 
 BUDGETS = {
-    # Dub's own base, as measured of its build of 2025-10.
-    "script.js": 1674,
-    # Dub's own is 2842, and does less: may ours grow, it is to be on purpose.
-    ALL: 2880,
+    # Dub's own base has 1674 (its build of 2025-10). Ours also reads options from its
+    # address, finds a tag that is not the current script, and takes what is fixed.
+    "script.js": 1750,
+    # Dub's own has 2842, and asks nobody. Ours reads what consent platforms write.
+    ALL: 3410,
     # Only for those who ask for it.
-    EXTRAS: 660,
+    EXTRAS: 1100,
 }
 """Bytes in gzip -9, with the relay's usual settings in them."""
 
@@ -55,7 +56,7 @@ def test_a_file_runs_under_a_strict_policy_and_leaks_nothing(name: str) -> None:
 
     if name != EXTRAS:  # which is a module
         assert text.startswith("self._dubAnalytics||((")
-        assert text.endswith("""})(["",90,"last-click"]);""")
+        assert text.endswith("""})(["",90,"last-click","/_dub",{}]);""")
     assert not re.search(r"\beval\b|\bFunction\(|document\.write|innerHTML", text)
     assert "__DUB_RELAY_DEFAULTS__" not in text
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -449,3 +451,91 @@ async def test_by_default_it_stores_as_dubs_does(
 
     assert await click_of(visitor) == OTHER
     assert errors == []
+
+
+CONSENTS = json.loads(
+    (Path(__file__).parents[1] / "support/consents.json").read_text(encoding="utf-8")
+)
+"""As the server reads them (tests/unit/test_consent.py)."""
+
+
+@pytest.mark.parametrize("asked", sorted({asked for asked, _, _ in CONSENTS}))
+async def test_a_consent_cookie_is_read_as_the_server_does(
+    site: Site, visitor: Page, asked: str
+) -> None:
+    await asks(site, visitor, more={"data-consent-cookie": asked})
+    write = "cookie => { document.cookie = cookie; }"
+    for _, cookie, yes in [each for each in CONSENTS if each[0] == asked]:
+        name = cookie.partition("=")[0]
+        await visitor.evaluate(write, f"{name}=; max-age=0")
+        await clicked(visitor, None)
+        await visitor.evaluate(write, cookie)
+        if yes:
+            await clicked(visitor, CLICK)
+        else:
+            await a_while(visitor)
+            assert await click_of(visitor) is None, cookie
+
+
+# --- What is fixed by the relay, or stands in the script's address. ---
+
+
+@both
+async def test_what_the_relay_fixes_no_tag_changes(
+    site: Site, visitor: Page, script: str
+) -> None:
+    site.fixed = {"consent": "required", "consentCookie": "site_consent"}
+    wishes = {"data-consent": "false", "data-consent-cookie": "other"}
+    site.carries(wishes, script=f"/_dub/{script}")
+    await visitor.context.add_cookies(
+        [{"name": "other", "value": "yes", "url": site.url()}]
+    )
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await a_while(visitor)
+    assert await click_of(visitor) is None
+
+    await visitor.evaluate("() => { document.cookie = 'site_consent=yes'; }")
+    await clicked(visitor, CLICK)
+
+
+INJECTED = {
+    "a tag manager": "const it = document.createElement('script'); it.src = '{src}';"
+    "document.head.append(it);",
+    "a loader": "fetch('{src}').then(it => it.text()).then(text => "
+    "document.head.append(Object.assign(document.createElement('script'), "
+    "{{text}})));",
+    "import": "import('{src}');",
+}
+
+
+@pytest.mark.parametrize("inject", INJECTED.values(), ids=list(INJECTED))
+@both
+async def test_consent_is_required_however_the_script_is_run(
+    site: Site, visitor: Page, script: str, inject: str
+) -> None:
+    """Attributes are lost on each of these ways; what is fixed is not."""
+    site.fixed = {"consent": "required", "consentCookie": "site_consent"}
+    src = f"/_dub/{script}"
+    site.head = f"<script>{STUB}{inject.format(src=src)}</script>"
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await visitor.wait_for_function("self._dubAnalytics")
+    await a_while(visitor)
+    assert await stored(visitor) == []
+
+    await visitor.evaluate("() => { document.cookie = 'site_consent=yes'; }")
+    await clicked(visitor, CLICK)
+
+
+@both
+async def test_options_may_stand_in_the_scripts_address(
+    site: Site, visitor: Page, script: str
+) -> None:
+    src = f"/_dub/{script}?consent=required&consentCookie=site_consent"
+    site.head = f"<script>{STUB}{INJECTED['a tag manager'].format(src=src)}</script>"
+    await visitor.goto(site.url(f"/?dub_id={CLICK}&consent=false"))
+    await visitor.wait_for_function("self._dubAnalytics")
+    await a_while(visitor)
+    assert await stored(visitor) == []
+
+    await visitor.evaluate("() => { document.cookie = 'site_consent=yes'; }")
+    await clicked(visitor, CLICK)

@@ -117,6 +117,9 @@ class Run:
             "RELAY_DUB_TIMEOUT": "2",
             "RELAY_DELIVERY_SALE_WAITS": "1h",
             "RELAY_DELIVERY_STEPS": str(self.options.steps),
+            "RELAY_RECONCILE_EVERY": "20",
+            "RELAY_RECONCILE_AFTER": "60",
+            "RELAY_RECONCILE_RATE": "16",
         }
         if self.postgres is not None:
             shared["RELAY_DATABASE"] = self.postgres.new_url()
@@ -267,7 +270,8 @@ class Run:
             moving = [
                 lead
                 for lead in leads
-                if lead["status"] in ("sending", "parked")
+                # What Dub's list of events will show, or show the absence of.
+                if lead["status"] in ("sending", "parked", "delivered", "unconfirmed")
                 or (lead["status"] in ("queued", "waiting") and not waits_for_key(lead))
             ]
             telling = (await self.report())["telling"]

@@ -3,7 +3,8 @@
 As Dub's own server: ``track/lead`` claims its dedupe key first and never gives it
 back, ``deferred`` passes it by, and an invoice is written down after the answer. Its
 moods come before the work (nothing is done) or after it (the answer is lost or
-replaced). ``GET /report`` says what was counted; ``POST /mood`` sets the moods' shares.
+replaced). Its list of events lags by some seconds, and may lack some for ever.
+``GET /report`` says what was counted; ``POST /mood`` sets the moods' shares.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import hmac
 import json
 import random
 import sys
+import time
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import uvloop
@@ -34,6 +37,8 @@ class StrictDub:
         self.leads: Counter[tuple[str, str]] = Counter()
         self.sales: Counter[str] = Counter()
         self.invoices: dict[str, dict[str, Any]] = {}
+        self.events: list[tuple[float, float, str, dict[str, Any]]] = []
+        self.forgotten: list[tuple[str, str]] = []
         self.calls = 0
         self.webhooks: list[str] = []
         self.secret = ""
@@ -101,7 +106,11 @@ class StrictDub:
         self.customers.add(customer)
         if counted:
             self.leads[customer, event] += 1
-            self.tell(body)
+            if self.feels("forget"):
+                self.forgotten.append((customer, event))
+            else:
+                self.list_event("leads", body)
+                self.tell(body)
         return await self.after(request, self.taken(body, link={"id": "link_1"}))
 
     def taken(self, body: dict[str, Any], link: dict[str, Any] | None) -> web.Response:
@@ -126,6 +135,7 @@ class StrictDub:
                 {"eventName": "Purchase", "customer": None, "sale": None}
             )
         self.sales[body["metadata"]["sale"]] += 1
+        self.list_event("sales", body)
         said = {
             "eventName": "Purchase",
             "customer": {"externalId": body["customerExternalId"]},
@@ -136,6 +146,58 @@ class StrictDub:
             # Written after the answer, as Dub does.
             self.invoices[invoice] = said
         return answer
+
+    def list_event(self, kind: str, body: dict[str, Any]) -> None:
+        """Write an event, to be seen after a while."""
+        customer = body["customerExternalId"]
+        now = time.time()
+        lag = self.dice.random() * self.mood.get("events_lag_s", 5.0)
+        event = {
+            "event": kind.removesuffix("s"),
+            "eventId": f"ev_{len(self.events)}",
+            "timestamp": datetime.fromtimestamp(now, UTC).isoformat(),
+            "eventName": body.get("eventName") or "Purchase",
+            "metadata": body.get("metadata"),
+            "click": {"id": body.get("clickId") or "stored"},
+            "link": {"id": "link_1"},
+            "customer": {"id": f"cus_{customer}", "externalId": customer},
+        }
+        if kind == "sales":
+            event["sale"] = {
+                "amount": body["amount"],
+                "currency": "usd",
+                "invoiceId": body.get("invoiceId"),
+            }
+        self.events.append((now, now + lag, kind, event))
+
+    async def list_events(self, request: web.Request) -> web.StreamResponse:
+        if (failed := await self.before(request)) is not None:
+            return failed
+        query, now = request.query, time.time()
+        begin, end = (
+            datetime.fromisoformat(query[name]).timestamp() for name in ("start", "end")
+        )
+        customer = query.get("customerId")
+        found = [
+            event
+            for at, seen_at, kind, event in self.events
+            if kind == query["event"]
+            and begin <= at <= end
+            and seen_at <= now
+            and customer in (None, event["customer"]["id"])
+        ]
+        limit = int(query["limit"])
+        first = (int(query["page"]) - 1) * limit
+        page = web.json_response(found[first : first + limit])
+        return await self.after(request, page)
+
+    async def list_customers(self, request: web.Request) -> web.StreamResponse:
+        if (failed := await self.before(request)) is not None:
+            return failed
+        wanted = request.query["externalId"]
+        known = wanted in self.customers
+        found = [{"id": f"cus_{wanted}", "externalId": wanted}] if known else []
+        return await self.after(request, web.json_response(found))
 
     def tell(self, body: dict[str, Any]) -> None:
         """Send a webhook for what was counted, to one relay after another."""
@@ -178,6 +240,7 @@ class StrictDub:
                 "sales": dict(self.sales),
                 "calls": self.calls,
                 "telling": len(self.tasks),
+                "forgotten": [list(key) for key in self.forgotten],
             }
         )
 
@@ -201,6 +264,8 @@ async def serve(port: int, seed: int) -> None:
         [
             web.post("/track/lead", dub.track_lead),
             web.post("/track/sale", dub.track_sale),
+            web.get("/events", dub.list_events),
+            web.get("/customers", dub.list_customers),
             web.post("/mood", dub.set_mood),
             web.get("/report", dub.report),
         ]

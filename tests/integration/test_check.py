@@ -104,9 +104,23 @@ async def migrate() -> None:
     await outbox.close()
 
 
+def listing(tracked: Handler, events: Handler) -> Handler:
+    """A Dub whose list of events is answered apart."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await (events if request.path == "/events" else tracked)(request)
+
+    return answer
+
+
+async def no_events(_: web.Request) -> web.StreamResponse:
+    return web.json_response([])
+
+
 async def test_when_all_is_well_every_line_is_ok(serving: Serving) -> None:
     await migrate()
-    api, site = await serving(dub(*GOOD)), await serving(page(200))
+    api = await serving(listing(dub(*GOOD), no_events))
+    site = await serving(page(200))
     findings = await checked(DUB_API_URL=api, RELAY_UPSTREAM=site)
 
     assert results(findings) == {
@@ -115,6 +129,7 @@ async def test_when_all_is_well_every_line_is_ok(serving: Serving) -> None:
         "upstream": "ok",
         "dub": "ok",
         "key": "ok",
+        "proof": "ok",
         "clock": "ok",
         "cookie": "ok",
         "hooks": "ok",
@@ -136,6 +151,7 @@ async def test_dub_that_is_not_there_is_said_clearly_and_all_else_is_checked() -
         "upstream": "note",
         "dub": "FAIL",
         "key": "note",
+        "proof": "note",
         "clock": "note",
         "cookie": "ok",
         "hooks": "ok",
@@ -181,9 +197,29 @@ async def test_dub_is_asked_once_with_nothing_that_it_could_record(
     api = await serving(answer)
     await checked(DUB_API_URL=api)
 
-    ((method, path, body, signed),) = asked
-    assert (method, path, body) == ("POST", "/track/lead", b"{}")
-    assert signed
+    methods = [(method, path, body) for method, path, body, _ in sorted(asked)]
+    assert methods == [("GET", "/events", b""), ("POST", "/track/lead", b"{}")]
+    assert all(signed for *_, signed in asked)
+
+
+async def test_a_key_that_may_not_read_events_is_noted_with_dubs_reason(
+    serving: Serving,
+) -> None:
+    denied = dub(403, "forbidden", "Having the 'analytics.read' permission would allow")
+    api = await serving(listing(dub(*GOOD), denied))
+
+    found = (await checked(DUB_API_URL=api))["proof"]
+
+    assert found.result is CheckResult.NOTE
+    assert "'analytics.read'" in found.detail
+
+
+async def test_events_are_not_asked_for_where_reconciliation_is_off(
+    serving: Serving,
+) -> None:
+    api = await serving(listing(dub(*GOOD), no_events))
+    found = (await checked(DUB_API_URL=api, RELAY_RECONCILE_EVERY="0s"))["proof"]
+    assert (found.result, "off" in found.detail) == (CheckResult.NOTE, True)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ COMMANDS = [
     *("leads list", "leads show", "leads retry", "leads export", "leads forget"),
     "leads credit",
     *("leads rekey", "alerts", "alerts list", "alerts test"),
-    *("health", "stats", "delivery", "delivery pause", "delivery resume"),
+    *("health", "stats", "reconcile", "delivery", "delivery pause", "delivery resume"),
     *("rules", "rules list", "rules candidates", "rules suggest"),
     *("backup", "restore", "migrate", "completion"),
 ]
@@ -60,6 +60,7 @@ PUBLIC_KEYS = [
     ),
     *("createdAt", "attempts", "lastError", "nextAttemptAt", "deliveredAt", "notes"),
     *("linkId", "linkKey", "linkDomain", "partnerId", "dubEventId", "confirmedBy"),
+    *("missingAtDubAt", "doubledAtDubAt"),
 ]
 
 
@@ -430,7 +431,7 @@ def test_a_listing_has_the_public_keys_newest_first(run: Run, ledger: None) -> N
         "nextAttemptAt": None,
         "deliveredAt": iso(BORN + 6000),
         "notes": [],
-        **dict.fromkeys(PUBLIC_KEYS[-6:]),
+        **dict.fromkeys(PUBLIC_KEYS[-8:]),
     }
     assert ran.json[4]["nextAttemptAt"] == iso(FATES[WAITING].due_at or 0)
     assert ran.json[1]["notes"] == ["customerAvatar was left out: it is no text"]

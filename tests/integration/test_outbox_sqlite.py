@@ -334,7 +334,7 @@ async def test_delivery_walks_an_index_and_sorts_nothing(
     ("statement", "values"),
     [
         pytest.param(deliveries.UNDER_WAY, ["[]"], id="settle"),
-        pytest.param(deliveries.CONFIRM, [1, "[]", False, *[None] * 5], id="confirm"),
+        pytest.param(deliveries.CONFIRM, [1, "[]", False, *[None] * 6], id="confirm"),
         pytest.param(insertion.HELD, ["[]"], id="release"),
     ],
 )

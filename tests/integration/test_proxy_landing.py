@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from relay.capture.click_cookie import StoringTerms
 from relay.core.http import cookies
+from relay.core.http.consent import parse_consent
 from tests.support.proxy_rig import NOW, SECRETS, landing, proxied
 from tests.support.recording_site import Message, Site, ask, request, says
 
@@ -371,3 +373,68 @@ async def test_the_signed_cookie_is_secure_where_the_visitor_came_by_https(
     assert "Secure" not in cookies_of(stranger)["dub_relay"]
     assert "Secure" in cookies_of(trusted)["dub_relay"]
     assert "Secure" not in cookies_of(trusted)["dub_id"]
+
+
+# --- Only with consent. ---
+
+BY_COOKIE = StoringTerms("consent", parse_consent("cookiebot"))
+YES = "Cookie: CookieConsent={necessary:true%2Cmarketing:true}"
+NO = "Cookie: CookieConsent={necessary:true%2Cmarketing:false}"
+
+
+async def landed(site: Site, storing: StoringTerms, *headers: str) -> dict[str, str]:
+    """The cookies that a landing sets."""
+    async with proxied(site.url, landings=landing(storing=storing)) as port:
+        answer = await ask(port, request(f"GET /?dub_id={CLICK}", DOCUMENT, *headers))
+    assert answer.status == 200
+    return cookies_of(answer)
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept"),
+    [
+        ([], False),
+        ([NO], False),
+        (["Cookie: CookieConsent=what"], False),
+        ([YES], True),
+    ],
+)
+async def test_with_consent_a_landing_is_kept_once_the_cookie_says_yes(
+    site: Site, headers: list[str], kept: bool
+) -> None:
+    assert ("dub_id" in await landed(site, BY_COOKIE, *headers)) is kept
+
+
+async def test_a_no_removes_what_is_kept(site: Site) -> None:
+    kept = f"{NO}; dub_id={CLICK}; {signed_cookie().removeprefix('Cookie: ')}"
+    async with proxied(site.url, landings=landing(storing=BY_COOKIE)) as port:
+        answer = await ask(port, request("GET /pricing", DOCUMENT, kept))
+    written = cookies_of(answer)
+    assert "Max-Age=0" in written["dub_id"]
+    assert "Max-Age=0" in written["dub_relay"]
+
+
+async def test_before_an_answer_nothing_is_restored_and_nothing_removed(
+    site: Site,
+) -> None:
+    async with proxied(site.url, landings=landing(storing=BY_COOKIE)) as port:
+        answer = await ask(port, request("GET /pricing", DOCUMENT, signed_cookie()))
+    assert cookies_of(answer) == {}
+
+
+async def test_never_keeps_no_landing(site: Site) -> None:
+    assert await landed(site, StoringTerms("never"), YES) == {}
+
+
+@pytest.mark.parametrize(
+    ("gpc", "header", "kept"),
+    [
+        (True, "Sec-GPC: 1", False),
+        (True, "Sec-GPC: 0", True),
+        (False, "Sec-GPC: 1", True),
+    ],
+)
+async def test_global_privacy_control_is_honoured_where_it_is_asked_for(
+    site: Site, gpc: bool, header: str, kept: bool
+) -> None:
+    assert ("dub_id" in await landed(site, StoringTerms(gpc=gpc), header)) is kept

@@ -108,7 +108,7 @@ def test_the_names_are_dubs_with_the_extensions_in_their_fixed_order() -> None:
 async def test_every_name_is_served_with_the_relays_settings_in_it(
     visitor: aiohttp.ClientSession, name: str
 ) -> None:
-    defaults = '["",90,"last-click"]'
+    defaults = '["",90,"last-click","/_dub",{}]'
 
     async with visitor.get(name) as answer:
         assert answer.status == 200
@@ -122,10 +122,11 @@ def test_the_settings_become_the_scripts_defaults(built: Path) -> None:
         cookie_domain=".acme.test",
         cookie_days=30,
         attribution="first-click",
+        fixed={"consent": "required"},
         folder=built,
     )
 
-    text = b'[".acme.test",30,"first-click"]'
+    text = b'[".acme.test",30,"first-click","/_proxy/dub",{"consent":"required"}]'
     assert integrity_of(text) == re.search(r'integrity="([^"]+)"', snippet.tag())[1]  # type: ignore[index]
     assert 'src="/_proxy/dub/script.' in snippet.tag()
 
@@ -325,7 +326,8 @@ async def test_the_relay_serves_its_build_and_check_prints_the_tag(
         for name in NAMES:
             async with session.get(f"{relay.url}/_proxy/dub/{name}") as answer:
                 assert answer.status == 200
-                assert '["",30,"last-click"]' in await answer.text()
+                fixed = '["",30,"last-click","/_proxy/dub",{}]'
+                assert fixed in await answer.text()
         async with session.head(f"{relay.url}/_proxy/dub/script.js") as answer:
             assert answer.status == 200
         async with session.post(f"{relay.url}/_proxy/dub/script.js") as answer:

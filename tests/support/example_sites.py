@@ -29,6 +29,8 @@ COMMANDS = {
     "django": (
         *("gunicorn", "app:application", "--bind", "127.0.0.1:{port}"),
         *("--workers", "2", "--preload", "--no-control-socket"),
+        # A worker that is told to end while it still starts never hears of it.
+        *("--graceful-timeout", "5"),
     ),
     "flask": ("flask", "--app", "app", "run", "--port", "{port}"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.capture.click_cookie import Landing
+from relay.capture.click_cookie import ALWAYS, Landing, StoringTerms
 from relay.core.http.cookies import Attribution
 from relay.core.http.headers import Network
 from relay.core.rules.evaluation import Draft
@@ -85,6 +85,7 @@ def landing(
     attribution: Attribution = "last-click",
     domain: str | None = None,
     now: int = NOW,
+    storing: StoringTerms = ALWAYS,
 ) -> Landing:
     return Landing(
         SECRETS,
@@ -93,6 +94,7 @@ def landing(
         domain=domain,
         clock=lambda: now,
         metrics=Metrics(),
+        storing=storing,
     )
 
 

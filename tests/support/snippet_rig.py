@@ -97,6 +97,7 @@ class Site:
     attribution: Attribution = "last-click"
     domain: str | None = None
     days: int = 90
+    fixed: dict[str, str] = field(default_factory=dict)
     pages: dict[str, str] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     answers: dict[str, list[Answer]] = field(default_factory=dict)
@@ -149,7 +150,8 @@ class Site:
         if NOTHING:
             PATIENCE.ends()
             return web.Response(content_type="text/javascript")
-        chosen = snippet(self.attribution, self.domain, self.days)
+        fixed = tuple(self.fixed.items())
+        chosen = snippet(self.attribution, self.domain, self.days, fixed)
         return await chosen.handle(request)
 
     async def track(self, request: web.Request) -> web.Response:
@@ -179,8 +181,18 @@ class Site:
 
 
 @lru_cache
-def snippet(attribution: Attribution, domain: str | None, days: int) -> Snippet:
-    return Snippet(cookie_domain=domain, cookie_days=days, attribution=attribution)
+def snippet(
+    attribution: Attribution,
+    domain: str | None,
+    days: int,
+    fixed: tuple[tuple[str, str], ...] = (),
+) -> Snippet:
+    return Snippet(
+        cookie_domain=domain,
+        cookie_days=days,
+        attribution=attribution,
+        fixed=dict(fixed),
+    )
 
 
 @contextlib.asynccontextmanager

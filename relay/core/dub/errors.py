@@ -52,6 +52,11 @@ WRONG_ROLE: Final = (
     "You don't have the required role to access this endpoint. "
     "Required role(s): owner, member."
 )
+NO_ANALYTICS: Final = (
+    "The provided key does not have the required permissions for this endpoint on the "
+    "workspace 'ws_acme'. Having the 'analytics.read' permission would allow this "
+    "request to continue."
+)
 NEED_HIGHER_PLAN: Final = "Unauthorized: Need higher plan."
 INVALID_JSON: Final = (
     "Invalid JSON format in request body. "

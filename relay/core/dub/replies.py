@@ -102,7 +102,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Error:
+class DubError:
     """An answer that is no 200. ``code`` is None when it is not Dub-shaped."""
 
     status: int
@@ -125,7 +125,7 @@ class _Rule:
     dub_shaped: bool | None = None
     claims_key: bool = False
 
-    def matches(self, error: _Error) -> bool:
+    def matches(self, error: DubError) -> bool:
         """Return whether this row speaks of the error."""
         return (
             error.status in self.statuses
@@ -368,7 +368,7 @@ def _is_without_link(fields: Mapping[str, Any]) -> bool:
 
 def _interpret_error(answer: Answer, now: int) -> Outcome:
     """Read any other answer by the table."""
-    error = _error(answer)
+    error = error_of(answer)
     rule = next(rule for rule in _RULES if rule.matches(error))
     # Only Dub's own word shows that it refused the call before it counted.
     refused = error.code is not None and 400 <= error.status < 500
@@ -378,13 +378,13 @@ def _interpret_error(answer: Answer, now: int) -> Outcome:
         may_have_counted=not refused,
         claims_key=rule.claims_key or not refused,
         timed_out=error.code is None and error.status in CUT_STATUSES,
-        retry_at=_asked_wait(answer, now),
+        retry_at=asked_wait(answer, now),
         http_status=error.status,
         code=error.code,
     )
 
 
-def _reason(rule: _Rule, error: _Error) -> str:
+def _reason(rule: _Rule, error: DubError) -> str:
     """Fill in the sentence; name the field where Dub names one.
 
     Only zod's message is quoted: it names types and limits, never a value.
@@ -394,7 +394,7 @@ def _reason(rule: _Rule, error: _Error) -> str:
     return rule.reason.format(status=error.status)
 
 
-def _asked_wait(answer: Answer, now: int) -> int | None:
+def asked_wait(answer: Answer, now: int) -> int | None:
     """Return the time that a 429 or 503 asks to wait for; None if it does not."""
     if answer.status not in WAIT_STATUSES:
         return None
@@ -404,15 +404,15 @@ def _asked_wait(answer: Answer, now: int) -> int | None:
     return asked
 
 
-def _error(answer: Answer) -> _Error:
+def error_of(answer: Answer) -> DubError:
     """Take Dub's envelope off an error, if it is one."""
     document = _parse(answer.body)
     detail = document.get("error") if isinstance(document, dict) else None
     fields = detail if isinstance(detail, dict) else {}
     code, message = fields.get("code"), fields.get("message")
     if isinstance(code, str) and _CODE.fullmatch(code) and isinstance(message, str):
-        return _Error(answer.status, code, message)
-    return _Error(answer.status, None, "")
+        return DubError(answer.status, code, message)
+    return DubError(answer.status, None, "")
 
 
 def _parse(body: bytes) -> object:

@@ -37,6 +37,9 @@ and four bytes each, in base64, stay far below a cookie's 4096 bytes."""
 Attribution = Literal["last-click", "first-click"]
 """Which of two clicks counts, as ``data-attribution-model`` of Dub's script."""
 
+Storing = Literal["always", "consent", "never"]
+"""Whether the server stores a click at a landing."""
+
 _PURPOSE: Final = "dub-relay.companion"
 _DAY_S: Final = 86_400
 

@@ -19,6 +19,8 @@ PARKED: Final = "leads.parked"
 REJECTED: Final = "lead.rejected"
 BACKLOG: Final = "backlog.old"
 DISK: Final = "disk.nearly_full"
+MISSING: Final = "leads.missing_at_dub"
+DOUBLED: Final = "leads.doubled_at_dub"
 
 CALM: Final = 0.5
 """A backlog that was reported is over once it is half as old."""
@@ -68,6 +70,7 @@ def find(
         *_rejected(rejected),
         *_backlog(seen, standing, limits),
         *_disk(seen, standing, limits, host),
+        *_unproven(seen),
     ]
 
 
@@ -119,6 +122,28 @@ def _backlog(
                 "limitSeconds": limits.backlog_s,
                 "open": waiting,
             },
+        )
+
+
+def _unproven(seen: Overview) -> Iterator[Cause]:
+    missing, doubled = seen.findings
+    if missing:
+        yield Cause(
+            MISSING,
+            MISSING,
+            f"Dub took {_leads(missing)}, and its own list does not have it",
+            "See them with `dub-relay leads list --missing`; `dub-relay leads retry ID`"
+            " sends one again once Dub's dedupe key is free.",
+            {"missing": missing},
+        )
+    if doubled:
+        yield Cause(
+            DOUBLED,
+            DOUBLED,
+            f"Dub counted {_leads(doubled)} more often than it was sent",
+            "See them with `dub-relay leads list --doubled`; `dub-relay leads show ID`"
+            " names both events of Dub's, for its support.",
+            {"doubled": doubled},
         )
 
 

@@ -1,5 +1,7 @@
 /** What the page sees, and when to look. */
 
+/* global PREFIX */
+
 import { allowed, busy, consent, emit, known, look, track, value } from './click.js';
 import { conversions } from './conversion-tracking.js';
 import { get, set } from './cookies.js';
@@ -35,11 +37,15 @@ self._dubAnalytics = {
   v: value,
   n: domains,
   k: data.publishableKey,
+  o: data,
 };
 
+// Beside this file; for one in a bundle, where the relay has it on this site.
 if (!EXTRAS)
   (asked ?? data.cleanUrl) == null ||
-    import(new URL('script.extras.js', tag.src)).catch(console.warn);
+    import((tag.src || PREFIX + '/').replace(/[^/]*$/, 'script.extras.js')).catch(
+      console.warn,
+    );
 
 queue.map(entry => dub(...entry));
 dub.ready(detail => emit('ready', detail));

@@ -4,8 +4,7 @@
  * come later: until it knows, nothing is stored.
  */
 
-/** Values with which a consent cookie says no. */
-const NO = /^(|0|no.*|off|false|de.*|re[fj].*)$/i;
+import { said } from './consent.js';
 
 /** An attribute is on when it is there, and off if it says "false". */
 const on = value => value != null && value != 'false';
@@ -17,13 +16,6 @@ export const extras = ({ consent, consentCookie, gpc, cleanUrl }) => {
   const { get } = _dubAnalytics.c;
   let tcf;
   let last;
-
-  /** A cookie "name", or "name=value". */
-  const cookie = () => {
-    const [, name, value] = consentCookie.match(/([^=]*)=?(.*)/);
-    const held = get(name.replace(/[^\w-]/g, '\\$&'));
-    return held && (value ? held == value : !NO.test(held));
-  };
 
   /** Google's Consent Mode. A default of "denied" is no refusal yet. */
   const google = () => {
@@ -45,7 +37,7 @@ export const extras = ({ consent, consentCookie, gpc, cleanUrl }) => {
   const verdict = () => {
     if (on(gpc) && navigator.globalPrivacyControl) return false;
     if (!on(consent)) return true;
-    return consentCookie ? cookie() : (google() ?? iab());
+    return consentCookie ? said(consentCookie, get) : (google() ?? iab());
   };
 
   const look = () => {

@@ -1,19 +1,31 @@
 /**
  * What the script tag says: every attribute of Dub's under its own name, with its
- * alias where it has one. DOMAIN, DAYS and ATTRIBUTION are the relay's own settings,
- * which it writes into the file when it starts.
+ * alias where it has one. DOMAIN, DAYS, ATTRIBUTION, PREFIX and FIXED are the relay's
+ * own settings, which it writes into the file when it starts.
  */
 
+/* global FIXED, PREFIX */
+
 /**
- * The script's tag. A module has no currentScript, so it is looked for by the name
- * of its file; with `import()` there is none, and nothing is set.
+ * The script's tag. A module has no currentScript, nor has what a tag manager or a
+ * loader runs later, so it is looked for by its address; in a bundle there is none.
  */
 export const tag =
   document.currentScript ||
-  document.querySelector('[type=module][src*="/script."]') ||
+  document.querySelector(
+    `script[src*="${PREFIX}/script."],[type=module][src*="/script."]`,
+  ) ||
   new Image();
 
-export const data = tag.dataset;
+/**
+ * The options: those in the script's address, for a tag that loses its attributes on
+ * the way, then the tag's; what the relay has fixed, no page changes.
+ */
+export const data = {
+  ...Object.fromEntries(new URLSearchParams(tag.src.split('?')[1])),
+  ...tag.dataset,
+  ...FIXED,
+};
 
 /**
  * JSON, or undefined with a warning; `coder` as in JSON.parse. Dub's own samples

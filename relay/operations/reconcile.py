@@ -1,0 +1,637 @@
+"""Compares the ledger with Dub's own list of events, both ways.
+
+Dub's answer to a call is its word; its list shows what counts. It is read by time, a
+page a call; each event confirms the lead that it shows. What Dub has taken and the list
+does not show is then asked for by itself, and so is what is in doubt: a list that lags,
+that shifts while it is read, or that shows a customer who was deleted under another id
+must not make a lead missing.
+
+One relay at a time works on a database. How far it came is written down after each
+page, so that the next goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final, Protocol, TypeVar
+
+from relay.config.settings import Settings
+from relay.core import jsontext
+from relay.core.clock import Clock, iso, ticks_ms
+from relay.core.dub.events import (
+    CLOCKS_MS,
+    PAGE,
+    DubEvent,
+    Kind,
+    NotNow,
+    NotProvable,
+    ShownLead,
+    fits,
+    pair,
+    read_customers,
+    read_page,
+    source_of,
+)
+from relay.core.dub.replies import Answer, NoAnswer
+from relay.core.dub.retry import AT_WORK_MS, DAY, KEY_HELD_MS, key_free_at
+from relay.core.leads import LeadRecord, LeadStatus, Step
+from relay.core.signing import sign_call
+from relay.delivery.dub_client import DubClient
+from relay.observability.logging import get_logger
+from relay.observability.metrics import Metrics
+from relay.outbox.contract import (
+    Outbox,
+    OutboxUnavailableError,
+    Proof,
+    Query,
+    Resolution,
+)
+from relay.outbox.records import ERASED, pseudonym
+
+log = get_logger()
+
+T = TypeVar("T")
+
+FIRST_LOOK_MS: Final = 7 * DAY
+"""How far back the first look goes: as long as Dub's dedupe key can be helped."""
+
+LEASE_MS: Final = 90_000
+"""How long the work is one relay's after its last word: longer than any call."""
+
+AT_ONCE: Final = 200
+"""Leads that are asked for by themselves in one look: three calls each."""
+
+SOON_S: Final = 60.0
+"""How soon to look again where Dub did not answer."""
+
+MANY: Final = 10_000
+
+
+class Events(Protocol):
+    """The calls to Dub, as reconciliation needs them."""
+
+    async def find_customer(
+        self, external_id: str, signature: str
+    ) -> Answer | NoAnswer:
+        """Send ``GET /customers?externalId=…`` once."""
+
+    async def list_events(
+        self, query: Mapping[str, str], signature: str
+    ) -> Answer | NoAnswer:
+        """Send ``GET /events`` once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileTerms:
+    """What the settings say.
+
+    ``every_s``: 0 is never. ``after_ms``: how old a lead must be before its absence at
+    Dub shows anything. ``rate``: calls a second at most to Dub's analytics, ``plan``
+    the calls a minute that everything else shares. ``resend``: what Dub has lost is
+    sent again.
+    """
+
+    every_s: float
+    after_ms: int
+    rate: float
+    plan: int
+    resend: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one look found. Times are epoch ms.
+
+    ``checked``: leads and sales compared. ``confirmed``: those that the list has shown
+    for the first time, ``settled``: those in doubt that it has settled.
+    ``elsewhere``: events that no lead of ours made, by where they come from.
+    ``not_provable`` says why Dub's events cannot be read, ``unfinished`` why the look
+    ended early.
+    """
+
+    at: int = 0
+    checked: int = 0
+    confirmed: int = 0
+    settled: int = 0
+    missing: int = 0
+    doubled: int = 0
+    elsewhere: Mapping[str, int] = field(default_factory=dict)
+    unreadable: int = 0
+    calls: int = 0
+    not_provable: str | None = None
+    unfinished: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is kept between looks: JSON in the database.
+
+    ``since`` is from when on the lists were read, ``until`` how far each was;
+    ``holder`` looks until ``leased_until`` at least.
+    """
+
+    since: int | None = None
+    until: Mapping[str, int] = field(default_factory=dict)
+    holder: str = ""
+    leased_until: int = 0
+    report: Report | None = None
+
+    @property
+    def read_until(self) -> int | None:
+        """How far both lists were read (epoch ms)."""
+        return min(self.until.values(), default=None)
+
+    @property
+    def not_provable(self) -> str | None:
+        """Why Dub's events could not be read when they were last asked for."""
+        return None if self.report is None else self.report.not_provable
+
+    @classmethod
+    def read(cls, stored: str) -> Progress:
+        """Read what was kept."""
+        said = jsontext.decode(stored)
+        report = said.get("report")
+        known = {name: said[name] for name in cls.__slots__ if name in said}
+        return cls(**known | {"report": report and Report(**report)})
+
+    def write(self) -> str:
+        """Write it as :meth:`read` takes it."""
+        return jsontext.encode(asdict(self)).decode()
+
+
+NEVER: Final = Progress()
+
+
+class _StoppedError(Exception):
+    """The look ends here."""
+
+    def __init__(
+        self, *, unfinished: str | None = None, denied: str | None = None
+    ) -> None:
+        super().__init__(unfinished or denied)
+        self.unfinished, self.denied = unfinished, denied
+
+
+class BusyError(Exception):
+    """Another relay, or command, is looking just now."""
+
+
+def report_json(report: Report) -> dict[str, object]:
+    """Return a report as ``reconcile --json`` prints it."""
+    return {
+        "checked": report.checked,
+        "confirmed": report.confirmed,
+        "missing": report.missing,
+        "doubled": report.doubled,
+        "elsewhere": sum(report.elsewhere.values()),
+        "settled": report.settled,
+        "notProvable": report.not_provable,
+        "elsewhereBy": dict(report.elsewhere),
+        "unreadable": report.unreadable,
+        "calls": report.calls,
+        "unfinished": report.unfinished,
+    }
+
+
+class Reconciler:
+    """Looks every so often; run it as one task, and cancel it at the end."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        dub: Events,
+        terms: ReconcileTerms,
+        *,
+        secrets: tuple[str, ...],
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._outbox = outbox
+        self._dub = dub
+        self._terms = terms
+        self._secrets = secrets
+        self._clock = clock
+        self._metrics = metrics
+        self._name = os.urandom(8).hex()
+        self._stored = "{}"
+        self._progress = Progress()
+        self._report = Report()
+        self._next_call_at = 0.0
+
+    async def run(self) -> None:
+        """Go on until cancelled. Trouble with the database or Dub is waited out."""
+        while self._terms.every_s:
+            pause_s = await self._look_and_wait()
+            await asyncio.sleep(pause_s)
+
+    async def _look_and_wait(self) -> float:
+        """Look unless it is too soon; return how many seconds to wait then."""
+        try:
+            last = Progress.read(await self._outbox.reconciliation()).report
+            due = 0 if last is None else last.at + round(self._terms.every_s * 1000)
+            if (early := due - self._clock()) > 0:
+                return min(early / 1000, SOON_S)
+            report = await self.once()
+            _log_look(report)
+        except OutboxUnavailableError as error:
+            log.error("reconcile.database_unavailable", reason=str(error))
+            return SOON_S
+        except BusyError:
+            return SOON_S
+        except Exception as error:  # noqa: BLE001 - logged; the next look may do better
+            log.error("reconcile.failed", error=type(error).__name__, detail=str(error))
+            return min(self._terms.every_s, SOON_S)
+        return SOON_S if report.unfinished else min(self._terms.every_s, SOON_S)
+
+    async def once(self, since: int | None = None) -> Report:
+        """Look once, from ``since`` (epoch ms) or where the last look ended.
+
+        Raises BusyError while another looks, and OutboxUnavailableError.
+        """
+        await self._take(since)
+        self._report = Report(at=self._clock())
+        try:
+            for kind in Kind:
+                await self._read_on(kind)
+            await self._ask_for_unproven()
+            await self._ask_for_missing()
+            await self._settle_doubts()
+        except _StoppedError as stop:
+            self._report = replace(
+                self._report, not_provable=stop.denied, unfinished=stop.unfinished
+            )
+        found = await self._outbox.findings()
+        self._report = replace(
+            self._report, missing=found.missing, doubled=found.doubled
+        )
+        await self._keep(holder="", leased_until=0, report=self._report)
+        self._count_look(self._report)
+        return self._report
+
+    def _count_look(self, report: Report) -> None:
+        for name in ("checked", "confirmed", "settled"):
+            self._metrics.reconciled.labels(name).inc(getattr(report, name))
+        self._metrics.reconciled.labels("elsewhere").inc(sum(report.elsewhere.values()))
+
+    # --- Whose turn it is, and how far it came. ---
+
+    async def _take(self, since: int | None) -> None:
+        self._stored = await self._outbox.reconciliation()
+        known = Progress.read(self._stored)
+        now = self._clock()
+        if now < known.leased_until <= now + LEASE_MS and known.holder:
+            raise BusyError
+        if since is not None or known.since is None:
+            begin = now - FIRST_LOOK_MS if since is None else since
+            known = replace(known, since=min(known.since or begin, begin), until={})
+            known = replace(known, until={kind.value: begin for kind in Kind})
+        self._progress = known
+        if not await self._swap(holder=self._name, leased_until=now + LEASE_MS):
+            raise BusyError
+
+    async def _keep(self, **changes: object) -> None:
+        if not await self._swap(**changes):
+            raise BusyError
+
+    async def _swap(self, **changes: object) -> bool:
+        progress = replace(self._progress, **changes)  # type: ignore[arg-type]
+        stored = progress.write()
+        same = stored == self._stored
+        if not same and not await self._outbox.swap_reconciliation(
+            self._stored, stored
+        ):
+            return False
+        self._progress, self._stored = progress, stored
+        return True
+
+    async def _still_mine(self) -> None:
+        await self._keep(leased_until=self._clock() + LEASE_MS)
+
+    # --- The list, by time. ---
+
+    async def _read_on(self, kind: Kind) -> None:
+        """Read a list from where it was read to, up to what may still be on its way.
+
+        With what came late to the last part: the same events again change nothing.
+        """
+        known_to = self._progress.until[kind.value]
+        until = self._clock() - self._terms.after_ms
+        if until <= known_to:
+            return
+        first = await self._outbox.first_at()
+        begin = known_to - self._terms.after_ms
+        async for events in self._window(kind, begin, until):
+            elsewhere = await self._compare(events)
+            self._count_elsewhere(
+                [one for one in elsewhere if one.at >= known_to], first
+            )
+            await self._still_mine()
+        await self._keep(until={**self._progress.until, kind.value: until})
+
+    async def _window(
+        self, kind: Kind, begin: int, until: int, **more: str
+    ) -> AsyncIterator[Sequence[DubEvent]]:
+        """Read the pages of a time, oldest first: what comes late shifts none away."""
+        number, last = 1, False
+        while not last:
+            query = {
+                "event": kind.value,
+                "start": iso(begin),
+                "end": iso(until),
+                "sortOrder": "asc",
+                "limit": str(PAGE),
+                "page": str(number),
+                **more,
+            }
+            await self._analytics_turn()
+            reply = await self._dub.list_events(query, self._signature())
+            page = _read(read_page(reply, kind, self._clock()))
+            unreadable = self._report.unreadable + page.unreadable
+            self._report = replace(self._report, unreadable=unreadable)
+            yield page.events
+            number, last = number + 1, page.last
+
+    async def _compare(self, events: Sequence[DubEvent]) -> Sequence[DubEvent]:
+        """Confirm what events show; return those that no lead of ours made."""
+        pairing = pair(events, await self._entries_of(events))
+        for shown in pairing.shown:
+            await self._shown(shown)
+        return pairing.elsewhere
+
+    async def _entries_of(
+        self, events: Iterable[DubEvent]
+    ) -> dict[str, list[LeadRecord]]:
+        """Find the leads of the events' customers.
+
+        A customer who was deleted at Dub has no id of ours any more: then the click.
+        """
+        events = list(events)
+        names = {one.external_id for one in events if one.external_id is not None}
+        by_name: dict[str, list[LeadRecord]] = {name: [] for name in names}
+        hashes = {pseudonym(name): name for name in names}
+        for entry in await self._outbox.of_customers(sorted(names)):
+            customer = entry.lead.customer_external_id
+            by_name[hashes.get(customer, customer)].append(entry)
+        for event in events:
+            if event.external_id is None and event.click_id is not None:
+                found = await self._outbox.list(Query(click=event.click_id))
+                by_name[event.id] = [one for one in found if fits(event, one)]
+        return by_name
+
+    async def _shown(self, shown: ShownLead) -> bool:
+        """Write down what the list shows of a lead; whether that has confirmed it."""
+        entry, event = shown.entry, shown.events[0]
+        seen = tuple((one.id, one.at) for one in shown.events)
+        link = next((one.link for one in shown.events if one.link), None)
+        proof = Proof("events", event.id, link, events=seen)
+        now = self._clock()
+        confirmed = 0
+        self._report = replace(self._report, checked=self._report.checked + 1)
+        if entry.status is not LeadStatus.CONFIRMED:
+            confirmed = await self._outbox.confirm([entry.lead.id], now, proof)
+        if confirmed:
+            log.info("lead.confirmed", lead=entry.lead.id, by="events")
+            doubtful = entry.status is LeadStatus.UNCONFIRMED
+            self._report = replace(
+                self._report,
+                confirmed=self._report.confirmed + 1,
+                settled=self._report.settled + doubtful,
+            )
+        if shown.doubled or (not confirmed and seen != entry.events):
+            doubled_at = now if shown.doubled else None
+            await self._outbox.show(entry.lead.id, proof, doubled_at)
+            if shown.doubled and entry.doubled_at is None:
+                log.error("lead.doubled_at_dub", lead=entry.lead.id, events=len(seen))
+        return bool(confirmed)
+
+    def _count_elsewhere(self, events: Sequence[DubEvent], first: int | None) -> None:
+        counted = dict(self._report.elsewhere)
+        for event in events:
+            source = source_of(event, first).value
+            counted[source] = counted.get(source, 0) + 1
+        self._report = replace(self._report, elsewhere=counted)
+
+    # --- What the list did not show. ---
+
+    async def _ask_for_unproven(self) -> None:
+        """Ask for each lead that Dub has taken and that the list has not shown."""
+        since = self._progress.since or 0
+        until = min(self._progress.until.values()) - self._terms.after_ms
+        for entry in await self._outbox.unproven(since, until, AT_ONCE):
+            if entry.lead.sale is not None and not entry.lead.sale.amount:
+                continue  # Dub counts none of these
+            await self._ask_for_taken(entry)
+
+    async def _ask_for_missing(self) -> None:
+        """Ask again for what is missing: a list that lags may have it by now."""
+        missing = await self._outbox.list(Query(missing=True, limit=MANY))
+        missing.sort(key=lambda entry: entry.missing_at or 0)
+        for entry in missing[:AT_ONCE]:
+            if self._clock() - (entry.missing_at or 0) >= self._terms.after_ms:
+                await self._ask_for_taken(entry)
+
+    async def _ask_for_taken(self, entry: LeadRecord) -> None:
+        if await self._others_of(entry) is None:
+            return
+        now = self._clock()
+        waits = entry.status is not LeadStatus.DELIVERED
+        if waits or not self._terms.resend or entry.erased_at is not None:
+            if await self._outbox.miss([entry.lead.id], now) and not entry.missing_at:
+                log.error("lead.missing_at_dub", lead=entry.lead.id)
+            return
+        log.error("lead.missing_at_dub", lead=entry.lead.id)
+        reason = "Dub took this, and its list of events does not have it"
+        await self._outbox.resolve(entry.lead.id, _again(entry, now, reason), now)
+
+    async def _settle_doubts(self) -> None:
+        """Ask for what is in doubt, once Dub cannot be at work on it any more."""
+        query = Query(status=LeadStatus.UNCONFIRMED, limit=MANY)
+        asked = 0
+        for entry in await self._outbox.list(query):
+            if entry.erased_at is not None or entry.sealed is not None:
+                continue
+            if self._clock() < await self._provable_at(entry):
+                continue
+            if asked >= AT_ONCE:
+                return
+            asked += 1
+            await self._settle_doubt(entry)
+
+    async def _settle_doubt(self, entry: LeadRecord) -> None:
+        others = await self._others_of(entry)
+        if others is None:
+            return
+        now = self._clock()
+        if others:
+            reason = "Dub has this customer and event of another click"
+            note = f"{reason}: its event {others[0].id} of {iso(others[0].at)}."
+            end = Resolution(LeadStatus.DUPLICATE, reason, note)
+        else:
+            reason = "Dub's list of events shows that the call recorded nothing"
+            end = _again(entry, now, reason)
+        if await self._outbox.resolve(entry.lead.id, end, now):
+            log.info("lead.settled", lead=entry.lead.id, status=end.status.value)
+            self._report = replace(self._report, settled=self._report.settled + 1)
+
+    async def _provable_at(self, entry: LeadRecord) -> int:
+        """Return from when on the absence of a lead shows that it did not count."""
+        calls = await self._outbox.attempts(entry.lead.id)
+        ends = (one.at + one.duration_ms for one in calls)
+        last = max(ends, default=entry.lead.created_at)
+        return last + AT_WORK_MS + self._terms.after_ms
+
+    async def _others_of(self, entry: LeadRecord) -> Sequence[DubEvent] | None:
+        """Ask Dub for one lead: None where it is there, which is then written down.
+
+        Else those events of its customer that are alike but of another click. It is
+        looked for under its customer and in the time of its calls: a customer who was
+        deleted at Dub, or came back, is not found by the first.
+        """
+        self._report = replace(self._report, checked=self._report.checked + 1)
+        kind = Kind.LEADS if entry.lead.sale is None else Kind.SALES
+        spans = await self._times_of(entry)
+        alike: list[DubEvent] = []
+        for customer_id in await self._customer_ids(entry):
+            whole = self._clock() + CLOCKS_MS
+            async for events in self._window(
+                kind, spans[0][0] - DAY, whole, customerId=customer_id
+            ):
+                if await self._shows(entry, events):
+                    return None
+                alike += [one for one in events if self._is_alike(entry, one)]
+        if alike:
+            return alike
+        for begin, end in spans:
+            async for events in self._window(kind, begin, end):
+                if await self._shows(entry, events):
+                    return None
+        return ()
+
+    async def _shows(self, entry: LeadRecord, events: Sequence[DubEvent]) -> bool:
+        """Write down what events show, and return whether this lead is among it."""
+        pairing = pair(events, await self._entries_of(events))
+        for shown in pairing.shown:
+            if shown.entry.lead.id == entry.lead.id:
+                await self._shown(shown)
+                return True
+        await self._still_mine()
+        return False
+
+    def _is_alike(self, entry: LeadRecord, event: DubEvent) -> bool:
+        lead = replace(entry.lead, click_id="")
+        return entry.lead.sale is None and fits(event, replace(entry, lead=lead))
+
+    async def _times_of(self, entry: LeadRecord) -> list[tuple[int, int]]:
+        """Return when calls may have been counted, as spans that do not touch.
+
+        A call whose end nobody wrote down may have been made at any time until then.
+        """
+        calls = await self._outbox.attempts(entry.lead.id)
+        times = [
+            (one.at, one.at + one.duration_ms)
+            for one in calls
+            if one.step in (Step.RECORD, Step.SALE)
+        ]
+        claimed = entry.key_claimed_at or entry.lead.created_at
+        spans: list[tuple[int, int]] = []
+        for begin, end in sorted([*times, (claimed, claimed)]):
+            late = end + AT_WORK_MS
+            if spans and begin - AT_WORK_MS <= spans[-1][1]:
+                spans[-1] = spans[-1][0], max(late, spans[-1][1])
+            else:
+                spans.append((begin - AT_WORK_MS, late))
+        return spans
+
+    async def _customer_ids(self, entry: LeadRecord) -> list[str]:
+        name = entry.lead.customer_external_id
+        if name.startswith(ERASED):
+            return []  # what stands for an erased id, Dub does not know
+        plan = self._terms.plan
+        await self._outbox.spend(plan, self._clock(), 1)
+        reply = await self._dub.find_customer(name, self._signature())
+        return _read(read_customers(reply, name, self._clock()))
+
+    def _signature(self) -> str:
+        self._report = replace(self._report, calls=self._report.calls + 1)
+        return sign_call(self._secrets, "reconcile", b"", self._clock())
+
+    async def _analytics_turn(self) -> None:
+        """Wait until Dub's analytics may be asked again."""
+        now = ticks_ms()
+        await asyncio.sleep(max(0.0, self._next_call_at - now) / 1000)
+        self._next_call_at = max(now, self._next_call_at) + 1000 / self._terms.rate
+
+
+def _log_look(report: Report) -> None:
+    said = log.warning if report.not_provable or report.unfinished else log.info
+    said(
+        "reconcile.looked",
+        checked=report.checked,
+        confirmed=report.confirmed,
+        settled=report.settled,
+        missing=report.missing,
+        doubled=report.doubled,
+        reason=report.not_provable or report.unfinished,
+    )
+
+
+def _read(found: T | NotProvable | NotNow) -> T:
+    """Return what was read; raise _StoppedError for anything else."""
+    if isinstance(found, NotProvable):
+        raise _StoppedError(denied=found.reason)
+    if isinstance(found, NotNow):
+        raise _StoppedError(unfinished=found.reason)
+    return found
+
+
+def _again(entry: LeadRecord, now: int, reason: str) -> Resolution:
+    """Send a lead again that Dub has not: once Dub's key is free, if it is held.
+
+    A sale without an invoice has no key.
+    """
+    sale = entry.lead.sale
+    free_at = None
+    if sale is None or sale.invoice_id:
+        free_at = key_free_at(entry.key_claimed_at, now, KEY_HELD_MS)
+    if free_at is None:
+        return Resolution(
+            LeadStatus.QUEUED, reason, f"{reason}; it is sent again.", now
+        )
+    note = (
+        f"{reason}, but Dub keeps this customer and event locked for a week and would"
+        f" ignore it; it is sent again at {iso(free_at)}."
+    )
+    return Resolution(LeadStatus.WAITING, reason, note, free_at)
+
+
+READ_TIMEOUT_S: Final = 60.0
+"""A page of events may take Dub's analytics longer than a call that tracks."""
+
+
+def reading_client(settings: Settings) -> DubClient:
+    """Return a client that reads Dub's lists; the caller closes it."""
+    return DubClient(settings.dub_api_url, settings.dub_api_key, timeout=READ_TIMEOUT_S)
+
+
+def reconciler(
+    settings: Settings, outbox: Outbox, dub: Events, metrics: Metrics
+) -> Reconciler:
+    """Put together what the settings say."""
+    terms = ReconcileTerms(
+        every_s=settings.reconcile_every,
+        after_ms=round(settings.reconcile_after * 1000),
+        rate=settings.reconcile_rate,
+        plan=settings.delivery_rate,
+        resend=settings.reconcile_resend,
+    )
+    return Reconciler(
+        outbox,
+        dub,
+        terms,
+        secrets=settings.secret,
+        clock=outbox.now,
+        metrics=metrics,
+    )

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from relay.capture import openapi
+from relay.capture.browser_api import Admission, BrowserApi
 from relay.capture.click_cookie import Landing, StoringTerms
 from relay.capture.dub_webhook import DubHook
 from relay.capture.intake import Intake
 from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
-from relay.capture.pass_through import PATHS, Passthrough
+from relay.capture.pass_through import KEYED_PATHS, OPEN_PATHS, PATHS, Passthrough
 from relay.capture.provider_hooks import MappedHook, Parts, ProviderHook
 from relay.capture.signup_hook import SignupHook
 from relay.capture.snippet import Snippet
@@ -48,7 +49,7 @@ from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
 from relay.operations.monitoring import HealthEndpoints, MetricsAccess
-from relay.operations.retention import RetentionJob
+from relay.operations.retention import RetentionJob, RowRemovalJob
 from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
@@ -57,10 +58,12 @@ from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.forward import Proxy, no_site
 from relay.proxy.sightings import Sightings
 from relay.proxy.signup_leads import ProxiedSignups
+from relay.proxy.upstream import Sites
 
 if TYPE_CHECKING:
     from relay.dashboard.live import Sampler
     from relay.observability.tracing import Tracing
+    from relay.operations.recovery import BypassWatch
 
 Endpoint = tuple[str, str, Handler]
 """A method, a path below the prefix, and what answers there."""
@@ -153,14 +156,23 @@ class Relay:
 
     def _background(self, *, delivery: bool) -> Iterator[Coroutine[Any, Any, None]]:
         yield self.spill.run()
-        if self.settings.upstream is not None:
-            yield self.sightings.run()
+        yield self.sightings.run()
         if delivery:
             yield self.sweeper().run()
+            if self.settings.bypass_log is not None:
+                yield self._bypass_watch(self.settings.bypass_log).run()
+            yield self.remover().run()
         if self.settings.dashboard:
             yield self._sampler().run()
         if (watch := self.watch()) is not None:
             yield watch.run()
+
+    def _bypass_watch(self, path: str) -> BypassWatch:
+        """Put together what recovers the leads of sign-ups that went around."""
+        # Here, so that a relay without such a log does not carry it.
+        from relay.operations.recovery import BypassWatch, Recovery  # noqa: PLC0415
+
+        return BypassWatch(Recovery(self.outbox, self.intake, self.settings), path)
 
     def _sampler(self) -> Sampler:
         """Put together what keeps this process's samples for the dashboard."""
@@ -189,7 +201,11 @@ class Relay:
             roll=roll,
             metrics=self.metrics,
         )
-        seen = LastSeen(self.outbox, spill_path(settings.database).with_suffix(".seen"))
+        seen = LastSeen(
+            self.outbox,
+            spill_path(settings.database).with_suffix(".seen"),
+            keep_days=settings.keep_days,
+        )
         return Worker(self.outbox, delivery, seen, terms=terms, clock=self.outbox.now)
 
     def _delivery_kind(self) -> Callable[..., Delivery]:
@@ -223,6 +239,16 @@ class Relay:
         """Put together what erases personal data whose time is over."""
         return RetentionJob(
             self.outbox, days=self.settings.retention_days, clock=self.outbox.now
+        )
+
+    def remover(self) -> RowRemovalJob:
+        """Put together what removes the rows of leads of long ago."""
+        settings = self.settings
+        return RowRemovalJob(
+            self.outbox,
+            days=settings.keep_days,
+            for_ever=settings.dedupe_days == 0,
+            clock=self.outbox.now,
         )
 
     def dub(self) -> DubClient:
@@ -375,7 +401,7 @@ class Relay:
         """Return the endpoints that the site's pages and their script call."""
         settings = self.settings
         snippet = Snippet.of(settings)
-        cookie = CookieEndpoint(self.landing, self.trusted)
+        cookie = CookieEndpoint(self.landing, self.trusted, self.sightings.tag_differs)
         ticket = TicketEndpoint(
             self.landing, OwnPages(self.trusted), self.opener, now_ms
         )
@@ -383,36 +409,62 @@ class Relay:
             settings.dub_api_url, self.trusted, rate=settings.browser_rate
         )
         app.cleanup_ctx.append(dub.running)
+        keyed: Passthrough | BrowserApi = dub
+        if settings.stores_browser_leads:
+            keyed = self._browser_api(dub)
+            app.cleanup_ctx.append(keyed.running)
         return [
             *(("GET", name, snippet.handle) for name in snippet.names),
             ("POST", "cookie", cookie.keep),
             ("DELETE", "cookie", cookie.forget),
             ("GET", "ticket", ticket.issue),
             ("POST", "ticket", ticket.issue),
-            *(("POST", path, partial(dub.handle, path)) for path in PATHS),
+            *(("POST", path, partial(dub.handle, path)) for path in OPEN_PATHS),
+            *(("POST", path, partial(keyed.handle, path)) for path in KEYED_PATHS),
             *(("OPTIONS", path, dub.preflight) for path in PATHS),
         ]
+
+    def _browser_api(self, dub: Passthrough) -> BrowserApi:
+        settings = self.settings
+        return BrowserApi(
+            self.intake,
+            self.outbox,
+            self.spill,
+            Waiting(self.outbox, self.outbox.now),
+            dub,
+            self.trusted,
+            Admission(
+                settings.dub_publishable_key,
+                settings.browser_hostnames,
+                settings.browser_lead_rate,
+            ),
+        )
 
     def _add_site(self, app: web.Application) -> None:
         settings = self.settings
         if settings.upstream is None:
             app.router.add_route("*", "/{path:.*}", no_site)
             return
-        Proxy(
+        sites = Sites(
             settings.upstream,
-            settings.signup,
-            ProxiedSignups(self.intake, self.spill, self.metrics),
-            self.landing,
-            trusted=self.trusted,
-            prefix=settings.prefix,
-            sightings=self.sightings,
-            script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
             limits=UpstreamLimits(
                 connect=settings.limits_upstream_connect,
                 answer=settings.limits_upstream_answer,
                 stall=settings.limits_upstream_stall,
                 copy=settings.limits_signup_copy,
             ),
+            host=settings.upstream_host,
+        )
+        Proxy(
+            sites,
+            settings.signup,
+            ProxiedSignups(self.intake, self.spill, self.metrics),
+            self.landing,
+            trusted=self.trusted,
+            prefix=settings.prefix,
+            sightings=self.sightings,
+            underscored=settings.underscore_headers,
+            script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
         ).install(app)
 
     async def overview(self) -> Overview:

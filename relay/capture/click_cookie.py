@@ -15,9 +15,10 @@ from typing import Final
 from relay.core.clock import Clock
 from relay.core.http import cookies
 from relay.core.http.consent import ConsentCookie
-from relay.core.http.cookies import SignedCookie
+from relay.core.http.cookies import Attribution, SignedCookie
 from relay.core.http.headers import Headers
 from relay.http.callers import Visit
+from relay.http.public_suffix import is_public_suffix
 from relay.http.request_guard import every
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
@@ -89,7 +90,7 @@ class Landing:
         secrets: Sequence[str],
         *,
         days: int,
-        attribution: cookies.Attribution,
+        attribution: Attribution,
         domain: str | None,
         clock: Clock,
         metrics: Metrics,
@@ -102,6 +103,11 @@ class Landing:
         self._domain = domain
         self._clock = clock
         self._metrics = metrics
+
+    @property
+    def attribution(self) -> Attribution:
+        """Which of two clicks counts by the settings."""
+        return self._attribution
 
     @property
     def keeps_on_word(self) -> bool:
@@ -167,15 +173,26 @@ class Landing:
         kept = visit.clicks or visit.sealed
         return self.forgotten(visit) if kept and is_page_view(visit) else []
 
-    def reported(self, visit: Visit, click_id: str, page: str) -> list[bytes]:
+    def reported(
+        self,
+        visit: Visit,
+        click_id: str,
+        page: str,
+        model: Attribution | None = None,
+    ) -> list[bytes]:
         """Return the cookies for a click that the page's script has in its hands.
 
-        ``page`` is the path it runs on. The script has mostly written its own
-        cookie already, so a cookie is an earlier click only if it differs.
+        ``page`` is the path it runs on, ``model`` what its tag says of two clicks. The
+        script has mostly written its own cookie already, so a cookie is an earlier
+        click only if it differs.
         """
         signed_cookie = self.signed_cookie(visit)
         known = self.click(visit).id
-        if known is not None and self._attribution == "first-click":
+        if model == "first-click" and signed_cookie is not None:
+            first = cookies.first_of(signed_cookie, self._clock())
+            if first is not signed_cookie:
+                return self._write(visit, first)
+        if known is not None and "first-click" in (self._attribution, model):
             click_id = known
         if (
             signed_cookie is not None
@@ -190,7 +207,7 @@ class Landing:
                 click_id,
                 self._clock(),
                 page,
-                self._attribution,
+                model or self._attribution,
             ),
         )
 
@@ -292,7 +309,10 @@ class Landing:
         )
 
     def _domain_of(self, visit: Visit) -> str | None:
-        return cookies.cookie_domain(visit.host, self._domain)
+        domain = cookies.cookie_domain(visit.host, self._domain)
+        # www.gov.uk: for what is left without "www." browsers refuse a cookie.
+        named = self._domain is None and visit.host[:4].lower() == "www."
+        return None if named and domain and is_public_suffix(domain[1:]) else domain
 
     def _domains_of(self, visit: Visit) -> tuple[str | None, ...]:
         return cookies.cookie_domains(visit.host, self._domain)

@@ -14,8 +14,10 @@ from relay.core.clock import (
 )
 from relay.core.dub.refunds import refund_key
 from relay.core.dub.track_lead import (
+    InvalidFieldError,
     LeadFields,
     dedupe_key,
+    sanitise,
 )
 from relay.core.dub.track_sale import sale_key
 from relay.core.leads import Lead, LeadStatus, Mode
@@ -179,6 +181,39 @@ class Intake:
             body_hash=capture.body_hash,
         )
 
+    def drafted(
+        self,
+        source: str,
+        fields: Mapping[str, object],
+        problem: str | None,
+        notes: Sequence[str],
+        *,
+        click_id: str,
+        origin: Mapping[str, str],
+        lead_id: str | None = None,
+    ) -> NewLead:
+        """Make the new lead of a rule's draft, which may be kept only to be explained.
+
+        ``fields`` are as they were found, under Dub's names; with a ``problem`` it is
+        rejected. ``lead_id`` is the one that it was held under.
+        """
+        if problem is None:
+            try:
+                clean, left_out = sanitise(fields, lenient_quantity=True)
+            except InvalidFieldError as error:
+                problem = error.issue.text
+            else:
+                capture = Capture(source, click_id, clean, (*notes, *left_out), origin)
+                return self.new_lead(capture, lead_id)
+        salvaged = _salvaged(fields, source, click_id, origin, notes)
+        return NewLead(
+            self.lead(salvaged, lead_id),
+            dedupe_key="",
+            dedupe_since=None,
+            status=LeadStatus.REJECTED,
+            reason=problem,
+        )
+
     def _counted_once(self, lead: Lead) -> tuple[str, int | None]:
         """Say what this repeats, and from when on earlier ones count.
 
@@ -196,3 +231,45 @@ class Intake:
 
 def _is_refund(lead: Lead) -> bool:
     return lead.sale is not None and lead.sale.refund
+
+
+_UNKNOWN: Final = "unknown"
+"""Stands in for a required field while a held sign-up's answer is not known."""
+
+
+def _salvaged(
+    fields: Mapping[str, object],
+    source: str,
+    click_id: str,
+    origin: Mapping[str, str],
+    notes: Sequence[str],
+) -> Capture:
+    """Make a capture out of whatever fields are usable, the others blank."""
+    blank = {"eventName": _UNKNOWN, "customerExternalId": _UNKNOWN}
+    usable = dict(fields)
+    try:
+        clean, left_out = sanitise(blank | usable, lenient_quantity=True)
+    except InvalidFieldError:
+        usable = {
+            name: value
+            for name, value in fields.items()
+            if _is_usable(blank | {name: value})
+        }
+        clean, left_out = sanitise(blank | usable, lenient_quantity=True)
+    return Capture(
+        source, click_id, _unblanked(clean, usable), (*notes, *left_out), origin
+    )
+
+
+def _is_usable(fields: Mapping[str, object]) -> bool:
+    try:
+        sanitise(fields, lenient_quantity=True)
+    except InvalidFieldError:
+        return False
+    return True
+
+
+def _unblanked(clean: LeadFields, usable: Mapping[str, object]) -> LeadFields:
+    event = clean.event_name if "eventName" in usable else ""
+    customer = clean.customer_external_id if "customerExternalId" in usable else ""
+    return replace(clean, event_name=event, customer_external_id=customer)

@@ -11,7 +11,7 @@ form can send is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from aiohttp import web
 from relay.capture.click_cookie import Landing
 from relay.core.clock import Clock
 from relay.core.http import tickets
-from relay.core.http.cookies import is_click_id
+from relay.core.http.cookies import Attribution, is_click_id
 from relay.core.http.tickets import Opener
 from relay.http.callers import OwnPages, Trusted
 from relay.http.request_body import content_type, read_small
@@ -35,20 +35,33 @@ FIELD: Final = "dub_id"
 class CookieEndpoint:
     """Writes, restores and removes the click cookie for the site's own pages."""
 
-    def __init__(self, landing: Landing, trusted: Trusted) -> None:
+    def __init__(
+        self,
+        landing: Landing,
+        trusted: Trusted,
+        on_difference: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._landing = landing
         self._pages = OwnPages(trusted)
+        self._on_difference = on_difference
 
     async def keep(self, request: web.Request) -> web.StreamResponse:
         """Write the click of the body for its full time.
 
-        Without one, restore what was lost; ``null`` forgets it, as DELETE does.
+        Without one, restore what was lost; ``null`` forgets it, as DELETE does. What
+        the tag says otherwise than the settings is reported.
         Raises RefusedError for anybody else's page and for what is no such body.
         """
         visit = self._pages.visit(request)
         if content_type(request)[0] != "application/json":
             raise RefusedError(415, "The Content-Type must be application/json.")
         document = read_object(await read_small(request, MAX_BODY))
+        if "options" in document:
+            self._on_difference("data-cookie-options")
+            return _silent(())
+        model = _model(document.get("model"))
+        if model not in (None, self._landing.attribution):
+            self._on_difference(f"data-attribution-model={model}")
         if FIELD not in document:
             return _silent(self._landing.restored(visit))
         click_id = document[FIELD]
@@ -56,11 +69,20 @@ class CookieEndpoint:
             return _silent(self._landing.forgotten(visit))
         if not isinstance(click_id, str) or not is_click_id(click_id):
             raise RefusedError(422, f"{FIELD}: is no click id.")
-        return _silent(self._landing.reported(visit, click_id, _page(request)))
+        lines = self._landing.reported(visit, click_id, _page(request), model)
+        return _silent(lines)
 
     async def forget(self, request: web.Request) -> web.StreamResponse:
         """Remove the click cookie and its signed copy: consent was withdrawn."""
         return _silent(self._landing.forgotten(self._pages.visit(request)))
+
+
+def _model(said: object) -> Attribution | None:
+    """Read what a tag says of two clicks; anything else says nothing."""
+    match said:
+        case "last-click" | "first-click":
+            return said
+    return None
 
 
 def _page(request: web.Request) -> str:

@@ -34,6 +34,8 @@ from relay.cli.database_commands import (
     migrate,
     restore,
 )
+from relay.cli.front_command import front
+from relay.cli.import_command import import_leads
 from relay.cli.lead_commands import leads
 from relay.cli.operate import alerts, completion, delivery, health, reconcile, stats
 from relay.cli.privacy import (
@@ -41,6 +43,7 @@ from relay.cli.privacy import (
     forget,
     rekey,
 )
+from relay.cli.recover_command import recover
 from relay.cli.rule_commands import rules
 from relay.config.reference import settings_help
 from relay.config.settings import (
@@ -290,10 +293,10 @@ def version(*, as_json: bool) -> None:
     click.echo(named if as_json else f"{NAME} {VERSION}")
 
 
-for command in (export, forget, rekey):
+for command in (export, import_leads, recover, forget, rekey):
     leads.add_command(command)
 for command in (
-    *(leads, rules, stats, reconcile, health, delivery, alerts),
+    *(leads, rules, front, stats, reconcile, health, delivery, alerts),
     *(backup, restore, migrate, completion),
 ):
     cli.add_command(command)

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from relay.core.http.consent import parse_consent
+from relay.core.http.headers import is_alias, is_host
 
 T = TypeVar("T")
 Word = TypeVar("Word", bound=str)
@@ -35,7 +36,10 @@ _FLAGS: Final = {"on": True, "true": True, "1": True} | {
     "0": False,
 }
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+_UNDERSCORED: Final = re.compile(r"(?=.*_)[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
+_WEB_HOST: Final = re.compile(r"(?:\*\.)?(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}")
+_PUBLISHABLE: Final = re.compile(r"dub_pk_[A-Za-z0-9_-]{16,64}")
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
@@ -93,6 +97,24 @@ def tokens(raw: object) -> tuple[str, ...]:
     if not all(found):
         raise BadValueError("an item of the list is empty. Remove the extra comma.")
     return found
+
+
+def publishable_keys(raw: object) -> tuple[str, ...]:
+    """Accept Dub's publishable keys, with commas between."""
+    found = tokens(raw)
+    if not all(map(_PUBLISHABLE.fullmatch, found)):
+        raise BadValueError("not a publishable key. It begins with dub_pk_.")
+    return found
+
+
+def hostnames(raw: object) -> tuple[str, ...]:
+    """Accept hosts of web pages, ``*.`` for those below one, as Dub compares them."""
+    found = tuple(part.strip().lower() for part in comma_list(raw).split(","))
+    if not all(map(_WEB_HOST.fullmatch, found)):
+        raise BadValueError(
+            "not a list of hosts. Use names such as example.com, *.example.com."
+        )
+    return tuple(host.removeprefix("www.") for host in found)
 
 
 def comma_list(raw: object) -> str:
@@ -234,6 +256,34 @@ def upstreams(raw: object) -> tuple[str, ...]:
     if not found:
         raise BadValueError("an empty list. Use http://host:port or unix:/path.")
     return found
+
+
+def host(raw: object) -> str:
+    """Accept a host as of a URL, perhaps with a port."""
+    value = text(raw)
+    if not is_host(value):
+        raise BadValueError(
+            "not a host. Use such as my-app.vercel.app, without https:// and path."
+        )
+    return value
+
+
+def underscore_headers(raw: object) -> tuple[str, ...]:
+    """Accept header names with an underscore, with commas or as a TOML array."""
+    return tuple(map(_underscore_header, _items(comma_list(raw))))
+
+
+def _underscore_header(name: str) -> str:
+    if not _UNDERSCORED.fullmatch(name):
+        raise BadValueError(
+            "not the name of a header with an underscore; others pass as they are."
+        )
+    if is_alias(name):
+        raise BadValueError(
+            "a name that sites read as a field of their own, such as X-Forwarded-For:"
+            " any visitor could send it. Remove it."
+        )
+    return name
 
 
 def flag(raw: object) -> bool:

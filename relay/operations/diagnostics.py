@@ -33,12 +33,14 @@ from relay.core.dub.replies import (
     NoAnswer,
     interpret,
 )
+from relay.core.http.site_host import SiteHost
 from relay.core.leads import Step
 from relay.core.providers import PROVIDERS
 from relay.core.rules.review import review
 from relay.core.signing import sign_call
 from relay.delivery.dub_client import DubClient
-from relay.outbox.contract import Outbox, OutboxError
+from relay.http.public_suffix import is_public_suffix
+from relay.outbox.contract import TAG, Circuit, Outbox, OutboxError, Sighting
 
 TIMEOUT_S: Final = 5.0
 """A person is waiting; what takes longer is as good as down for sign-ups."""
@@ -48,6 +50,9 @@ MAX_SKEW_MS: Final = 60_000
 
 MAX_DATABASE_SKEW_MS: Final = 2_000
 """Relays go by the database's clock; so much shows that one of the two is not set."""
+
+TAG_MS: Final = 7 * 86_400_000
+"""A tag that was put right is not spoken of any more after a week."""
 
 PROBE: Final = b"{}"
 """Dub judges a body after the key, the workspace and the plan; this one lacks
@@ -101,7 +106,16 @@ async def run_checks(settings: Settings, outbox: Outbox) -> list[Finding]:
     )
     reached, key, clock = dub
     cookie = check_cookie(settings)
-    found = [check_settings(settings), stored, site, reached, key, proof, cookie, clock]
+    found = [
+        check_settings(settings),
+        *stored,
+        site,
+        reached,
+        key,
+        proof,
+        cookie,
+        clock,
+    ]
     found += [check_hooks(settings), check_snippet(settings)]
     return [*found, *check_rules(settings)]
 
@@ -113,21 +127,29 @@ def check_settings(settings: Settings) -> Finding:
     return ok("settings", f"valid, from {settings.config} and the environment")
 
 
-async def check_database(settings: Settings, outbox: Outbox) -> Finding:
-    """Open, migrate and write, as a relay does when it starts."""
+async def check_database(settings: Settings, outbox: Outbox) -> list[Finding]:
+    """Open, migrate and write, as a relay does when it starts.
+
+    With what is in it of tags of the script that say other than the settings.
+    """
     path = sqlite_file(settings.database)
     if path is not None and not path.exists():
-        return _missing_file(path)
+        return [_missing_file(path)]
     try:
         await outbox.open()
         await outbox.check_writable()
         total = sum((await outbox.counts()).values())
         circuit = await outbox.circuit()
         ahead = now_ms() - outbox.now()
+        tags = await outbox.sightings(TAG)
     except OutboxError as error:
-        return fail("database", str(error))
+        return [fail("database", str(error))]
     finally:
         await outbox.close()
+    return [_judge_database(total, circuit, ahead), *_judge_tags(tags, now_ms())]
+
+
+def _judge_database(total: int, circuit: Circuit, ahead: int) -> Finding:
     if abs(ahead) > MAX_DATABASE_SKEW_MS:
         word = "ahead of" if ahead > 0 else "behind"
         said = f"the clock here is {abs(ahead) / 1000:.0f} s {word} its own"
@@ -135,6 +157,14 @@ async def check_database(settings: Settings, outbox: Outbox) -> Finding:
     if circuit.open:
         return note("database", f"writable, but delivery is stopped: {circuit.reason}")
     return ok("database", f"migrated and writable, leads in it: {total}")
+
+
+def _judge_tags(tags: Sequence[Sighting], now: int) -> Iterator[Finding]:
+    """Name options of the script's tag that the settings contradict."""
+    for tag in tags:
+        if now - tag.last_at < TAG_MS:
+            said = f"a page's tag has {tag.name}, the settings say otherwise"
+            yield note("tag", f"{said}: set the same in both (docs/snippet.md)")
 
 
 def _missing_file(path: Path) -> Finding:
@@ -151,7 +181,8 @@ async def check_upstream(settings: Settings) -> Finding:
     """Ask every instance of the site for its first page; any answer will do."""
     if settings.upstream is None:
         return note("upstream", "not set: no reverse proxy")
-    found = await asyncio.gather(*map(_check_site, settings.upstream))
+    host = settings.upstream_host
+    found = await asyncio.gather(*(_check_site(url, host) for url in settings.upstream))
     if len(found) == 1:
         return found[0]
     worst = max(found, key=lambda each: list(CheckResult).index(each.result))
@@ -162,19 +193,20 @@ async def check_upstream(settings: Settings) -> Finding:
     return Finding("upstream", worst.result, said)
 
 
-async def _check_site(upstream: str) -> Finding:
+async def _check_site(upstream: str, host: str | None) -> Finding:
     try:
-        status = await _ask(upstream)
+        status = await _ask(upstream, host)
     except TimeoutError:
         return fail("upstream", f"no answer within {TIMEOUT_S:g} s")
     except (aiohttp.ClientError, OSError) as error:
         return fail("upstream", f"not reachable ({_kind(error)})")
     if status >= 500:
         return note("upstream", f"reachable, but answers HTTP {status}")
-    return ok("upstream", f"reachable, answers HTTP {status}")
+    named = f" as {host}" if host else ""
+    return ok("upstream", f"reachable, answers HTTP {status}{named}")
 
 
-async def _ask(upstream: str) -> int:
+async def _ask(upstream: str, host: str | None) -> int:
     connector: aiohttp.BaseConnector
     if upstream.startswith("unix:"):
         connector = aiohttp.UnixConnector(upstream.removeprefix("unix:"))
@@ -185,7 +217,12 @@ async def _ask(upstream: str) -> int:
         aiohttp.ClientSession(
             connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
         ) as session,
-        session.get(url, allow_redirects=False) as answer,
+        session.get(
+            url,
+            allow_redirects=False,
+            headers={"Host": host} if host else None,
+            server_hostname=SiteHost(host).server_name if host else None,
+        ) as answer,
     ):
         return answer.status
 
@@ -220,7 +257,7 @@ async def check_events(settings: Settings) -> Finding:
         settings.dub_api_url, settings.dub_api_key, timeout=timeout
     ) as dub:
         signature = sign_call(settings.secret, "check", b"", now)
-        found = read_page(await dub.list_events(query, signature), Kind.LEADS, now)
+        found = read_page(await dub.list_events(query, signature), Kind.LEADS)
     match found:
         case NotProvable(reason):
             said = f"not provable: Dub says “{reason}”"
@@ -273,14 +310,12 @@ def check_cookie(settings: Settings) -> Finding:
     bare = domain.removeprefix(".")
     if _is_address(bare) or "." not in bare:
         return fail("cookie", f"browsers refuse a cookie for {domain}: leave it unset")
-    # Its list takes 0.2 s to read, which no other command needs to spend.
-    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415
-
-    if PublicSuffixList().is_public(bare):
+    if is_public_suffix(bare):
         return fail(
             "cookie",
             f"{bare} is a public suffix, below which strangers register names: browsers"
-            f" refuse a cookie for it. Name your own, such as .shop.{bare}",
+            f" refuse a cookie for it. Name your own, such as .shop.{bare}, or leave it"
+            " unset",
         )
     return ok("cookie", f"set for {domain} and every host below it")
 

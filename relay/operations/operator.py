@@ -184,7 +184,9 @@ class Operator:
             else:
                 sent.append(await self._outbox.get(lead_id) or entry)
         retried = Retried(sent, refused)
-        await self.note(act, subject, str(retried))
+        links = sorted({one.link.name for one in sent if one.link})
+        credited = f" Credited to {', '.join(links)}." if links else ""
+        await self.note(act, subject, f"{retried}{credited}")
         return retried
 
     async def forget(self, wanted: Wanted, database: str, seal: Seal) -> Erased:

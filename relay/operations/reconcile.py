@@ -222,10 +222,14 @@ class Reconciler:
         self._next_call_at = 0.0
 
     async def run(self) -> None:
-        """Go on until cancelled. Trouble with the database or Dub is waited out."""
+        """Go on until cancelled. Trouble with the database or Dub is waited out.
+
+        Not at once: what has just been started has more urgent things to do.
+        """
+        pause_s = min(self._terms.every_s, SOON_S)
         while self._terms.every_s:
-            pause_s = await self._look_and_wait()
             await asyncio.sleep(pause_s)
+            pause_s = await self._look_and_wait()
 
     async def _look_and_wait(self) -> float:
         """Look unless it is too soon; return how many seconds to wait then."""
@@ -328,8 +332,15 @@ class Reconciler:
             self._count_elsewhere(
                 [one for one in elsewhere if one.at >= known_to], first
             )
-            await self._still_mine()
-        await self._keep(until={**self._progress.until, kind.value: until})
+            read_to = max([known_to, *(one.at for one in events)])
+            await self._read_until(kind, min(read_to, until))
+        await self._read_until(kind, until)
+
+    async def _read_until(self, kind: Kind, at: int) -> None:
+        await self._keep(
+            until={**self._progress.until, kind.value: at},
+            leased_until=self._clock() + LEASE_MS,
+        )
 
     async def _window(
         self, kind: Kind, begin: int, until: int, **more: str
@@ -348,7 +359,7 @@ class Reconciler:
             }
             await self._analytics_turn()
             reply = await self._dub.list_events(query, self._signature())
-            page = _read(read_page(reply, kind, self._clock()))
+            page = _read(read_page(reply, kind))
             unreadable = self._report.unreadable + page.unreadable
             self._report = replace(self._report, unreadable=unreadable)
             yield page.events
@@ -552,7 +563,7 @@ class Reconciler:
         plan = self._terms.plan
         await self._outbox.spend(plan, self._clock(), 1)
         reply = await self._dub.find_customer(name, self._signature())
-        return _read(read_customers(reply, name, self._clock()))
+        return _read(read_customers(reply, name))
 
     def _signature(self) -> str:
         self._report = replace(self._report, calls=self._report.calls + 1)

@@ -19,8 +19,8 @@ from relay.core.http.headers import Headers
 from relay.core.rules.bodies import (
     OPAQUE,
     Copy,
-    is_labelled_json,
     may_be_json,
+    may_hold_json,
 )
 from relay.core.rules.forms import MULTIPART, MultipartReader, content_type
 from relay.http.request_body import Readable, Tasks, read_visitor
@@ -185,7 +185,7 @@ class AnswerCopy:
         )
         short = answer.length is not None and answer.length <= SHORT_TEXT
         self._is_text = short and name in {"", "text/plain"}
-        self.is_labelled = is_labelled_json(name)
+        self.is_labelled = may_hold_json(name)
         self._opening = bytearray()
         self._next_look = 1
         self._start = b""

@@ -281,14 +281,15 @@ class _PlainRequest:
         message, payload = head
         if not payload.is_eof() or payload.exception() is not None:
             return None
-        returned = _ordinary(message.code, message.raw_headers, self._declines)
+        headers = self._sites.returned(message.raw_headers)
+        returned = _ordinary(message.code, headers, self._declines)
         if returned is None:
             return None
         reason = reason_phrase(message.reason)
         status = b"HTTP/1.1 %d %s\r\n" % (message.code, reason)
         body = payload.read_nowait()
         if self._watcher is not None and self._begun is not None:
-            self._watcher(self._begun.body, message.code, message.raw_headers, body)
+            self._watcher(self._begun.body, message.code, headers, body)
         return _written(status, returned, body, close=self._close)
 
 

@@ -8,7 +8,8 @@ becomes of sign-ups in ``signup_exchange``, of landings in ``click_cookie``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -39,8 +40,14 @@ from relay.http.request_guard import (
     wants_websocket,
 )
 from relay.observability.logging import get_logger
-from relay.proxy.copies import CopiedRequest, Tail, copied_request, copied_signup
-from relay.proxy.exchange import Body, UpstreamError, UpstreamLimits
+from relay.proxy.copies import (
+    GRACE_S,
+    CopiedRequest,
+    Tail,
+    copied_request,
+    copied_signup,
+)
+from relay.proxy.exchange import Body, UpstreamError
 from relay.proxy.fast_proxy import FastProxy, Sent, Settling
 from relay.proxy.injection import Page, is_html, is_navigation, is_page, page_headers
 from relay.proxy.sightings import Overheard, Sightings, Watcher
@@ -81,30 +88,36 @@ class Proxy:
 
     def __init__(
         self,
-        upstream: str | Sequence[str],
+        sites: Sites,
         rules: Sequence[SignupRule],
         signups: Signups,
         landing: Landing,
         *,
         trusted: Trusted | None = None,
-        limits: UpstreamLimits | None = None,
         prefix: str = "",
         script: str | None = None,
         sightings: Sightings | None = None,
+        underscored: Collection[str] = (),
     ) -> None:
-        """Forward to ``upstream``, one URL or several.
+        """Forward to the instances of a site.
 
         ``prefix`` is where the relay's own paths begin; ``script`` the URL of
         the script to put into pages, None to leave them alone. ``sightings`` counts
-        what no rule can judge.
+        what no rule can judge. ``underscored`` are header names with an underscore
+        that pass.
         """
-        self._limits = limits or UpstreamLimits()
-        urls = (upstream,) if isinstance(upstream, str) else upstream
-        self._sites = Sites(urls, limits=self._limits)
+        self._sites = sites
+        self._limits = sites.limits
+        self._underscored = frozenset(name.lower().encode() for name in underscored)
         self._rules = tuple(rules)
         self._landing = landing
         self._trusted = trusted = trusted or Trusted()
-        self._forwarding = Forwarding(trusted.networks, unix_trusted=trusted.unix)
+        self._forwarding = Forwarding(
+            trusted.networks,
+            unix_trusted=trusted.unix,
+            site_host=sites.host,
+            underscored=self._underscored,
+        )
         self._fast = FastProxy(
             self._sites,
             self._rules,
@@ -263,21 +276,24 @@ class Proxy:
         """Forward an answer: what was read of it already, then the rest."""
         request = passage.request
         answer, copied, cookies, tail = settled
-        page = self._page(request, answer)
-        headers = self._returned(passage, answer, cookies)
-        reply = SiteResponse(
-            answer.status,
-            answer.reason,
-            page_headers(headers) if page else headers,
-            length=None if page else answer.length,
-            empty=answer.empty,
-        )
         first = b"".join(copied.pieces)
         if tail is None:
             first = first or answer.read_nowait()
         passage.first = first
+        page = self._page(request, answer)
+        if page is not None:
+            first = await _opened(page, first, settled)
+        headers = self._returned(passage, answer, cookies)
+        changes = page is not None and not page.passes
+        reply = SiteResponse(
+            answer.status,
+            answer.reason,
+            page_headers(headers) if changes else headers,
+            length=None if changes else answer.length,
+            empty=answer.empty,
+        )
         try:
-            await reply.begin(request, b"".join(page.feed(first)) if page else first)
+            await reply.begin(request, first)
             if answer.upgraded:
                 await self._tunnels.run(request, answer)
             if copied.cut is not None:
@@ -314,7 +330,8 @@ class Proxy:
 
     def _outgoing(self, request: web.BaseRequest, framed: Framing) -> Headers:
         """Write the headers that the site sees."""
-        kept = without_aliases(without_hop_by_hop(request.raw_headers))
+        kept = without_hop_by_hop(request.raw_headers)
+        kept = without_aliases(kept, self._underscored)
         lines = with_forwarded(
             [line for line in kept if line[0].lower() not in _DROPPED],
             peer=request.remote or None,
@@ -323,6 +340,8 @@ class Proxy:
             trusted=self._trusted.networks,
             unix_trusted=self._trusted.unix,
         )
+        if self._sites.host:
+            lines = [line for line in lines if line[0].lower() != b"host"]
         if not every(lines, b"host"):
             lines.append((b"Host", self._sites.authority.encode("ascii")))
         if framed.chunked:
@@ -365,6 +384,27 @@ class _Passage:
     async def body(self, content: Readable, patience: float) -> Body | None:
         """Return the body; a small one whole: a slow visitor would hold a worker."""
         return (await copied_request(content, self.framing, patience, SMALL_BODY))[0]
+
+
+async def _opened(page: Page, first: bytes, settled: Settled) -> bytes:
+    """Read a page until it shows whether it is a document: its headers say its length.
+
+    Return what can go on of it. One that takes its time shows it on its way.
+    """
+    source = settled.tail or settled.answer
+    try:
+        out = b"".join(page.feed(first))
+        if settled.answer.empty or settled.copied.cut is not None:
+            return out
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                while page.is_document is None:
+                    data = await source.read()
+                    out += b"".join(page.feed(data)) if data else page.end()
+    except BaseException:
+        settled.close()
+        raise
+    return out
 
 
 async def _pour(

@@ -36,9 +36,10 @@ _DOCTYPE: Final = re.compile(rb"<!doctype[\t\n\f\r ]++html[\t\n\f\r >]", re.IGNO
 _LETTER: Final = re.compile(rb"[A-Za-z]")
 
 _IN_HEAD: Final = frozenset(
-    {b"html", b"head", b"base", b"basefont", b"bgsound", b"link", b"meta"}
+    {b"html", b"head", b"basefont", b"bgsound", b"link", b"meta"}
 )
-"""Start tags that leave a head open, and hold no text."""
+"""Start tags that leave a head open, and hold no text. Not ``<base>``: behind it the
+script's address would be another host's (HTML, 2.4.1)."""
 
 _RAW: Final = {
     name: re.compile(rb"</" + name + rb"(?=[\t\n\f\r />])", re.IGNORECASE)
@@ -69,8 +70,9 @@ _DOUBTFUL: Final = b"&\0\x1b"
 class HeadEnd:
     """Finds the last sure place in a head, in one pass over a page's bytes.
 
-    That is before ``</head>`` or what closes the head without it, or before a
-    ``<template>`` or ``<noscript>``, whose content no tokenizer can judge alone.
+    That is before ``</head>`` or what closes the head without it, before a ``<base>``,
+    or before a ``<template>`` or ``<noscript>``, whose content no tokenizer can judge
+    alone.
     """
 
     def __init__(self, source: bytes) -> None:
@@ -80,7 +82,8 @@ class HeadEnd:
         self._at = 0
         self._start = 0
         self._tag = b""
-        self._document = False
+        self.is_document = False
+        """Whether a tag has shown that this is a document."""
         self._escaped = 0
         self._raw = b""
         self._step: Callable[[], bool] = self._begin
@@ -137,7 +140,7 @@ class HeadEnd:
         elif rest.startswith(b"</"):
             self._step = self._bogus
         else:  # text closes a head
-            self._stop(found=self._document and rest[0] not in _DOUBTFUL)
+            self._stop(found=self.is_document and rest[0] not in _DOUBTFUL)
         return True
 
     def _bogus(self) -> bool:
@@ -146,7 +149,7 @@ class HeadEnd:
         if end < 0:
             return False
         if _DOCTYPE.match(self._held, self._start):
-            self._document = True
+            self.is_document = True
         self._step = self._data
         return self._move(end + 1)
 
@@ -190,11 +193,11 @@ class HeadEnd:
 
     def _judge(self, whole: bytes, name: bytes, *, closing: bool) -> bool:
         """Decide by a whole tag: where it leaves the head, the place is found."""
-        self._document |= name in _DOCUMENT
+        self.is_document |= name in _DOCUMENT
         self._step = self._data
         if closing:
             if name in _ENDING:
-                return self._stop(found=self._document)
+                return self._stop(found=self.is_document)
         elif name == b"script":
             if self._source in whole:
                 return self._stop(found=False)
@@ -202,7 +205,7 @@ class HeadEnd:
         elif name in _RAW:
             self._step, self._raw = self._raw_text, name
         elif name not in _IN_HEAD:
-            return self._stop(found=self._document)
+            return self._stop(found=self.is_document)
         return self._move(self._at + 1)
 
     def _raw_text(self) -> bool:

@@ -1,7 +1,7 @@
 """Puts the script tag into HTML pages on their way to the visitor.
 
 Off unless set. A page streams on as it comes; only a tag that is not whole yet
-is held back. Compressed pages are decoded, and encoded again in
+is held back. Compressed documents are decoded, and encoded again in
 the same coding. What is not HTML, not whole, or not to be changed passes as it
 is (RFC 9110, 7.7: ``no-transform``).
 """
@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import html
 import re
-import zlib
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
-import brotli  # type: ignore[import-untyped]  # ships no types
-
+from relay.core.http import codings
 from relay.core.http.headers import Headers, Line
 from relay.http.request_guard import every
 from relay.proxy.exchange import UpstreamError
@@ -23,11 +21,6 @@ from relay.proxy.head_end import UNREADABLE_CHARSET, HeadEnd
 
 LOOKED_AT: Final = 2**18
 """Bytes of a page in which ``</head>`` is looked for; heads are far smaller."""
-
-PIECE: Final = 2**16
-"""Bytes decoded at once: a small compressed page can hold gigabytes."""
-
-_CODINGS: Final = frozenset({b"", b"identity", b"gzip", b"x-gzip", b"br"})
 
 _NONCE: Final = re.compile(r"'nonce-([A-Za-z0-9+/_-]{1,200}={0,2})'")
 _SCRIPT_SOURCES: Final = ("script-src-elem", "script-src", "default-src")
@@ -56,8 +49,12 @@ def is_page(status: int, headers: Headers) -> bool:
         and status == 200
         and not _is_download(headers)
         and b"no-transform" not in control
-        and _coding(headers) in _CODINGS
+        and _is_readable(codings.named(_coding(headers)))
     )
+
+
+def _is_readable(names: list[str]) -> bool:
+    return not names or (len(names) == 1 and names[0] in codings.ENCODERS)
 
 
 def _is_download(headers: Headers) -> bool:
@@ -85,8 +82,8 @@ def _weak(line: Line) -> Line:
     return line
 
 
-def _coding(headers: Headers) -> bytes:
-    return b",".join(every(headers, b"content-encoding")).strip().lower()
+def _coding(headers: Headers) -> str:
+    return b",".join(every(headers, b"content-encoding")).decode("latin-1")
 
 
 def tag(source: str, headers: Headers) -> bytes:
@@ -109,121 +106,89 @@ def _nonce(headers: Headers) -> str | None:
 
 
 class Page:
-    """One page on its way: bytes in, bytes out, the tag once among them."""
+    """One page on its way: bytes in, bytes out, the tag once among them.
+
+    Until it has shown that it is a document it is held back. What is none goes on as
+    the very bytes that came: decoded and encoded again, they would be others.
+    """
 
     def __init__(self, source: str, headers: Headers) -> None:
         """Read ``headers`` for the coding and the nonce; ``source`` is the URL."""
-        self._head = _Head(tag(source, headers), source.encode())
-        self._coding = _coder(_coding(headers))
+        self._tag = tag(source, headers)
+        self._place = HeadEnd(source.encode())
+        names = codings.named(_coding(headers))
+        self._decoder = codings.DECODERS[names[0]]() if names else None
+        self._encoder = codings.ENCODERS[names[0]]() if names else None
+        self._seen = 0
+        self._raw = b""
+        self._held = b""
+        self.is_document: bool | None = None
+        """Whether it is a document, which may be changed; None: not known yet."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it goes on as it came: it is no document."""
+        return self.is_document is False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Return what can go on of the page; raise UpstreamError if it is broken."""
-        for piece in self._coding.decode(data):
-            if out := self._coding.encode(self._head.feed(piece)):
-                yield out
+        if self.passes:
+            yield data
+        else:
+            yield from self._fed(data)
+
+    def _fed(self, data: bytes) -> Iterator[bytes]:
+        self._raw += data if self.is_document is None else b""
+        try:
+            for piece in self._decoded(data):
+                out = self._changed(piece)
+                if self.passes:
+                    break
+                if self.is_document is None:
+                    self._held += out
+                elif out := self._taken_held() + out:
+                    yield self._encoded(out)
+        except codings.CodingError as error:
+            if self.is_document:
+                raise UpstreamError(f"the site's page has {error}") from error
+            self.is_document = False
+        if self.passes:
+            yield self._as_it_came()
 
     def end(self) -> bytes:
         """Return the rest of a page that has ended."""
-        return self._coding.encode(self._head.end()) + self._coding.end()
+        if not self.is_document:
+            self.is_document = False
+            return self._as_it_came()
+        if self._decoder is not None and not self._decoder.ended:
+            raise UpstreamError("the site's page is cut off inside its coding")
+        rest = self._encoded(self._taken_held() + self._place.rest())
+        return rest + (self._encoder.end() if self._encoder else b"")
 
+    def _decoded(self, data: bytes) -> Iterator[bytes]:
+        return self._decoder.feed(data) if self._decoder else iter((data,))
 
-class _Head:
-    """Puts the tag into the decoded bytes of a head."""
+    def _encoded(self, data: bytes) -> bytes:
+        return self._encoder.encode(data) if data and self._encoder else data
 
-    def __init__(self, inserted: bytes, source: bytes) -> None:
-        self._tag = inserted
-        self._place = HeadEnd(source)
-        self._seen = 0
+    def _as_it_came(self) -> bytes:
+        raw, self._raw, self._held = self._raw, b"", b""
+        return raw
 
-    def feed(self, data: bytes) -> bytes:
-        if self._place.over:
+    def _taken_held(self) -> bytes:
+        held, self._held, self._raw = self._held, b"", b""
+        return held
+
+    def _changed(self, data: bytes) -> bytes:
+        """Put the tag into decoded bytes, if its place is among them."""
+        place = self._place
+        if place.over:
             return data
         self._seen += len(data)
-        out = self._place.feed(data)
-        if self._place.found:
-            return out + self._tag + self._place.rest()
-        if self._seen > LOOKED_AT:
-            self._place.over = True
-        return out + self._place.rest() if self._place.over else out
-
-    def end(self) -> bytes:
-        return self._place.rest()
-
-
-class _Coder(Protocol):
-    """One content coding, both ways."""
-
-    def decode(self, data: bytes) -> Iterator[bytes]: ...
-
-    def encode(self, data: bytes) -> bytes: ...
-
-    def end(self) -> bytes: ...
-
-
-class _Plain:
-    def decode(self, data: bytes) -> Iterator[bytes]:
-        yield data
-
-    def encode(self, data: bytes) -> bytes:
-        return data
-
-    def end(self) -> bytes:
-        return b""
-
-
-class _Gzip:
-    def __init__(self) -> None:
-        self._in = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        self._out = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
-
-    def decode(self, data: bytes) -> Iterator[bytes]:
-        try:
-            while data:
-                yield self._in.decompress(data, PIECE)
-                data = self._in.unconsumed_tail
-        except zlib.error as error:
-            raise UpstreamError("the site's answer is no valid gzip") from error
-
-    def encode(self, data: bytes) -> bytes:
-        # Flushed, or a page that streams would stand still in the encoder.
-        if not data:
-            return b""
-        return self._out.compress(data) + self._out.flush(zlib.Z_SYNC_FLUSH)
-
-    def end(self) -> bytes:
-        if not self._in.eof:
-            raise UpstreamError("the site's answer is cut off inside its gzip")
-        return self._out.flush()
-
-
-class _Brotli:
-    QUALITY: Final = 4  # as servers do it on the fly
-
-    def __init__(self) -> None:
-        self._in = brotli.Decompressor()
-        self._out = brotli.Compressor(quality=self.QUALITY)
-
-    def decode(self, data: bytes) -> Iterator[bytes]:
-        try:
-            piece = self._in.process(data, output_buffer_limit=PIECE)
-            yield piece
-            while not self._in.can_accept_more_data():
-                yield self._in.process(b"", output_buffer_limit=PIECE)
-        except brotli.error as error:
-            raise UpstreamError("the site's answer is no valid brotli") from error
-
-    def encode(self, data: bytes) -> bytes:
-        if not data:
-            return b""
-        return bytes(self._out.process(data)) + bytes(self._out.flush())
-
-    def end(self) -> bytes:
-        if not self._in.is_finished():
-            raise UpstreamError("the site's answer is cut off inside its brotli")
-        return bytes(self._out.finish())
-
-
-def _coder(coding: bytes) -> _Coder:
-    if coding in (b"gzip", b"x-gzip"):
-        return _Gzip()
-    return _Brotli() if coding == b"br" else _Plain()
+        out = place.feed(data)
+        if place.found:
+            out += self._tag
+        place.over |= self._seen > LOOKED_AT
+        if self.is_document is None and (place.is_document or place.over):
+            self.is_document = place.is_document
+        return out + place.rest() if place.over else out

@@ -1,8 +1,9 @@
 """What the proxy sees and cannot judge: counted here, and kept in the outbox.
 
-Two kinds: requests with a click that no rule matches (candidates for a rule), and
-responses to sign-ups that the default test cannot decide. Both are bounded: in
-memory, in the database, and in the series of their metrics, whatever strangers send.
+Three kinds: requests with a click that no rule matches (candidates for a rule),
+responses to sign-ups that the default test cannot decide, and tags of the script that
+say other than the settings. All are bounded: in memory, in the database, and in the
+series of their metrics, whatever strangers send.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
 from relay.outbox.contract import (
     CANDIDATE,
+    TAG,
     UNDECIDED,
     Outbox,
     OutboxError,
@@ -92,6 +94,7 @@ class Sightings:
         self._fresh: OrderedDict[tuple[str, str], Sighting] = OrderedDict()
         self._known: OrderedDict[str, tuple[int, Mapping[str, Any]]] = OrderedDict()
         self._series: set[str] = set()
+        self._options: set[str] = set()
         self._woken = asyncio.Event()
 
     def watch(self, visit: Visit) -> Watcher | None:
@@ -147,6 +150,13 @@ class Sightings:
         log.info("signup.undecided", rule=rule.label, reason=verdict.reason)
         seen = {"rule": rule.label, "reason": verdict.reason, "when": verdict.when}
         self._add(UNDECIDED, f"{rule.label}\n{verdict.reason}", seen)
+
+    def tag_differs(self, option: str) -> None:
+        """Count a page whose script's tag says other than the settings; log it once."""
+        if option not in self._options:
+            self._options.add(option)
+            log.warning("tag.differs", option=option)
+        self._add(TAG, option, {})
 
     def _add(self, kind: str, name: str, seen: Mapping[str, Any]) -> None:
         now = self._clock()
@@ -221,7 +231,7 @@ def _names(passed: Exchange) -> dict[str, Any]:
         ),
         roots=frozenset({"form", "json", "query"}),
     )
-    answer = Copy.of(passed.response_headers, passed.response_body[:LOOKED_AT])
+    answer = Copy.of(passed.response_headers, (passed.response_body or b"")[:LOOKED_AT])
     return observe(answered(asked, passed.status, passed.response_headers, answer))
 
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from relay.capture.intake import Capture, Intake
+from relay.capture.intake import Intake
 from relay.capture.spill import Spill
-from relay.core.dub.track_lead import InvalidFieldError, LeadFields, sanitise
 from relay.core.leads import LeadStatus
 from relay.core.rules.evaluation import Draft
 from relay.http.request_body import Tasks
@@ -20,9 +19,6 @@ from relay.outbox.contract import InsertResult, NewLead, OutboxUnavailableError
 log = get_logger()
 
 SOURCE: Final = "proxy"
-
-_UNKNOWN: Final = "unknown"
-"""Stands in for a required field while a held sign-up's answer is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,23 +182,14 @@ class ProxiedSignups:
         origin: Mapping[str, str],
         held: str | None = None,
     ) -> NewLead:
-        """Make the new lead, which may be kept only to be explained."""
-        problem = draft.problem
-        if problem is None:
-            try:
-                clean, left_out = sanitise(draft.fields, lenient_quantity=True)
-            except InvalidFieldError as error:
-                problem = error.issue.text
-            else:
-                capture = Capture(SOURCE, click_id, clean, (*notes, *left_out), origin)
-                return self._intake.new_lead(capture, held)
-        salvaged = _salvaged(draft.fields, click_id, origin, notes)
-        return NewLead(
-            self._intake.lead(salvaged, held),
-            dedupe_key="",
-            dedupe_since=None,
-            status=LeadStatus.REJECTED,
-            reason=problem,
+        return self._intake.drafted(
+            SOURCE,
+            draft.fields,
+            draft.problem,
+            notes,
+            click_id=click_id,
+            origin=origin,
+            lead_id=held,
         )
 
 
@@ -228,40 +215,3 @@ async def patiently(task: asyncio.Task[Any], seconds: float) -> None:
     finally:
         timer.cancel()
         task.remove_done_callback(end)
-
-
-def _salvaged(
-    fields: Mapping[str, object],
-    click_id: str,
-    origin: Mapping[str, str],
-    notes: Sequence[str],
-) -> Capture:
-    """Make a capture out of whatever fields are usable, the others blank."""
-    blank = {"eventName": _UNKNOWN, "customerExternalId": _UNKNOWN}
-    usable = dict(fields)
-    try:
-        clean, left_out = sanitise(blank | usable, lenient_quantity=True)
-    except InvalidFieldError:
-        usable = {
-            name: value
-            for name, value in fields.items()
-            if _is_usable(blank | {name: value})
-        }
-        clean, left_out = sanitise(blank | usable, lenient_quantity=True)
-    return Capture(
-        SOURCE, click_id, _unblanked(clean, usable), (*notes, *left_out), origin
-    )
-
-
-def _is_usable(fields: Mapping[str, object]) -> bool:
-    try:
-        sanitise(fields, lenient_quantity=True)
-    except InvalidFieldError:
-        return False
-    return True
-
-
-def _unblanked(clean: LeadFields, usable: Mapping[str, object]) -> LeadFields:
-    event = clean.event_name if "eventName" in usable else ""
-    customer = clean.customer_external_id if "customerExternalId" in usable else ""
-    return replace(clean, event_name=event, customer_external_id=customer)

@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from relay.core.http.headers import Headers
+from relay.core.http.site_host import SiteHost
 from relay.http.aiohttp_internals import SiteProtocol
 from relay.observability.logging import get_logger
 from relay.proxy.exchange import Body, GoneError, UpstreamError, UpstreamLimits
@@ -89,10 +90,14 @@ class Upstream:
         *,
         limits: UpstreamLimits | None = None,
         tls: ssl.SSLContext | None = None,
+        host: SiteHost | None = None,
     ) -> None:
         self.site = parse_site(url)
         self._limits = limits or UpstreamLimits()
         self._tls = (tls or ssl.create_default_context()) if self.site.tls else None
+        # A server that chooses its site by the name has a certificate for that name.
+        named = host is not None and self.site.tls
+        self._server_name = host.server_name if host and named else None
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._closer: asyncio.TimerHandle | None = None
@@ -210,7 +215,11 @@ class Upstream:
             )
             return protocol
         _, protocol = await loop.create_connection(
-            lambda: SiteProtocol(loop), site.host, site.port, ssl=self._tls
+            lambda: SiteProtocol(loop),
+            site.host,
+            site.port,
+            ssl=self._tls,
+            server_hostname=self._server_name,
         )
         return protocol
 
@@ -219,13 +228,21 @@ class Sites:
     """The instances of the site, and which of them are up."""
 
     def __init__(
-        self, urls: Sequence[str], *, limits: UpstreamLimits | None = None
+        self,
+        urls: Sequence[str],
+        *,
+        limits: UpstreamLimits | None = None,
+        host: str | None = None,
     ) -> None:
+        """Forward to ``urls``; ``host`` is the Host they get, None: the visitor's."""
         if not urls:
             raise ValueError("an upstream is needed")
-        self._all = [Upstream(url, limits=limits) for url in urls]
+        self.host = host
+        self.limits = limits or UpstreamLimits()
+        self._name = SiteHost(host) if host else None
+        self._all = [Upstream(url, limits=self.limits, host=self._name) for url in urls]
         self._down: set[Upstream] = set()
-        self.authority = self._all[0].site.authority
+        self.authority = host or self._all[0].site.authority
         """The Host to name where a visitor named none (HTTP/1.0)."""
 
     @contextlib.asynccontextmanager
@@ -253,7 +270,7 @@ class Sites:
         upstream, connection = begun or (self._next(tried), None)
         while True:
             try:
-                return await upstream.send(method, head, body, begun=connection)
+                answer = await upstream.send(method, head, body, begun=connection)
             except UpstreamError as error:
                 if error.sent:
                     raise
@@ -261,7 +278,14 @@ class Sites:
                 tried.append(upstream)
                 if len(tried) >= len(self._all):
                     raise
+            else:
+                answer.headers = self.returned(answer.headers)
+                return answer
             upstream, connection = self._next(tried), None
+
+    def returned(self, headers: Headers) -> Headers:
+        """Return an answer's headers as they are right for the visitor's host."""
+        return self._name.returned(headers) if self._name else headers
 
     def kept_for(self, method: str) -> tuple[Upstream, Connection] | None:
         """Return a kept connection, as :meth:`Upstream.kept_for` does."""

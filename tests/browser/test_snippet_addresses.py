@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Page
@@ -232,3 +233,107 @@ async def test_the_document_hears_of_what_happens(site: Site, visitor: Page) -> 
         ["ready", known],
         ["lead", lead],
     ]
+
+
+SHARED = json.loads(
+    (Path(__file__).parents[1] / "support/addresses.json").read_text(encoding="utf-8")
+)
+"""As the server reads them (tests/unit/test_cookies.py)."""
+
+
+async def test_the_script_keeps_the_click_of_an_address_as_the_server_does(
+    site: Site, visitor: Page
+) -> None:
+    site.carries()
+    for address, click in SHARED:
+        await visitor.context.clear_cookies()
+        await visitor.goto(site.url(address))
+        await settled(visitor)
+        assert await click_of(visitor) == click, address
+
+
+async def test_the_navigation_api_is_seen_like_push_state(
+    site: Site, visitor: Page
+) -> None:
+    """As a router does it that intercepts links."""
+    intercept = (
+        "navigation.addEventListener('navigate', event => event.canIntercept &&"
+        " event.intercept({handler: async () => {}}));"
+    )
+    site.carries(before=intercept)
+    await visitor.goto(site.url("/"))
+    await settled(visitor)
+    await visitor.evaluate("to => { navigation.navigate(to); }", f"/?dub_id={CLICK}")
+    await clicked(visitor, CLICK)
+    site.body = f"<a id='link' href='/x?dub_id={OTHER}'>x</a>"
+    await visitor.evaluate(
+        "html => { document.body.innerHTML = html; link.click(); }", site.body
+    )
+    await clicked(visitor, OTHER)
+
+
+async def test_a_prerendered_page_keeps_its_click_when_it_is_shown(
+    site: Site, visitor: Page
+) -> None:
+    prerendering = (
+        "let hidden = true;"
+        "Object.defineProperty(document, 'prerendering', {get: () => hidden});"
+        "self.show = () => { hidden = false;"
+        " document.dispatchEvent(new Event('prerenderingchange')); };"
+    )
+    site.carries(REFER, before=STUB + prerendering)
+    await visitor.goto(site.url(f"/?dub_id={CLICK}&via=derek"))
+    await a_while(visitor)
+    assert await click_of(visitor) is None
+    assert site.calls == []
+
+    await visitor.evaluate("show()")
+    await clicked(visitor, TRACKED)
+    assert site.posted("click")[0]["key"] == "derek"
+
+
+async def test_what_is_ready_comes_after_a_click_that_the_page_tracks(
+    site: Site, visitor: Page
+) -> None:
+    """As with Dub's own script: a page asks for the partner of its own call."""
+    site.answers["click"] = [(200, WITH_PARTNER)]
+    asked = (
+        "dubAnalytics.trackClick({domain: 'd.test', key: 'a'});"
+        "dubAnalytics('ready', it => { self.seen = it.partner; });"
+    )
+    site.carries(before=STUB + asked)
+    await visitor.goto(site.url("/"))
+    await visitor.wait_for_function("'seen' in self")
+    assert await visitor.evaluate("self.seen") == WITH_PARTNER["partner"]
+
+
+async def test_a_domain_that_the_browser_does_not_take_costs_no_click(
+    site: Site, visitor: Page
+) -> None:
+    site.domain = ".other.test"
+    site.carries()
+    await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    await clicked(visitor, CLICK)
+    [kept] = [c for c in await visitor.context.cookies() if c["name"] == "dub_id"]
+    assert kept["domain"] == "www.acme.test"
+
+
+async def test_of_several_cookies_the_newest_counts_and_all_are_removed(
+    site: Site, visitor: Page
+) -> None:
+    site.carries()
+    await visitor.goto(site.url("/"))
+    await settled(visitor)
+    older = f"dub_id={CLICK}; domain=acme.test; path=/"
+    newer = f"dub_id={OTHER}; path=/"
+    write = "cookie => { document.cookie = cookie; }"
+    await visitor.evaluate(write, older)
+    await visitor.wait_for_timeout(20)
+    await visitor.evaluate(write, newer)
+    get = "_dubAnalytics.c.get('dub_id')"
+    assert await visitor.evaluate(get) == OTHER, await visitor.evaluate(
+        "document.cookie"
+    )
+
+    await visitor.evaluate("dubAnalytics('consent', 'denied')")
+    await clicked(visitor, None)

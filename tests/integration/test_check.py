@@ -310,6 +310,12 @@ async def test_a_stopped_delivery_is_noted_with_its_reason() -> None:
         ("github.io", "FAIL"),
         (".shop.github.io", "ok"),
         ("vercel.app", "FAIL"),
+        ("gov.uk", "FAIL"),
+        ("www.gov.uk", "ok"),
+        (".service.gov.uk", "FAIL"),  # each service below it is another's
+        (".x.service.gov.uk", "ok"),
+        ("www.ck", "ok"),
+        ("a.ck", "FAIL"),
         ("127.0.0.1", "FAIL"),
     ],
 )

@@ -460,3 +460,60 @@ async def test_a_chunked_body_is_read_like_any_other(port: int) -> None:
     body = b'20\r\n{"dub_id":   "hQWlM2kPzX9aBcDe"}\r\n0\r\n\r\n'
 
     assert (await post(port, body, "Transfer-Encoding: chunked")).status == 204
+
+
+# --- What the script's tag says otherwise than the settings. ---
+
+
+async def test_a_tags_first_click_is_put_back(pages: Pages) -> None:
+    said: list[str] = []
+    endpoint = CookieEndpoint(landing(), Trusted(), said.append)
+    port = await pages([("POST", "cookie", endpoint.keep)])
+    first = cookies.SignedCookie(CLICK, 1, 1, "/pricing")
+    replaced = cookies.landed(first, OTHER, NOW, "/")
+    held = f"Cookie: dub_id={OTHER}; dub_relay={cookies.seal(replaced, SECRETS, NOW)}"
+
+    answer = await post(port, {"dub_id": OTHER, "model": "first-click"}, held)
+
+    assert click_of(answer) == CLICK
+    assert said == ["data-attribution-model=first-click"]
+
+
+async def test_a_first_click_that_a_sign_up_has_used_is_not_put_back(
+    pages: Pages,
+) -> None:
+    used = cookies.SignedCookie(CLICK, 1, 1, "/pricing", used=True)
+    replaced = cookies.landed(used, OTHER, NOW, "/")
+    held = f"Cookie: dub_id={OTHER}; dub_relay={cookies.seal(replaced, SECRETS, NOW)}"
+    port = await pages(endpoints())
+
+    answer = await post(port, {"dub_id": OTHER, "model": "first-click"}, held)
+
+    assert click_of(answer) == OTHER
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"dub_id": CLICK, "model": "last-click"}, []),
+        (
+            {"dub_id": CLICK, "model": "first-click"},
+            ["data-attribution-model=first-click"],
+        ),
+        ({"dub_id": CLICK, "model": "<script>"}, []),
+        ({"dub_id": CLICK, "model": None}, []),
+        ({"options": 1}, ["data-cookie-options"]),
+    ],
+)
+async def test_a_tag_that_says_other_than_the_settings_is_reported(
+    pages: Pages, body: dict[str, Any], said: list[str]
+) -> None:
+    heard: list[str] = []
+    endpoint = CookieEndpoint(landing(), Trusted(), heard.append)
+    port = await pages([("POST", "cookie", endpoint.keep)])
+
+    answer = await post(port, body)
+
+    assert answer.status == 204
+    assert heard == said
+    assert ("dub_id" in body) is bool(written(answer))

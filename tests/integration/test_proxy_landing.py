@@ -66,13 +66,20 @@ async def test_a_landing_sets_the_cookie_as_dubs_script_does(
     assert signed_cookie_of(answer) == cookies.SignedCookie(CLICK, NOW, NOW, "/pricing")
 
 
-@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080"])
-async def test_the_cookie_is_host_only_on_localhost_and_addresses(
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost:8080", "127.0.0.1", "[::1]:8080"),
+        *("www.gov.uk", "WWW.GOV.UK:443", "www.github.io", "www.xn--55qx5d.cn"),
+    ],
+)
+async def test_the_cookie_is_host_only_where_a_browser_takes_no_other(
     port: int, host: str
 ) -> None:
     answer = await ask(port, request(f"GET /?dub_id={CLICK}", host=host))
 
     assert "Domain" not in cookies_of(answer)["dub_id"]
+    assert "Domain" not in cookies_of(answer)["dub_relay"]
 
 
 async def test_the_domain_may_be_configured(site: Site) -> None:

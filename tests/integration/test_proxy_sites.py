@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.proxy.exchange import UpstreamLimits
+from tests.support.certificates import certificate
 from tests.support.harness import RelayProcess
 from tests.support.proxy_rig import proxied
 from tests.support.recording_site import (
@@ -185,23 +185,6 @@ async def test_a_post_that_may_have_arrived_goes_to_no_other_instance() -> None:
 
 
 # -- TLS in front
-
-
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-        f" -subj /CN={name} -addext subjectAltName=DNS:{name}"
-        f" -keyout {key}.new -out {cert}.new"
-    )
-    try:
-        subprocess.run(command.split(), check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed: no certificate to test with")
-    # As those who renew certificates do: never half a file.
-    Path(f"{key}.new").replace(key)
-    Path(f"{cert}.new").replace(cert)
-    return cert, key
 
 
 async def served(port: int, trusted: Path, name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from relay.core.leads import Lead, LeadRecord, LeadStatus, Mode, Sale, Step
 from relay.delivery.deliver import Delivery, DeliveryTerms
 from relay.delivery.dub_client import DubClient
 from relay.observability.metrics import Metrics
+from relay.operations.alerts.causes import AlertLimits
+from relay.operations.alerts.watcher import AlertTerms, AlertWatcher
 from relay.operations.reconcile import (
     LEASE_MS,
     BusyError,
@@ -23,6 +26,7 @@ from relay.operations.reconcile import (
     ReconcileTerms,
     Report,
 )
+from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox, Query, Wanted
 from relay.sandbox.app import DUB, make_dub
@@ -525,3 +529,58 @@ async def test_a_call_that_is_being_made_is_left_to_its_delivery(rig: Rig) -> No
     report = await rig.look()
     assert (await entry(rig.outbox, made.id)).status is LeadStatus.SENDING
     assert report.checked == 0
+
+
+async def test_a_look_that_ended_early_goes_on_from_its_last_page(rig: Rig) -> None:
+    for number in range(250):
+        await rig.delivered(f"u_{number}")
+        rig.at += 1000
+    await rig.fault(status=500, path="/events", count=1)
+    rig.at += HOUR
+    looker = rig.looker()
+    listed = looker._dub.list_events  # the first page is read, the second is not
+    pages: list[str] = []
+
+    async def second_fails(query: Any, signature: str) -> Any:
+        pages.append(query["page"])
+        if query["page"] == "1":
+            await rig.fault()
+        else:
+            await rig.fault(status=500, path="/events", count=1)
+        return await listed(query, signature)
+
+    looker._dub = type("Dub", (), {"list_events": staticmethod(second_fails)})()
+    report = await looker.once()
+    assert (report.confirmed, report.unfinished is None) == (200, False)
+
+    report = await rig.look(after_ms=MINUTE)
+    assert report.confirmed == 50
+
+
+async def test_what_is_missing_is_an_alert_that_names_the_link(
+    rig: Rig, tmp_path: Path
+) -> None:
+    await rig.delivered("u_1")
+    rig.dub.leads.clear()
+    await rig.look()
+    terms = AlertTerms(
+        url="http://127.0.0.1:9/",
+        keys=(b"k" * 24,),
+        limits=AlertLimits(backlog_s=3600.0, disk_free=0.0),
+        every_s=1.0,
+        retry_base_s=1.0,
+        host="host",
+    )
+
+    async def overview() -> Overview:
+        return await look(rig.outbox, tmp_path / "relay.spill", 600, rig.at)
+
+    await AlertWatcher(
+        rig.outbox, overview, terms, clock=rig.now, roll=lambda: 0.5
+    ).once()
+
+    [alert] = await rig.outbox.alerts()
+    said = json.loads(alert.body)
+    assert said["type"] == "leads.missing_at_dub"
+    assert said["data"]["missing"] == 1
+    assert said["data"]["links"] == ["acme.link/ada"]

@@ -21,6 +21,7 @@ from relay.observability.metrics import Metrics
 from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.forward import Proxy
 from relay.proxy.signup_leads import Held
+from relay.proxy.upstream import Sites
 
 SECRETS = ("a-secret-for-tests-only",)
 FAST_PATH = True
@@ -112,6 +113,7 @@ async def proxied(
     fast_requests: list[int] | None = None,
     middlewares: Sequence[Any] = (),
     trusted: Sequence[Network] = (),
+    site_host: str | None = None,
     **options: Any,
 ) -> AsyncIterator[int]:
     """Run a proxy in front of a site; yield its port.
@@ -119,12 +121,12 @@ async def proxied(
     ``fast`` opens the fast path, or does not; how many requests took it is appended
     to ``fast_requests``.
     """
+    urls = (url,) if isinstance(url, str) else url
     proxy = Proxy(
-        url,
+        Sites(urls, limits=limits, host=site_host),
         compile_rules(rules),
         signups or Remembering(),
         landings or landing(now=now),
-        limits=limits,
         trusted=Trusted(trusted),
         **options,
     )

@@ -22,6 +22,11 @@ DEPLOY = TOP / "deploy"
 FETCHED = TOP / ".venv" / "servers"
 """Where .ci/servers puts what the system does not have."""
 
+LIBRARIES = os.pathsep.join(
+    str(each) for each in sorted((FETCHED / "usr" / "lib").glob("*-linux-gnu*"))
+)
+"""What a server needs that was unpacked beside it."""
+
 NGINX = """
 daemon off;
 worker_processes 1;
@@ -178,6 +183,43 @@ async def caddy(
     home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     async with running(*command, port=port, folder=folder, **home):
         yield port
+
+
+@asynccontextmanager
+async def front(kind: str, folder: Path, text: str, port: int) -> AsyncIterator[None]:
+    """Run a front server with what `dub-relay front` printed for this port.
+
+    What HAProxy logs is in ``server.log``.
+    """
+    config = folder / f"front-{kind}"
+    config.write_text(text)
+    command = [program(kind)]
+    match kind:
+        case "nginx":
+            whole = folder / "nginx.conf"
+            # Its workers are nobody's otherwise, and cannot open the test's folder.
+            user = "" if os.geteuid() else "user root;"
+            whole.write_text(user + NGINX.format(folder=folder, site=config))
+            command += ["-e", "stderr", "-p", str(folder), "-c", str(whole)]
+        case "caddy":
+            command += ["run", "--adapter=caddyfile", "--config", str(config)]
+        case "haproxy":
+            command += ["-db", "-f", str(config)]
+        case "traefik":
+            dynamic = config.rename(folder / "dynamic.yaml")
+            command += [
+                f"--providers.file.filename={dynamic}",
+                f"--entryPoints.web.address=127.0.0.1:{port}",
+                "--global.checkNewVersion=false",
+                "--global.sendAnonymousUsage=false",
+            ]
+        case "envoy":
+            command += ["-c", str(config.rename(folder / "envoy.yaml"))]
+            command += ["--concurrency", "1", "--use-dynamic-base-id"]
+    home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    libraries = {"LD_LIBRARY_PATH": LIBRARIES} if kind == "haproxy" else {}
+    async with running(*command, port=port, folder=folder, **home, **libraries):
+        yield
 
 
 @asynccontextmanager

@@ -360,7 +360,8 @@ class TestAttribution:
     def test_the_last_click_counts_by_default(self) -> None:
         found = cookies.landed(SEEN, OTHER, NOW, "/new")
 
-        assert found == SignedCookie(OTHER, NOW, NOW, "/new")
+        assert found == SignedCookie(OTHER, NOW, NOW, "/new", before=CLICK)
+        assert cookies.first_of(found, NOW).click_id == CLICK
 
     def test_the_first_click_is_kept_where_it_counts(self) -> None:
         found = cookies.landed(SEEN, OTHER, NOW, "/new", "first-click")

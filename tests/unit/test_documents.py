@@ -159,8 +159,16 @@ class TestForms:
             (f"{FORM}; charset=unicode_escape", b"a=\\q%C3%BC", {"a": "\\qü"}),
             (f"{FORM}; charset=no\x00ne", b"a=1", {"a": "1"}),
             (FORM.upper(), b"a=1", {"a": "1"}),
-            ("text/plain", b"a=1", {}),
-            ("", b"a=1", {}),
+            # What fetch() calls a text, or nothing; a form called JSON.
+            ("text/plain;charset=UTF-8", b"a=1&b=%40&a=", {"a": ["1", ""], "b": "@"}),
+            ("", b"user%5Bname%5D=x+y", {"user[name]": "x y"}),
+            ("application/octet-stream", b"a=b==", {"a": "b=="}),
+            ("application/json", b"a=1&b=2", {"a": "1", "b": "2"}),
+            ("text/plain", b"a = 1", {}),
+            ("text/plain", b"Hello, a=1", {}),
+            ("text/plain", b"a", {}),
+            ("", b"<a href=x>", {}),
+            ("text/html", b"a=1", {}),
         ],
     )
     def test_urlencoded(self, content_type: str, body: bytes, expected: object) -> None:

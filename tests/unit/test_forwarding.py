@@ -20,6 +20,7 @@ NAMES = st.sampled_from(
     (
         *(b"Accept", b"cookie", b"X-Forwarded-For", b"x-forwarded-PORT", b"Forwarded"),
         *(b"X-Real-IP", b"Keep-Alive", b"TE", b"X_Y", b"HTTP2-Settings", b"Connection"),
+        *(b"__Token", b"__token"),
         *(b"X-Forwarded-Proto", b"X-Forwarded-Host", b"Proxy-Authorization", b"x-a"),
         *(b"Content-Length", b"Upgrade", b"Expect", b"Trailer"),
     )
@@ -32,31 +33,44 @@ VALUES = st.sampled_from(
     )
 )
 LINES = st.lists(st.tuples(NAMES, VALUES), max_size=8)
+UNDERSCORED = frozenset({b"__token"})
 TRUSTED = [ip_network("10.0.0.0/8")]
 
 
-def the_general_way(target: str, lines: Headers, peer: str | None) -> bytes:
-    kept = general.without_aliases(general.without_hop_by_hop(lines))
+def the_general_way(
+    target: str, lines: Headers, peer: str | None, site_host: bytes | None = None
+) -> bytes:
+    kept = general.without_aliases(general.without_hop_by_hop(lines), UNDERSCORED)
     kept = [line for line in kept if line[0].lower() != b"http2-settings"]
     out = general.with_forwarded(
         kept, peer=peer, scheme="http", host="shop.test", trusted=TRUSTED
     )
+    if site_host:
+        kept = [line for line in out if line[0].lower() != b"host"]
+        out = [*kept, (b"Host", site_host)]
     head = b"".join(b"%s: %s\r\n" % line for line in out)
     return b"GET %s HTTP/1.1\r\n%s\r\n" % (target.encode(), head)
 
 
-@given(lines=LINES, peer=st.sampled_from(["10.0.0.9", "192.0.2.1", None]))
+@given(
+    lines=LINES,
+    peer=st.sampled_from(["10.0.0.9", "192.0.2.1", None]),
+    site_host=st.sampled_from([None, "app.test"]),
+)
 def test_an_ordinary_request_is_written_as_ever(
-    lines: list[tuple[bytes, bytes]], peer: str | None
+    lines: list[tuple[bytes, bytes]], peer: str | None, site_host: str | None
 ) -> None:
     lines = [(b"Host", b"shop.test"), *lines]
 
+    forwarding = Forwarding(TRUSTED, site_host=site_host, underscored=UNDERSCORED)
     onward = ordinary_request(
-        "GET", "/a?b", lines, peer=peer, scheme="http", forwarding=Forwarding(TRUSTED)
+        "GET", "/a?b", lines, peer=peer, scheme="http", forwarding=forwarding
     )
 
     if onward is not None and onward.length is None:
-        assert onward.head == the_general_way("/a?b", lines, peer)
+        assert onward.head == the_general_way(
+            "/a?b", lines, peer, site_host.encode() if site_host else None
+        )
         seen = general.visitor_scheme_host(
             lines, peer=peer, scheme="http", host="shop.test", trusted=TRUSTED
         )

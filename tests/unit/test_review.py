@@ -176,6 +176,28 @@ def test_names_are_kept_and_values_never() -> None:
     assert found["answers"] == ["response.json.user.id", "response.json.user.tags[0].k"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("1_email", "0-email", "users[0].email", "Input.Email", "user[0][email]"),
+        "ctl00$Main$Email",
+    ],
+)
+def test_names_as_frameworks_write_them_are_kept(name: str) -> None:
+    found = seen(FORM, f"{name}=a%40a.test".encode())
+
+    assert found["fields"] == [f'form."{name}"']
+    assert (
+        of("POST", "/join", found).likelihood
+        > of("POST", "/join", seen(FORM, b"")).likelihood
+    )
+
+
+@pytest.mark.parametrize("name", ["12345_a", "1_$ACTION_ID_7f3a7f3a7f3a7f3a", "1email"])
+def test_names_that_may_be_values_are_not(name: str) -> None:
+    assert seen(FORM, f"{name}=x".encode())["fields"] == []
+
+
 def test_ids_that_a_response_sets_beside_its_body_are_kept() -> None:
     found = observe(
         document(

@@ -82,6 +82,15 @@ def test_what_is_sent_again_elsewhere_is_no_sign_up_yet(status: int) -> None:
         ("/register?success=1", YES),
         ("/register?registered=true", YES),
         ("/register?checkemail=registered", YES),  # WordPress
+        ("/register?message=Check+your+email", YES),
+        ("/register?message=E-Mail+ist+vergeben", OPEN),
+        ("/login?message=Could+not+authenticate+user", NO),  # Supabase's template
+        ("/login?flash=email_already_taken", NO),
+        ("/login?exists", NO),
+        ("/login?user_exists=1", NO),
+        ("/login?alreadyRegistered=true", NO),
+        ("/login?exists=false", YES),
+        ("/login?next=/errors/taken", YES),
         ("/register?step=2", OPEN),
         ("http://127.0.0.1:3000/register", OPEN),  # a site that does not know its name
         ("/register?success=0", NO),
@@ -142,6 +151,9 @@ def test_back_to_the_page_of_the_form_is_a_refusal(
         (204, {"x-remix-redirect": "/register"}, NO),
         (200, {"refresh": "0; url=/welcome"}, YES),
         (200, {"refresh": "3;URL='/register'"}, NO),
+        (409, {"x-inertia-location": "https://pay.test/checkout"}, YES),
+        (409, {"x-inertia-location": "/register"}, NO),
+        (409, {"x-inertia": "true"}, NO),
         (304, {}, OPEN),
         (300, {}, OPEN),
     ],
@@ -189,7 +201,89 @@ def test_an_empty_response_is_clear_whatever_its_type() -> None:
     assert judged(200, headers).outcome is YES
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wordpress_logged_in_5f3a", OPEN),  # WooCommerce, on its account page
+        ("remember_web_59ba36addc2b2f9401580f014c7f58ea4e30989d", OPEN),  # Laravel
+        (".AspNetCore.Identity.Application", OPEN),
+        ("sb-abc-auth-token", OPEN),
+        ("__Secure-authjs.session-token", OPEN),
+        ("laravel_session", NO),
+        ("XSRF-TOKEN", NO),
+        ("flash", NO),
+        ("sessionid", NO),
+        ("PHPSESSID", NO),
+        ("connect.sid", NO),
+    ],
+)
+def test_a_cookie_of_who_is_logged_in_leaves_the_way_back_open(
+    name: str, expected: Ruling
+) -> None:
+    assert to("/register", cookies={name: "x"}).outcome is expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"data": {"flows": [{"id": "verify_email", "is_pending": True}]}}, OPEN),
+        ({"data": {"flows": [{"id": "login"}, {"id": "signup"}]}}, NO),
+        ({"data": {"flows": None}}, NO),
+        ({"data": []}, NO),
+        (None, NO),
+    ],
+)
+def test_401_is_a_refusal_but_where_an_address_is_to_be_verified(
+    value: Any, expected: Ruling
+) -> None:
+    """django-allauth's headless API answers an accepted sign-up so."""
+    assert judged(401, {}, value).outcome is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "trigger", "expected"),
+    [
+        (204, '{"toast": {"level": "error"}}', NO),
+        (204, '{"showMessage": {"type": "danger", "text": "x"}}', NO),
+        (200, "signup-error, closed", NO),
+        (204, '{"toast": {"level": "success"}}', YES),
+        (204, "registered", YES),
+        (204, '{"error"', YES),  # no JSON: nothing that htmx would read
+        (204, "", YES),
+    ],
+)
+def test_an_event_of_htmx_may_name_an_error(
+    status: int, trigger: str, expected: Ruling
+) -> None:
+    assert judged(status, {"hx-trigger": trigger}).outcome is expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "headers", "body", "expected"),
+    [
+        ("application/grpc-web+proto", {"grpc-status": "6"}, b"", NO),
+        ("application/grpc-web+proto", {"grpc-status": "0"}, b"", YES),
+        ("application/grpc-web", {}, b"\x80\0\0\0\x0fgrpc-status:16\r\n", NO),
+        ("application/grpc-web+proto", {}, b"\0\0\0\0\1x", OPEN),
+        ("application/grpc-web-text", {}, b"gAAAAA9ncnBjLXN0YXR1czo2DQo=", NO),
+        ("application/grpc-web-text", {}, b"AAAA=gAAAAA9ncnBjLXN0YXR1czowDQo=", YES),
+        ("application/octet-stream", {}, b"grpc-status:6", OPEN),
+    ],
+)
+def test_grpc_says_it_in_its_own_status(
+    kind: str, headers: dict[str, str], body: bytes, expected: Ruling
+) -> None:
+    headers = {"content-type": kind, **headers}
+    assert judged(200, headers, body=body).outcome is expected
+
+
 REFUSED: list[tuple[str, Any]] = [
+    ("SvelteKit success: false", {"type": "success", "data": '[{"ok":1},false]'}),
+    ("Remix", [{"_1": 2}, "data", {"_3": 4}, "error", "Taken"]),
+    ("Remix sanitized", [{"_1": 2}, "error", ["SanitizedError", 3, 4], "a", "b"]),
+    ("a log-in", {"user": {"id": 1}, "isNewUser": False}),
+    ("known", {"exists": True}),
+    ("toast", {"toast": {"variant": "destructive", "title": "x"}}),
     ("flag", {"success": False}),
     ("flag with a text", {"success": False, "message": "Welcome"}),
     ("flag in words", {"success": "false"}),
@@ -283,6 +377,10 @@ REFUSED: list[tuple[str, Any]] = [
 ]
 
 ACCEPTED: list[tuple[str, Any]] = [
+    ("a new user", {"user": {"id": 1}, "isNewUser": True}),
+    ("unknown", {"exists": False, "id": 1}),
+    ("a page beside a user", {"html": "<p>", "user": {"id": 1}}),
+    ("Remix", [{"_1": 2}, "data", {"_3": 4, "_5": 6}, "id", 7, "at", ["D", 1]]),
     ("flag", {"success": True}),
     ("ok", {"ok": True, "error": None}),
     ("user", {"user": {"id": "u_1"}}),
@@ -322,6 +420,12 @@ ACCEPTED: list[tuple[str, Any]] = [
 ]
 
 UNDECIDED: list[tuple[str, Any]] = [
+    ("a page in JSON", {"html": "<form>Your confirmation was sent? Welcome</form>"}),
+    ("pages in JSON", {"fragments": {"#form": " <form>", "#x": "<p>"}}),
+    ("Drupal's commands", [{"command": "insert", "data": "<form>"}]),
+    ("Remix in circles", [{"_1": 0}, "data"]),
+    ("Remix without data", [{"_1": -5}, "data"]),
+    ("SvelteKit without a type that says it", {"type": "x", "data": "[[0]]"}),
     ("a message in another language", {"message": "E-Mail ist vergeben"}),
     ("status zero", {"status": 0}),
     ("unknown code", {"code": 1001, "msg": "邮箱已存在", "data": None}),

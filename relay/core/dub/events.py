@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from relay.core import jsontext
 from relay.core.dub.credit import credited_link
-from relay.core.dub.replies import Answer, NoAnswer, asked_wait, error_of
+from relay.core.dub.replies import Answer, NoAnswer, error_of
 from relay.core.dub.track_lead import fold_event
 from relay.core.leads import CreditedLink, LeadRecord, LeadStatus, Mode
 
@@ -84,17 +84,16 @@ class NotProvable:
 
 @dataclass(frozen=True, slots=True)
 class NotNow:
-    """Dub gave no answer that can be read. ``retry_at`` (epoch ms): when it asks to."""
+    """Dub gave no answer that can be read; later it may."""
 
     reason: str
-    retry_at: int | None = None
 
 
 def read_page(
-    reply: Answer | NoAnswer, kind: Kind, now: int
+    reply: Answer | NoAnswer, kind: Kind
 ) -> EventsPage | NotProvable | NotNow:
     """Read the answer of ``GET /events``."""
-    refused = _refused(reply, now)
+    refused = _refused(reply)
     if refused is not None:
         return refused
     found = _elements(reply)
@@ -106,13 +105,13 @@ def read_page(
 
 
 def read_customers(
-    reply: Answer | NoAnswer, external_id: str, now: int
+    reply: Answer | NoAnswer, external_id: str
 ) -> list[str] | NotProvable | NotNow:
     """Read Dub's ids of the customers of ``GET /customers?externalId=``.
 
     Dub's database compares without regard to case: only the very same id is ours.
     """
-    refused = _refused(reply, now)
+    refused = _refused(reply)
     if refused is not None:
         return refused
     found = _elements(reply)
@@ -127,7 +126,7 @@ def read_customers(
     ]
 
 
-def _refused(reply: Answer | NoAnswer, now: int) -> NotProvable | NotNow | None:
+def _refused(reply: Answer | NoAnswer) -> NotProvable | NotNow | None:
     if isinstance(reply, NoAnswer):
         return NotNow(reply.reason)
     if reply.status == 200:
@@ -135,8 +134,7 @@ def _refused(reply: Answer | NoAnswer, now: int) -> NotProvable | NotNow | None:
     error = error_of(reply)
     if error.status in (401, 403) and error.code is not None:
         return NotProvable(error.message)
-    said = f"Dub answered HTTP {error.status} {error.message}".rstrip()
-    return NotNow(said, asked_wait(reply, now))
+    return NotNow(f"Dub answered HTTP {error.status} {error.message}".rstrip())
 
 
 def _elements(reply: Answer | NoAnswer) -> list[Any] | None:

@@ -378,7 +378,7 @@ def _interpret_error(answer: Answer, now: int) -> Outcome:
         may_have_counted=not refused,
         claims_key=rule.claims_key or not refused,
         timed_out=error.code is None and error.status in CUT_STATUSES,
-        retry_at=asked_wait(answer, now),
+        retry_at=_asked_wait(answer, now),
         http_status=error.status,
         code=error.code,
     )
@@ -394,7 +394,7 @@ def _reason(rule: _Rule, error: DubError) -> str:
     return rule.reason.format(status=error.status)
 
 
-def asked_wait(answer: Answer, now: int) -> int | None:
+def _asked_wait(answer: Answer, now: int) -> int | None:
     """Return the time that a 429 or 503 asks to wait for; None if it does not."""
     if answer.status not in WAIT_STATUSES:
         return None

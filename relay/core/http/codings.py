@@ -168,6 +168,62 @@ DECODERS: Final[Mapping[str, Callable[[], Decoder]]] = {
 }
 """Decoders by the names of their codings."""
 
+_BROTLI_QUALITY: Final = 4
+"""As servers do it on the fly."""
+
+
+class Encoder(Protocol):
+    """Encodes one body that streams."""
+
+    def encode(self, data: bytes) -> bytes:
+        """Return these bytes encoded and flushed: nothing may stand still in here."""
+
+    def end(self) -> bytes:
+        """Return what ends the body."""
+
+
+class _ZlibEncoder:
+    def __init__(self, window: int) -> None:
+        self._encoder = zlib.compressobj(wbits=window)
+
+    def encode(self, data: bytes) -> bytes:
+        return self._encoder.compress(data) + self._encoder.flush(zlib.Z_SYNC_FLUSH)
+
+    def end(self) -> bytes:
+        return self._encoder.flush()
+
+
+class _BrotliEncoder:
+    def __init__(self) -> None:
+        self._encoder = brotli.Compressor(quality=_BROTLI_QUALITY)
+
+    def encode(self, data: bytes) -> bytes:
+        return bytes(self._encoder.process(data)) + bytes(self._encoder.flush())
+
+    def end(self) -> bytes:
+        return bytes(self._encoder.finish())
+
+
+class _ZstdEncoder:
+    def __init__(self) -> None:
+        self._encoder = zstd.ZstdCompressor()
+
+    def encode(self, data: bytes) -> bytes:
+        return self._encoder.compress(data, zstd.ZstdCompressor.FLUSH_BLOCK)
+
+    def end(self) -> bytes:
+        return self._encoder.flush()
+
+
+ENCODERS: Final[Mapping[str, Callable[[], Encoder]]] = {
+    "gzip": lambda: _ZlibEncoder(16 + zlib.MAX_WBITS),
+    "x-gzip": lambda: _ZlibEncoder(16 + zlib.MAX_WBITS),
+    "deflate": lambda: _ZlibEncoder(zlib.MAX_WBITS),
+    "br": _BrotliEncoder,
+    "zstd": _ZstdEncoder,
+}
+"""Encoders by the names of their codings: what is decoded can be encoded again."""
+
 
 def named(said: str | None) -> list[str]:
     """Return the codings that a Content-Encoding names, the last applied last."""

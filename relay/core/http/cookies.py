@@ -56,13 +56,16 @@ _CLICK_ID: Final = re.compile(_ID, re.ASCII | re.IGNORECASE)
 _WRITTEN_CLICK_ID: Final = re.compile(rf'[ "]*{_ID}\W*', re.ASCII | re.IGNORECASE)
 # Any character of a parameter's name may be escaped. Programs that rewrite addresses
 # write "&" as "&amp;", and append a parameter as if there was none before.
-_ADDRESS: Final = re.compile(
-    "[?&;]"
-    + "".join(f"(?:{char}|%{ord(char):x})" for char in "dub")
+CLICK_PARAMETER: Final = (
+    "".join(f"(?:{char}|%{ord(char):x})" for char in "dub")
     + "(?:_|%5[fF])"
     + "".join(f"(?:{char}|%{ord(char):x})" for char in "id")
-    + "=([^?&;#]*)"
+    + "="
 )
+"""The name of the click's parameter as it may stand in an address: an expression that
+PCRE, RE2 and Go read alike."""
+
+_ADDRESS: Final = re.compile(f"[?&;]{CLICK_PARAMETER}([^?&;#]*)")
 
 MAX_TRIED: Final = 4
 """Signed click cookies that are tried of one request: a browser holds one for each
@@ -297,7 +300,8 @@ class SignedCookie:
 
     ``first_seen`` and ``last_seen`` are epoch milliseconds; ``landing`` is the
     path of the first page, without its query. ``used``: a sign-up has taken
-    this click, so nothing may restore it.
+    this click, so nothing may restore it. ``before`` is the first click that others
+    have replaced, for a page whose script lets the first one count.
     """
 
     click_id: str
@@ -305,6 +309,7 @@ class SignedCookie:
     last_seen: int
     landing: str
     used: bool = False
+    before: str | None = None
 
 
 def landed(
@@ -323,7 +328,18 @@ def landed(
         kept = attribution == "first-click" and not previous.used
         if kept or previous.click_id == click_id:
             return replace(previous, last_seen=now)
-    return SignedCookie(click_id, now, now, _landing_path(landing))
+    before = None
+    if previous is not None and not previous.used:
+        before = previous.before or previous.click_id
+    return SignedCookie(click_id, now, now, _landing_path(landing), before=before)
+
+
+def first_of(signed_cookie: SignedCookie, now: int) -> SignedCookie:
+    """The signed click cookie of a visitor whose first click counts."""
+    if signed_cookie.before is None or signed_cookie.used:
+        return signed_cookie
+    first = signed_cookie.before
+    return replace(signed_cookie, click_id=first, last_seen=now, before=None)
 
 
 def use(signed_cookie: SignedCookie, now: int) -> SignedCookie:
@@ -338,13 +354,15 @@ def _landing_path(target: str) -> str:
 
 def seal(signed_cookie: SignedCookie, secrets: Sequence[str], now: int) -> str:
     """Sign a click: a cookie value that only a holder of a secret can make."""
-    content = {
+    content: dict[str, str | int | bool] = {
         "c": signed_cookie.click_id,
         "f": signed_cookie.first_seen,
         "l": signed_cookie.last_seen,
         "p": _landing_path(signed_cookie.landing),
         "u": signed_cookie.used,
     }
+    if signed_cookie.before is not None:
+        content["b"] = signed_cookie.before
     return signing.sign_json(content, secrets, _PURPOSE, now)
 
 
@@ -385,5 +403,7 @@ def unseal(
             "p": str(landing),
             "u": bool(used),
         } if is_click_id(click):
-            return SignedCookie(click, first, last, landing, used)
+            before = content.get("b")
+            known = before if isinstance(before, str) and is_click_id(before) else None
+            return SignedCookie(click, first, last, landing, used, known)
     return None

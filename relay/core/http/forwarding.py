@@ -10,9 +10,9 @@ those would have written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from relay.core.http.headers import (
@@ -69,7 +69,9 @@ _CODING: Final = 8
 _UNUSUAL: Final = 9  # needs thought: the message is not ordinary
 
 _BODY_LENGTH: Final = 10  # written anew
+_HOST_REPLACED: Final = 11  # the site goes by another
 
+_HOST_LINES: Final = frozenset({_HOST_LINE, _HOST_REPLACED})
 _SETTLED: Final = frozenset({_PASS, _DROP})
 
 _ASKED: Final = {
@@ -116,20 +118,22 @@ class _Known(dict[bytes, int]):
         return kind
 
 
-def _asked(name: bytes) -> int:
+def _asked(own: Mapping[bytes, int], name: bytes) -> int:
     lower = name.lower()
+    if lower in own:
+        return own[lower]
     if lower in _ASKED:
         return _ASKED[lower]
     # CGI, WSGI and PHP take "_" for "-": such a name may pose as another.
     return _DROP if lower in HOP_BY_HOP or b"_" in name else _PASS
 
 
-def _asked_by_stranger(name: bytes) -> int:
+def _asked_by_stranger(own: Mapping[bytes, int], name: bytes) -> int:
     # Nobody but a trusted proxy may say who the visitor is.
     lower = name.lower()
     if lower == b"x-real-ip" or lower.startswith(b"x-forwarded-"):
         return _DROP
-    return _asked(name)
+    return _asked(own, name)
 
 
 def _answered(name: bytes) -> int:
@@ -141,8 +145,6 @@ def _answered(name: bytes) -> int:
     return _DROP if lower in HOP_BY_HOP else _PASS
 
 
-_ASKED_KINDS: Final = _Known(_asked)
-_STRANGERS_KINDS: Final = _Known(_asked_by_stranger)
 _ANSWERED_KINDS: Final = _Known(_answered)
 
 
@@ -158,10 +160,28 @@ class Forwarding:
     """Writes the forwarding headers of one relay, and remembers them."""
 
     def __init__(
-        self, trusted: Sequence[Network] = (), *, unix_trusted: bool = False
+        self,
+        trusted: Sequence[Network] = (),
+        *,
+        unix_trusted: bool = False,
+        site_host: str | None = None,
+        underscored: Collection[bytes] = frozenset(),
     ) -> None:
+        """Believe ``trusted`` peers.
+
+        ``site_host`` is the Host that the site gets, None: the visitor's;
+        ``underscored`` are names with an underscore that pass, in lower case.
+        """
         self._trusted = tuple(trusted)
         self._unix_trusted = unix_trusted
+        self._host_line = f"Host: {site_host}\r\n".encode() if site_host else b""
+        own = {b"host": _HOST_REPLACED} if site_host else {}
+        own |= dict.fromkeys(underscored, _PASS)
+        self.kinds = {
+            True: _Known(partial(_asked, own)),
+            False: _Known(partial(_asked_by_stranger, own)),
+        }
+        """What becomes of a request's lines, by whether its peer is believed."""
         self._known = lru_cache(_VISITORS)(self._show)
         self.believes = lru_cache(_VISITORS)(self._believes)
 
@@ -195,7 +215,8 @@ class Forwarding:
             trusted=self._trusted,
             unix_trusted=self._unix_trusted,
         )
-        return Shown(b"".join(b"%s: %s\r\n" % line for line in lines), *seen)
+        written = b"".join(b"%s: %s\r\n" % line for line in lines)
+        return Shown(written + self._host_line, *seen)
 
 
 @dataclass(slots=True)
@@ -231,11 +252,10 @@ def ordinary_request(
         return None
     out = [method.encode("ascii"), b" ", target.encode("ascii"), b" HTTP/1.1\r\n"]
     believed = forwarding.believes(peer)
-    kinds = _ASKED_KINDS if believed else _STRANGERS_KINDS
-    noted = _sorted(headers, kinds, out)
+    noted = _sorted(headers, forwarding.kinds[believed], out)
     if noted is None:
         return None
-    hosts = [line[1] for kind, line in noted if kind == _HOST_LINE]
+    hosts = [line[1] for kind, line in noted if kind in _HOST_LINES]
     if len(hosts) != 1 or not _is_host(hosts[0]):
         return None
     given: tuple[Line, ...] = ()

@@ -7,7 +7,7 @@ and repeats are kept, since a site may depend on each.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -118,12 +118,21 @@ def _is_protected(name: bytes) -> bool:
     return name in _PROTECTED or name.startswith(_PROTECTED_PREFIXES)
 
 
-def without_aliases(headers: Headers) -> list[Line]:
-    """Request headers without names that hold an underscore.
+def without_aliases(
+    headers: Headers, kept: Collection[bytes] = frozenset()
+) -> list[Line]:
+    """Request headers without names that hold an underscore, but those ``kept``.
 
     CGI, WSGI and PHP read ``X_Forwarded_For`` and ``X-Forwarded-For`` as one.
+    ``kept`` is in lower case.
     """
-    return [line for line in headers if b"_" not in line[0]]
+    return [line for line in headers if b"_" not in line[0] or line[0].lower() in kept]
+
+
+def is_alias(name: str) -> bool:
+    """Whether a name with underscores may pose as a field that a server acts on."""
+    read_as = name.lower().replace("_", "-").encode()
+    return read_as in HOP_BY_HOP or _is_protected(read_as)
 
 
 def _members(headers: Headers, name: str) -> list[str]:

@@ -16,6 +16,7 @@ from relay.core.http import codings
 from relay.core.http.charsets import Text, charset_of, read_text
 from relay.core.http.codings import MAX_BODY
 from relay.core.http.headers import Headers
+from relay.core.rules.flight import FLIGHT, action_result
 from relay.core.rules.forms import (
     FIRST_PART,
     MULTIPART,
@@ -32,6 +33,14 @@ URLENCODED: Final = "application/x-www-form-urlencoded"
 
 _START: Final = 2048
 """Bytes of a response's beginning that are kept for the default test."""
+
+_UNSAID: Final = frozenset({"", "text/plain", "application/octet-stream"})
+"""Media types that say nothing: what ``fetch`` writes for a text, or none."""
+
+_FORM: Final = re.compile(
+    rb"[\w.$%+\[\]-]{1,200}=[^\s&<>{}\"]*(?:&[\w.$%+\[\]-]{1,200}=[^\s&<>{}\"]*)*\s*"
+)
+"""An urlencoded form that nothing calls one."""
 
 _LINES: Final = re.compile(r".*(?:ndjson|jsonl|json-?lines|json-seq|stream\+json)")
 """Media types of several JSON values, one behind the other."""
@@ -152,14 +161,22 @@ def _read(body: bytes, kind: str, label: str | None, *, asked: bool) -> Contents
     start = body[:_START]
     if not body:
         return Contents(start=start)
+    if kind == FLIGHT and not asked:
+        return Contents(json=action_result(body), start=start)
     try:
         if is_labelled or may_be_json(body):
             return _json(body, kind, label, is_labelled=is_labelled)
     except JsonError as error:
-        if is_labelled:
+        if is_labelled and not (asked and _FORM.fullmatch(body)):
             raise UnreadableError(str(error)) from None
-    is_form = asked and kind == URLENCODED
+    is_form = asked and (kind == URLENCODED or _may_be_form(kind, body))
     return Contents(urlencoded(body, label) if is_form else None, start=start)
+
+
+def _may_be_form(kind: str, body: bytes) -> bool:
+    """Whether what is not called a form is one: scripts forget the type of a text."""
+    plain = kind in _UNSAID or is_labelled_json(kind)
+    return plain and _FORM.fullmatch(body) is not None
 
 
 def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Contents:
@@ -184,6 +201,11 @@ def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Co
 def is_labelled_json(kind: str) -> bool:
     """Whether a media type says that a body is JSON, or lines of it."""
     return is_json(kind) or _LINES.fullmatch(kind) is not None
+
+
+def may_hold_json(kind: str) -> bool:
+    """Whether a media type says that there may be JSON in a response."""
+    return is_labelled_json(kind) or kind == FLIGHT
 
 
 def may_be_json(start: bytes) -> bool:

@@ -26,7 +26,13 @@ MAX_SEGMENTS: Final = 8
 _DEPTH: Final = 4
 _ITEMS: Final = 60
 
-_NAME: Final = re.compile(r"[A-Za-z_$][\w$.:-]{0,47}(?:\[[\w-]{0,32}\]){0,4}")
+_NAME: Final = re.compile(
+    r"(?:\d{1,2}[_-])?[A-Za-z_$][\w$.:-]{0,47}"
+    r"(?:\[[\w-]{0,32}\](?:\.[A-Za-z_]\w{0,31})?){0,4}"
+)
+"""A name of a field, also of Next.js's actions (``1_email``), Django's wizards
+(``0-email``), and of lists (``users[0].email``)."""
+
 _PLAIN: Final = re.compile(r"[A-Za-z_]\w*")
 _SEGMENT: Final = re.compile(r"[A-Za-z_.~-][\w.~-]{0,31}|v\d{1,3}")
 _RANDOM: Final = re.compile(

@@ -30,7 +30,8 @@ class Exchange:
     body: bytes
     status: int
     response_headers: Headers
-    response_body: bytes
+    response_body: bytes | None
+    """None where it was not recorded."""
 
 
 _DECODED: Final = frozenset({b"content-encoding", b"content-length"})

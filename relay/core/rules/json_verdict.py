@@ -40,7 +40,9 @@ _FLAGS: Final = frozenset(
     {
         *("success", "issuccess", "succeeded", "successful", "issuccessful"),
         *("successfull", "ok", "isok", "valid", "isvalid", "validated", "accepted"),
-        *("registered", "signedup", "created", "iscreated"),
+        *("registered", "signedup", "created", "iscreated", "isnew", "newuser"),
+        *("isnewuser", "isnewaccount", "isnewmember", "isnewcustomer", "firstseen"),
+        *("usercreated", "accountcreated", "creatednewuser", "creatednewrecipeuser"),
     }
 )
 """True: accepted; false: refused."""
@@ -49,20 +51,24 @@ _FAULT_FLAGS: Final = frozenset(
     {
         *("failed", "failure", "isfailure", "fail", "iserror", "haserror"),
         *("haserrors", "isfailed", "rejected", "refused", "invalid", "isinvalid"),
+        *("exists", "alreadyexists", "userexists", "emailexists", "accountexists"),
+        *("taken", "istaken", "emailtaken", "usernametaken", "duplicate"),
+        *("isduplicate", "alreadyregistered", "alreadysubscribed", "existinguser"),
+        *("isexistinguser", "needconfirmation"),
     }
 )
 
 _FAULTS: Final = re.compile(
     r"(?!no).*errors?|err|.*exceptions?|.*violations?|invalidfields?|faults?|error(?:code|"
     r"message|messages|msg|text|type|name|description|details?|s?info|list|map|data)|"
-    r"errcode|errno|errmsg|validationmessages?|issues|problems|failures|fieldmessages"
+    r"errcode|errno|errmsg|keypattern|captcharequired|requirescaptcha|validationmessages?|issues|problems|failures|fieldmessages"
 )
 """Keys under which there is something only if it went wrong."""
 
 _NO_FAULTS: Final = frozenset(
     {
         *("", "0", "00", "000", "0000", "00000", "200", "no", "none", "null", "nil"),
-        *("ok", "false", "success", "noerror", "undefined"),
+        *("ok", "false", "success", "noerror", "undefined", "成功", "操作成功"),
     }
 )
 
@@ -71,7 +77,8 @@ _STATES: Final = frozenset(
         *("status", "state", "result", "outcome", "type", "kind", "statuscode"),
         *("httpstatus", "httpstatuscode", "code", "responsecode", "rescode"),
         *("resultcode", "respcode", "returncode", "ret", "retcode", "statustext"),
-        *("statusmessage", "typename"),
+        *("statusmessage", "typename", "level", "severity", "messagetype", "msgtype"),
+        *("alerttype", "icon", "variant", "category", "statuskey"),
     }
 )
 
@@ -79,6 +86,7 @@ _BAD_STATES: Final = re.compile(
     r".*err(?:or)?s?|.*fail(?:ed|ure|s)?|.*invalid.*|.*exists|.*taken|.*duplicate.*|"
     r"rejected|refused|denied|.*conflict|.*badrequest|unauthorized|forbidden|"
     r"unprocessable.*|n?ko|nok|notok|spam|aborted|.*missing.*|abandoned|expired|"
+    r"validation|danger|destructive|critical|.*already.*|.*inuse|.*notallowed|"
     r".*exception|blocked|acceptancemissing|throttled|toomanyrequests|.*problem"
 )
 _GOOD_STATES: Final = re.compile(
@@ -91,7 +99,8 @@ _ENVELOPES: Final = frozenset(
         *("data", "result", "results", "response", "payload", "body", "json", "meta"),
         *("content", "d", "output", "value", "return", "returnvalue", "props"),
         *("flash", "form", "actiondata", "action", "state", "status", "detail"),
-        *("details", "attributes", "fields", "effects", "components"),
+        *("details", "attributes", "fields", "message", "messages", "notification"),
+        *("notifications", "alert", "alerts", "toast", "notice", "ui"),
     }
 )
 """Keys whose value may say the same, one level down."""
@@ -122,7 +131,8 @@ _WEAK_WORDS: Final = re.compile(
 
 _GOOD_WORDS: Final = re.compile(
     r"\b(?:ok|okay|success(?:ful|fully)?|created|registered|welcome|thanks?|done|"
-    r"signed up|check your|verif(?:y|ication)|confirm(?:ation|ed)?|sent|complete[d]?|"
+    r"signed up|check (?:your|the|e-?mail|inbox)|verif(?:y|ication)|sent|complete[d]?|"
+    r"confirm(?:ation|ed)?|"
     r"true|subscribed|accepted|activated?|congratulations)\b",
     re.IGNORECASE,
 )
@@ -161,18 +171,25 @@ def _of_object(value: Mapping[str, Any], sent: Collection[str]) -> Said:
         return Ruling.REFUSED, next(iter(value))
     if value.keys() >= _PAGE or _is_null(value.get("data", value)):
         return _NOTHING
-    return _by_content(value)
+    return _by_content(_opened(value))
 
 
 def judge_text(text: str) -> Said:
     """Judge a sentence for people; what has no known word says nothing."""
-    text = text[:_LONGEST]
+    text = text[:_LONGEST].replace("_", " ")
+    if _is_markup(text):
+        return _NOTHING
     if _TAKEN.search(text):
         return Ruling.REFUSED, ""
     good, bad = _GOOD_WORDS.search(text), _BAD_WORDS.search(text)
     if good:
         return _NOTHING if bad else (Ruling.ACCEPTED, "")
     return (Ruling.REFUSED, "") if bad or _WEAK_WORDS.search(text) else _NOTHING
+
+
+def _is_markup(value: Any) -> bool:
+    """Whether a text is a piece of a page: as little said as with HTML."""
+    return isinstance(value, str) and value.lstrip()[:1] == "<"
 
 
 def _of_all(said: list[Said]) -> Said:
@@ -222,6 +239,16 @@ def _sign(key: str, inner: Any, path: str) -> Iterator[Said]:
             yield Ruling.REFUSED, path
     elif key in _STATES and (outcome := _state(inner)) is not None:
         yield outcome, path
+    elif key in {"name", "classname"} and _is_error_class(inner):
+        yield Ruling.REFUSED, path
+
+
+def _is_error_class(value: Any) -> bool:
+    """Whether a name is that of an error, as ORMs of JavaScript write theirs."""
+    return isinstance(value, str) and _ERROR_CLASS.fullmatch(value[:100]) is not None
+
+
+_ERROR_CLASS: Final = re.compile(r"[A-Z]\w*(?:Error|Exception)")
 
 
 def _flag(value: Any) -> bool | None:
@@ -298,16 +325,29 @@ def _is_null(data: Any) -> bool:
     )
 
 
+def _opened(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is inside envelopes that hold one object and nothing else."""
+    for _ in range(_DEPTH):
+        inner = [each for name, each in value.items() if name != "extensions"]
+        if len(inner) != 1 or not isinstance(inner[0], dict) or not inner[0]:
+            break
+        value = inner[0]
+    return value
+
+
 def _by_content(value: Mapping[str, Any]) -> Said:
     """Judge an object without any sign: a user, say, or a sentence."""
-    texts = []
+    texts: list[str] = []
+    if "command" in value:
+        return _NOTHING  # Drupal's and others': what a page's script is to do
     for name, inner in value.items():
         key, is_scalar = _plain(name), not isinstance(inner, dict | list)
         if key in _TEXTS or (key in _STATES and is_scalar) or "valid" in key:
             leaves = islice(_leaves(inner), _ITEMS)
             texts += [each for each in leaves if isinstance(each, str)]
-        elif _has_content(inner):
+        elif _has_content(inner) and not all(map(_is_markup, _leaves(inner))):
             return Ruling.ACCEPTED, name
+    texts = [each for each in texts if not _is_markup(each)]
     return judge_text("\n".join(texts)) if texts else _NOTHING
 
 

@@ -24,6 +24,9 @@ _OVERLONG: Final = re.compile(r"%c[01]", re.IGNORECASE)
 """Begins UTF-8 that is longer than it must be, which lax decoders read as "." or "/"
 (RFC 3629, 10)."""
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~@,:-]*")
+"""Text that means itself in every server's configuration."""
+
 MAX_SEGMENTS: Final = 100
 """Parts of a path that are looked at; no page lies so deep."""
 
@@ -72,6 +75,21 @@ class PathPattern:
         """Whether the last segment is a name, not a placeholder or what is below."""
         return not (self.below or self.segments[-1].is_placeholder)
 
+    @property
+    def superset(self) -> str:
+        """Return an expression for decoded paths that fits all that the pattern does.
+
+        It fits some more, and PCRE, RE2 and Go read it alike: a server in front finds
+        by it what must not pass the relay by.
+        """
+        parts = [_as_expression(segment) for segment in self.segments[1:]]
+        if self.names_end and self.segments[-1].text:
+            # A batch of tRPC has the names of its calls with commas between.
+            parts[-1] = f"(?:[^/]*,)?{parts[-1]}(?:,[^/]*)?"
+        fold = "(?i)" if self.ignore_case else ""
+        rest = "/" if self.below else "(?:/(?:;[^/]*)?)?$"
+        return f"{fold}^{''.join(f'/{part}' for part in parts)}{rest}"
+
     def _fits(self, segment: Segment, text: str) -> bool:
         if segment.is_placeholder:
             return bool(text)
@@ -95,6 +113,16 @@ class PathPattern:
         if other.ignore_case and not self.ignore_case:
             return False
         return self._fits(mine, theirs.text)
+
+
+def _as_expression(segment: Segment) -> str:
+    """Return an expression for a segment with its parameters.
+
+    Any segment does for one that a server's configuration would have to quote.
+    """
+    if segment.is_placeholder or not _PLAIN.fullmatch(segment.text):
+        return "[^/]+"
+    return segment.text.replace(".", "[.]") + "(?:;[^/]*)?"
 
 
 def _without_end(path: str) -> str:

@@ -7,6 +7,7 @@ Nothing that is returned here holds a value of the request or the response.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urljoin, urlsplit
 
 from relay.core.http.headers import Headers
+from relay.core.rules.action_results import REDIRECT, unwrapped
+from relay.core.rules.json_text import JsonError, looks_like_json, read_json
 from relay.core.rules.json_verdict import Ruling, judge_json, judge_text
 
 
@@ -70,9 +73,20 @@ class Answered:
 
 
 _SENT_AGAIN: Final = frozenset({307, 308})
+
+_INERTIA: Final = "x-inertia-location"
+"""Sends an Inertia page to another address, with status 409."""
 _CLEAR: Final = frozenset({201, 204, 205})
 
 _SEE_OTHER: Final = "response.status == `302` || response.status == `303`"
+
+_LOGS_IN: Final = re.compile(
+    r"logged_?in|remember|auth[-_.]?token|access[-_.]?token|refresh[-_.]?token|"
+    r"id[-_.]?token|jwt|identity|aspnetcore\.cookies|aspxauth|auth(?:js)?\.session|"
+    r"user_?id|customer_?id",
+    re.IGNORECASE,
+)
+"""Cookies that none but a user gets, as frameworks call them."""
 
 _NEXT: Final = 'response.headers."x-action-redirect"'
 """What a server action of Next.js that redirects sends."""
@@ -83,9 +97,10 @@ _ANYBODY: Final = re.compile(r"csrf|xsrf|antiforgery|locale|lang|flash", re.IGNO
 _REDIRECTS: Final = (
     *("location", "hx-redirect", "hx-location", "x-action-redirect"),
     *("x-remix-redirect", "turbolinks-location", "x-up-location", "refresh"),
+    _INERTIA,
 )
 """Headers by which a server sends a page on: RFC 9110, htmx, Next.js's server actions,
-Remix, Turbolinks, Unpoly, and the one that browsers alone define."""
+Remix, Turbolinks, Unpoly, the one that browsers alone define, and Inertia."""
 
 _JSON_REDIRECTS: Final = (
     *("redirect", "redirect_url", "redirectUrl", "redirectURL", "redirect_to"),
@@ -99,8 +114,16 @@ Unpoly): nothing is created, whatever the response."""
 _LOOKED_AT: Final = frozenset({b"referer", *(each.encode() for each in _VALIDATES)})
 
 _ERROR_PARAMETER: Final = re.compile(
-    r"err(?:or)?s?|.*_errors?|error[_-]?\w*|fail(?:ed|ure)?|invalid\w*", re.IGNORECASE
+    r"err(?:or)?s?|.*_errors?|error[_-]?\w*|fail(?:ed|ure)?|invalid\w*|\w*exists|"
+    r"\w*taken|duplicate\w*|already\w*|rejected|refused|denied",
+    re.IGNORECASE,
 )
+_STATE: Final = frozenset({"status", "result", "outcome"})
+_SENTENCE: Final = frozenset(
+    {"message", "msg", "flash", "notice", "alert", "reason", "info", "toast"}
+)
+"""Parameters that carry a sentence for people (Supabase's templates)."""
+
 _NO_ERROR: Final = frozenset({"0", "false", "none", "null", "no"})
 _SUCCESS_PARAMETER: Final = re.compile(
     r"success\w*|\w*_success|registered|signed[_-]?up|created|thanks?|thank[_-]?you|"
@@ -111,6 +134,7 @@ _SUCCESS_WORDS: Final = frozenset({"success", "registered", "created", "ok", "do
 _NO_SUCCESS: Final = frozenset(
     {
         *(f"success={word}" for word in ("0", "false", "no")),
+        "csrf=true",  # Auth.js, of a request without its token
         *(
             f"{name}={word}"
             for name in ("status", "result", "state", "outcome")
@@ -119,6 +143,8 @@ _NO_SUCCESS: Final = frozenset(
     }
 )
 _ERROR_PATH: Final = re.compile(r"(?:^|[-_.])(?:errors?|fail(?:ed|ure)?)(?:$|[-_.])")
+
+_ERROR_PAGE: Final = re.compile(r"/(?:40[0-9]|50[0-9])(?:\.[a-z]{3,5})?")
 
 _FORM_PAGE: Final = re.compile(
     r"(?:sign[-_]?up|regist(?:er|ration|rations)|join|new|create[-_]?account)"
@@ -131,13 +157,18 @@ _TEXT_START: Final = 2048
 
 def judge(asked: Asked, response: Answered) -> Verdict:
     """Judge a response to a sign-up (module docstring)."""
-    for test in (_by_status, _by_purpose, _by_redirect, _by_json):
+    for test in (_by_status, _by_purpose, _by_signals, _by_redirect, _by_json):
         if (verdict := test(asked, response)) is not None:
             return verdict
     return _by_body(response)
 
 
 def _by_status(_: Asked, response: Answered) -> Verdict | None:
+    if response.status == 409 and _INERTIA in response.headers:
+        return None
+    if response.status == 401 and _is_pending(response.json):
+        why = "HTTP 401 that asks to verify the address"
+        return Verdict(Ruling.UNDECIDED, why, _VERIFY)
     if response.status >= 400:
         return Verdict(Ruling.REFUSED, f"HTTP {response.status}")
     if response.status in _SENT_AGAIN:
@@ -146,10 +177,67 @@ def _by_status(_: Asked, response: Answered) -> Verdict | None:
     return None
 
 
+_VERIFY: Final = "response.json.data.flows[?id == 'verify_email' && is_pending]"
+
+
+def _is_pending(value: Any) -> bool:
+    """Whether allauth's headless API waits for the address, of a new user or not."""
+    match value:
+        case {"data": {"flows": [*flows]}}:
+            return any(isinstance(e, dict) and e.get("is_pending") for e in flows)
+    return False
+
+
 def _by_purpose(asked: Asked, _: Answered) -> Verdict | None:
     if any(each in asked.headers for each in _VALIDATES):
         return Verdict(Ruling.REFUSED, "the request only had its fields checked")
     return None
+
+
+_GRPC_STATUS: Final = re.compile(rb"grpc-status:[ \t]*([0-9]{1,3})")
+
+
+def _by_signals(_: Asked, response: Answered) -> Verdict | None:
+    """Judge by headers that say it beside the status: gRPC-web's, htmx's events."""
+    status = response.headers.get("grpc-status") or _grpc_trailer(response)
+    if status is not None:
+        ok = status.strip() == "0"
+        outcome = Ruling.ACCEPTED if ok else Ruling.REFUSED
+        return Verdict(outcome, f"gRPC status {status.strip()[:3]}")
+    events = (response.headers.get(name, "") for name in _TRIGGERS)
+    if any(map(_is_error_event, events)):
+        return Verdict(Ruling.REFUSED, "an event that names an error")
+    return None
+
+
+_TRIGGERS: Final = ("hx-trigger", "hx-trigger-after-swap", "hx-trigger-after-settle")
+
+
+def _is_error_event(text: str) -> bool:
+    if looks_like_json(text) and text:
+        try:
+            return judge_json({"data": read_json(text)})[0] is Ruling.REFUSED
+        except JsonError:
+            return False
+    return any(_ERROR_EVENT.search(each) for each in text.split(",", _EVENTS)[:_EVENTS])
+
+
+_ERROR_EVENT: Final = re.compile(r"error|fail|invalid", re.IGNORECASE)
+_EVENTS: Final = 20
+
+
+def _grpc_trailer(response: Answered) -> str | None:
+    """Return gRPC-web's status, which ends the body."""
+    kind = response.headers.get("content-type", "").lower()
+    if not kind.startswith("application/grpc-web") or not response.body:
+        return None
+    body = response.body
+    if kind.startswith("application/grpc-web-text"):
+        # Each frame may be padded of itself.
+        parts = re.findall(rb"[A-Za-z0-9+/]+={0,2}", body)
+        body = b"".join(base64.b64decode(e + b"==") for e in parts if len(e) % 4 != 1)
+    found = _GRPC_STATUS.search(body)
+    return found[1].decode() if found else None
 
 
 def _by_redirect(asked: Asked, response: Answered) -> Verdict | None:
@@ -202,7 +290,8 @@ def _back(
 ) -> Verdict:
     """Judge a redirect to the form, or to the page that it was on."""
     added = sorted(_names(goes) - _names(form) - _names(page))
-    if any(_says_success(*each) for each in _parameters(goes) if each[0] in added):
+    said = [each for each in _parameters(goes) if each[0] in {*added, goes.fragment}]
+    if any(_says_success(*each) for each in said):
         # Spring's /register?success, WordPress' ?checkemail=registered
         why = "a redirect back to the form that says it is accepted"
         return Verdict(Ruling.ACCEPTED, why)
@@ -219,13 +308,23 @@ def _back(
         # Shopify: from /account/register to /account, which the form was sent to.
         why = "a redirect to the form's own address, which was on another page"
         return Verdict(Ruling.UNDECIDED, why, _evidence(response))
+    if any(_LOGS_IN.search(name) for name in response.cookies):
+        # WooCommerce: back to the page of the form, which shows the account then.
+        why = "a redirect back to the form, with a cookie as for who is logged in"
+        return Verdict(Ruling.UNDECIDED, why, _evidence(response))
     return Verdict(Ruling.REFUSED, "a redirect back to the form")
 
 
 def _says_success(name: str, value: str) -> bool:
     word = value.strip().lower()
     named = _SUCCESS_PARAMETER.fullmatch(name) and word not in _NO_ERROR
+    if name.lower() in _SENTENCE and _sentence(word) is Ruling.ACCEPTED:
+        return True
     return bool(named) or word in _SUCCESS_WORDS
+
+
+def _sentence(word: str) -> Ruling:
+    return judge_text(re.sub(r"[-_+]", " ", word))[0]
 
 
 def _evidence(response: Answered) -> str | None:
@@ -239,11 +338,19 @@ def _error(goes: SplitResult) -> str | None:
     """Return what names an error in a redirect's target, None without one."""
     for name, value in _parameters(goes):
         word = value.strip().lower()
-        if _ERROR_PARAMETER.fullmatch(name) and word not in _NO_ERROR:
-            return f"{name[:40]}="
+        bare = name.partition("[")[0]
+        if _ERROR_PARAMETER.fullmatch(bare) and word not in _NO_ERROR:
+            return f"{bare[:40]}="
+        if name.lower() in _STATE and judge_json({name: word})[0] is Ruling.REFUSED:
+            return f"{name}="
         if f"{name.lower()}={word}" in _NO_SUCCESS:
             return f"{name}="
-    last = _place(goes).path.rpartition("/")[2]
+        if name.lower() in _SENTENCE and _sentence(word) is Ruling.REFUSED:
+            return f"{name}="
+    path = _place(goes).path
+    if _ERROR_PAGE.fullmatch(path):
+        return path
+    last = path.rpartition("/")[2]
     return last if _ERROR_PATH.search(last) and _shown(last) else None
 
 
@@ -282,7 +389,7 @@ def _place(url: SplitResult) -> _Place:
 
 
 def _by_json(asked: Asked, response: Answered) -> Verdict | None:
-    value = response.json
+    value = unwrapped(response.json)
     if value is None:
         return None
     if isinstance(value, dict) and (verdict := _by_target(asked, response, value)):
@@ -305,7 +412,7 @@ def _by_target(
         return None
     verdict = _of_redirect(asked, response, target)
     # SvelteKit sends this in place of a Location, Auth.js the url of its error page.
-    follows = value.get("type") == "redirect" or verdict.reason.startswith(_TO_ERROR)
+    follows = value.get("type") == REDIRECT or verdict.reason.startswith(_TO_ERROR)
     return verdict if follows else None
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from relay.core.clock import iso
 from relay.core.leads import LeadStatus
@@ -52,25 +52,37 @@ class Cause:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+class CreditedLinks(NamedTuple):
+    """Links as people write them, each once, of what is missing and what is doubled."""
+
+    missing: Sequence[str] = ()
+    doubled: Sequence[str] = ()
+
+
+NOBODY: Final = CreditedLinks()
+
+
 def find(
     seen: Overview,
     rejected: Mapping[str, int],
     standing: Collection[str],
     limits: AlertLimits,
     host: str,
+    credited: CreditedLinks = NOBODY,
 ) -> list[Cause]:
     """Return everything that is wrong now.
 
     ``rejected`` counts the rejected leads by reason; ``standing`` are the keys that
     were reported before: those end later than they would begin, so that nothing that
-    hovers about its limit is reported again and again.
+    hovers about its limit is reported again and again. ``credited`` names the links
+    whose partners what is missing or doubled at Dub concerns.
     """
     return [
         *_parked(seen),
         *_rejected(rejected),
         *_backlog(seen, standing, limits),
         *_disk(seen, standing, limits, host),
-        *_unproven(seen),
+        *_unproven(seen, credited),
     ]
 
 
@@ -125,7 +137,7 @@ def _backlog(
         )
 
 
-def _unproven(seen: Overview) -> Iterator[Cause]:
+def _unproven(seen: Overview, credited: CreditedLinks) -> Iterator[Cause]:
     missing, doubled = seen.findings
     if missing:
         yield Cause(
@@ -134,7 +146,7 @@ def _unproven(seen: Overview) -> Iterator[Cause]:
             f"Dub took {_leads(missing)}, and its own list does not have it",
             "See them with `dub-relay leads list --missing`; `dub-relay leads retry ID`"
             " sends one again once Dub's dedupe key is free.",
-            {"missing": missing},
+            {"missing": missing, "links": list(credited.missing)},
         )
     if doubled:
         yield Cause(
@@ -143,7 +155,7 @@ def _unproven(seen: Overview) -> Iterator[Cause]:
             f"Dub counted {_leads(doubled)} more often than it was sent",
             "See them with `dub-relay leads list --doubled`; `dub-relay leads show ID`"
             " names both events of Dub's, for its support.",
-            {"doubled": doubled},
+            {"doubled": doubled, "links": list(credited.doubled)},
         )
 
 

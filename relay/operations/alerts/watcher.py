@@ -29,9 +29,12 @@ from relay.operations.alerts.causes import (
     is_mine,
 )
 from relay.operations.status import Overview
-from relay.outbox.contract import Alert, Outbox, OutboxError
+from relay.outbox.contract import Alert, Outbox, OutboxError, Query
 
 log = get_logger()
+
+NAMED: Final = 50
+"""Leads whose links a message names."""
 
 TIMEOUT_S: Final = 15.0
 """As Standard Webhooks advises: 15 to 30 s."""
@@ -93,9 +96,12 @@ class AlertWatcher:
         rejected = await self._outbox.reasons(LeadStatus.REJECTED)
         standing = {one.cause: one for one in await self._outbox.alerts()}
         host, limits = self._terms.host, self._terms.limits
-        present = {
-            cause.key: cause for cause in find(seen, rejected, standing, limits, host)
-        }
+        credited = messages.CreditedLinks(
+            await self._links(Query(missing=True, limit=NAMED)),
+            await self._links(Query(doubled=True, limit=NAMED)),
+        )
+        found = find(seen, rejected, standing, limits, host, credited)
+        present = {cause.key: cause for cause in found}
         now = self._clock()
         for key, cause in present.items():
             old = standing.get(key)
@@ -104,6 +110,11 @@ class AlertWatcher:
         for key, old in standing.items():
             if key not in present and not old.over and is_mine(key, host):
                 await self._outbox.swap_alert(old, messages.over(old, now))
+
+    async def _links(self, query: Query) -> list[str]:
+        """Name the links that leads are credited to, each once."""
+        entries = await self._outbox.list(query)
+        return sorted({entry.link.name for entry in entries if entry.link})
 
     async def _send(self, alert: Alert) -> None:
         """Send one message, unless another relay does."""

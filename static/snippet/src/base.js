@@ -2,7 +2,7 @@
 
 /* global PREFIX */
 
-import { allowed, busy, consent, emit, known, look, track, value } from './click.js';
+import { allowed, busy, consent, emit, known, look, track, tracked, value } from './click.js';
 import { conversions } from './conversion-tracking.js';
 import { get, set } from './cookies.js';
 import { extras } from './extras.js';
@@ -12,6 +12,7 @@ const methods = {
   consent,
   ready: async callback => {
     if (allowed) await busy;
+    await tracked;
     callback(known);
   },
   trackClick: input => busy.then(() => allowed && track(input)),
@@ -55,5 +56,6 @@ dub.ready(detail => emit('ready', detail));
   history[name] = (...args) => look(original.apply(history, args));
 });
 addEventListener('popstate', look);
+self.navigation?.addEventListener('currententrychange', look);
 
 if (EXTRAS) extras(data);

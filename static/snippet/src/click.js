@@ -67,12 +67,15 @@ export const track = input =>
 /**
  * Have the relay's server keep a click, restore it (undefined) or forget it (null):
  * only where this script is of the page's own origin (indexOf gives 0). It does not
- * know of the page's own options, and would write another cookie beside this one.
+ * know of the page's own cookie options, and would write another cookie beside this
+ * one: then it only hears that there are some.
  */
 const tell = id =>
-  data.cookieOptions ||
   tag.src.indexOf(origin + '/') ||
-  post(new URL('cookie', tag.src), { dub_id: id });
+  post(
+    new URL('cookie', tag.src),
+    data.cookieOptions ? { options: 1 } : { dub_id: id, model: data.attributionModel },
+  );
 
 /** The click id and the partner's key that an address brought last. */
 let id;
@@ -108,9 +111,12 @@ const land = async () => {
 
 /** Look at the address: is it a landing? */
 export const look = () => {
-  // The parameters behind a hash router's path count too.
-  const params = new URLSearchParams(location.href.replace(/[?#]/g, '&'));
-  const newId = clickId(params.get('dub_id'));
+  // What is prepared may never be seen.
+  if (document.prerendering)
+    return document.addEventListener('prerenderingchange', look, { once: true });
+  // Behind a hash router's path, and in what mail programs make of an address ("&amp;").
+  const params = new URLSearchParams(location.href.replace(/[?#;]/g, '&'));
+  const newId = params.getAll('dub_id').map(clickId).find(each => each);
   const newValue = names.map(name => params.get(name)).find(each => each);
   if (newId || newValue) {
     id = newId;

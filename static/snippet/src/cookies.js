@@ -26,25 +26,30 @@ const attributes = {
   httpOnly: 0,
 };
 
-/** The value of the first cookie of a name, or undefined; in a sandbox there are none. */
+/** The newest cookie of a name (browsers list it last), or undefined; in a sandbox there are none. */
 export const get = name => {
   try {
-    return document.cookie.match(`(^|; )${name}=([^;]*)`)?.[2];
+    return document.cookie.match(`(.*; |^)${name}=([^;]*)`)?.[2];
   } catch {}
 };
 
 /** Write a cookie. True stands for SameSite=Strict; for Secure any value will do. */
-export const set = (name, value, more) => {
-  more = { ...attributes, ...more };
-  for (const key in more)
+const write = (name, value, more) => {
+  for (const key in (more = { ...attributes, ...more }))
     if (more[key]) value += `;${key}=${more[key] === true ? 'Strict' : more[key]}`;
   try {
     document.cookie = name + '=' + value;
   } catch {}
 };
 
-/** Remove a cookie: a browser keeps the one with a Domain and the one without apart. */
-export const remove = name => {
-  set(name, '', { 'max-age': -1 });
-  set(name, '', { 'max-age': -1, domain: 0 });
+/** Write it again without the Domain, if the browser did not take that (a public suffix). */
+export const set = (name, value, more) => {
+  write(name, value, more);
+  if (get(name) != value) write(name, value, { ...more, domain: 0 });
 };
+
+/** Remove a cookie: a browser keeps those of each Domain, and of none, apart. */
+export const remove = name =>
+  [0, attributes.domain, ...location.hostname.split('.').map((_, at, labels) => labels.slice(at).join('.'))].map(
+    domain => write(name, '', { 'max-age': -1, domain }),
+  );

@@ -50,7 +50,11 @@ export const domains = { refer: data.shortDomain, ...json(data.domains) };
 export const names = [data.queryParam || json(data.queryParams), 'via'].flat();
 
 /**
- * A click id, or undefined if the text is none. Dub mints 16 letters and digits;
- * nothing in one can end a cookie's value.
+ * A click id, or undefined if the text is none, as the server reads it
+ * (relay/core/http/cookies.py): no placeholder that nobody filled in, and without what
+ * mail programs put around an address. Nothing in one can end a cookie's value.
  */
-export const clickId = text => /^[\w-]{8,64}$/.exec(text || '')?.[0];
+export const clickId = text =>
+  /^[ "]*(?!([-_0]+|(test)+|undefined|infinity|([a-z]*[_-])*(id|here|your|placeholder|x+)([_-][a-z]*)*)\W*$)([\w-]{8,64})\W*$/i.exec(
+    text || '',
+  )?.[6];

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from relay.core.clock import (
     Clock,
@@ -29,9 +29,6 @@ from relay.outbox.contract import (
     Outbox,
     OutboxUnavailableError,
 )
-
-if TYPE_CHECKING:  # hooks need not wait for the rules
-    from relay.core.rules.evaluation import Draft
 
 log = get_logger()
 
@@ -174,7 +171,8 @@ class Intake:
     def drafted(
         self,
         source: str,
-        draft: Draft,
+        fields: Mapping[str, object],
+        problem: str | None,
         notes: Sequence[str],
         *,
         click_id: str,
@@ -183,18 +181,18 @@ class Intake:
     ) -> NewLead:
         """Make the new lead of a rule's draft, which may be kept only to be explained.
 
-        ``lead_id`` is the one that it was held under.
+        ``fields`` are as they were found, under Dub's names; with a ``problem`` it is
+        rejected. ``lead_id`` is the one that it was held under.
         """
-        problem = draft.problem
         if problem is None:
             try:
-                clean, left_out = sanitise(draft.fields, lenient_quantity=True)
+                clean, left_out = sanitise(fields, lenient_quantity=True)
             except InvalidFieldError as error:
                 problem = error.issue.text
             else:
                 capture = Capture(source, click_id, clean, (*notes, *left_out), origin)
                 return self.new_lead(capture, lead_id)
-        salvaged = _salvaged(draft.fields, source, click_id, origin, notes)
+        salvaged = _salvaged(fields, source, click_id, origin, notes)
         return NewLead(
             self.lead(salvaged, lead_id),
             dedupe_key="",

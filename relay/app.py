@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from relay.capture import openapi
+from relay.capture.browser_api import Admission, BrowserApi
 from relay.capture.click_cookie import Landing, StoringTerms
 from relay.capture.intake import Intake
 from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
-from relay.capture.pass_through import PATHS, Passthrough
+from relay.capture.pass_through import KEYED_PATHS, OPEN_PATHS, PATHS, Passthrough
 from relay.capture.provider_hooks import DubHook, Parts, ProviderHook
 from relay.capture.signup_hook import SignupHook
 from relay.capture.snippet import Snippet
@@ -43,7 +44,7 @@ from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
 from relay.operations.monitoring import HealthEndpoints, MetricsAccess
-from relay.operations.retention import RetentionJob
+from relay.operations.retention import RetentionJob, RowRemovalJob
 from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
@@ -155,6 +156,7 @@ class Relay:
             yield self.sweeper().run()
             if self.settings.bypass_log is not None:
                 yield self._bypass_watch(self.settings.bypass_log).run()
+            yield self.remover().run()
         if self.settings.dashboard:
             yield self._sampler().run()
         if (watch := self.watch()) is not None:
@@ -194,7 +196,11 @@ class Relay:
             roll=roll,
             metrics=self.metrics,
         )
-        seen = LastSeen(self.outbox, spill_path(settings.database).with_suffix(".seen"))
+        seen = LastSeen(
+            self.outbox,
+            spill_path(settings.database).with_suffix(".seen"),
+            keep_days=settings.keep_days,
+        )
         return Worker(self.outbox, delivery, seen, terms=terms, clock=self.outbox.now)
 
     def _delivery_kind(self) -> Callable[..., Delivery]:
@@ -228,6 +234,16 @@ class Relay:
         """Put together what erases personal data whose time is over."""
         return RetentionJob(
             self.outbox, days=self.settings.retention_days, clock=self.outbox.now
+        )
+
+    def remover(self) -> RowRemovalJob:
+        """Put together what removes the rows of leads of long ago."""
+        settings = self.settings
+        return RowRemovalJob(
+            self.outbox,
+            days=settings.keep_days,
+            for_ever=settings.dedupe_days == 0,
+            clock=self.outbox.now,
         )
 
     def dub(self) -> DubClient:
@@ -380,15 +396,36 @@ class Relay:
             settings.dub_api_url, self.trusted, rate=settings.browser_rate
         )
         app.cleanup_ctx.append(dub.running)
+        keyed: Passthrough | BrowserApi = dub
+        if settings.stores_browser_leads:
+            keyed = self._browser_api(dub)
+            app.cleanup_ctx.append(keyed.running)
         return [
             *(("GET", name, snippet.handle) for name in snippet.names),
             ("POST", "cookie", cookie.keep),
             ("DELETE", "cookie", cookie.forget),
             ("GET", "ticket", ticket.issue),
             ("POST", "ticket", ticket.issue),
-            *(("POST", path, partial(dub.handle, path)) for path in PATHS),
+            *(("POST", path, partial(dub.handle, path)) for path in OPEN_PATHS),
+            *(("POST", path, partial(keyed.handle, path)) for path in KEYED_PATHS),
             *(("OPTIONS", path, dub.preflight) for path in PATHS),
         ]
+
+    def _browser_api(self, dub: Passthrough) -> BrowserApi:
+        settings = self.settings
+        return BrowserApi(
+            self.intake,
+            self.outbox,
+            self.spill,
+            Waiting(self.outbox, self.outbox.now),
+            dub,
+            self.trusted,
+            Admission(
+                settings.dub_publishable_key,
+                settings.browser_hostnames,
+                settings.browser_lead_rate,
+            ),
+        )
 
     def _add_site(self, app: web.Application) -> None:
         settings = self.settings

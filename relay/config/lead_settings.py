@@ -111,6 +111,13 @@ class LeadSettings:
         help="How many days after its capture a lead that Dub has (delivered,"
         " confirmed, duplicate) keeps its personal data; 0 means for ever.",
     )
+    keep_days: int = setting(
+        "keep_days",
+        values.whole(0, 36_500),
+        400,
+        help="How many days the rows of leads that Dub has are kept at all; they go by"
+        " whole months. 0 means for ever.",
+    )
     data_key: tuple[str, ...] = secret_list(
         "data_key",
         signing.parse_long_secrets,
@@ -153,6 +160,17 @@ class LeadSettings:
         "https://api.dub.co",
         env="DUB_API_URL",
         help="Dub's API.",
+    )
+    dub_publishable_key: tuple[str, ...] = setting(
+        "dub.publishable_key",
+        values.publishable_keys,
+        env="DUB_PUBLISHABLE_KEY",
+        blank=(),
+        unset="track/lead/client and track/sale/client are passed to Dub",
+        example="dub_pk_your_publishable_key",
+        help="The workspace's publishable key, as the script tag has it: pages' leads"
+        " and sales with it are stored before they are answered. A comma-separated list"
+        " while it is changed.",
     )
     dub_webhook_secret: tuple[str, ...] = secret_list(
         "dub.webhook_secret",
@@ -305,6 +323,32 @@ class LeadSettings:
         120,
         help="Calls a minute that are forwarded to Dub for one visitor's address"
         " (track/click and its siblings), in one process.",
+    )
+    browser_durable: bool | None = setting(
+        "browser.durable",
+        values.flag,
+        blank=None,
+        unset="on with DUB_PUBLISHABLE_KEY",
+        example="on",
+        help="Stores leads and sales of pages (track/lead/client, track/sale/client)"
+        " before they are answered: on or off.",
+    )
+    browser_hostnames: tuple[str, ...] = setting(
+        "browser.hostnames",
+        values.hostnames,
+        blank=(),
+        unset="pages of any host",
+        example="example.com, *.example.com",
+        help="Hosts, with commas between, whose pages may report leads and sales that"
+        " are stored, as in Dub's settings: *. covers what is below a host, not the"
+        " host itself.",
+    )
+    browser_lead_rate: int = setting(
+        "browser.lead_rate",
+        values.whole(1, 1_000_000),
+        60,
+        help="Leads and sales a minute that are stored for one visitor's address, in"
+        " one process.",
     )
     delivery_retry_base: float = setting(
         "delivery.retry_base",

@@ -39,6 +39,7 @@ _NEEDS: Final = {
     "alerts.url": "alerts.secret",
     "tls.key": "tls.cert",
     "upstream_host": "upstream",
+    "browser.durable": "dub.publishable_key",
     # The header is believed from these proxies alone.
     "dashboard.identity_header": "dashboard.identity_proxies",
     "dashboard.identity_proxies": "dashboard.identity_header",
@@ -77,6 +78,11 @@ class Settings(ServerSettings, LeadSettings):
     def two_step(self) -> bool:
         """Whether a lead is proved with a deferred call before it is recorded."""
         return self.delivery_steps == 2
+
+    @property
+    def stores_browser_leads(self) -> bool:
+        """Whether leads and sales of pages are stored before they are answered."""
+        return bool(self.dub_publishable_key) and self.browser_durable is not False
 
     @property
     def dashboard(self) -> bool:
@@ -241,6 +247,9 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str, str]]:
     if settings.delivery_retry_max < settings.delivery_retry_base:
         why = "less than {other}. Raise it, or lower the other."
         yield "delivery.retry_max", "delivery.retry_base", why
+    if 0 < settings.keep_days < settings.dedupe_days:
+        why = "less than {other}: a repeat would not be seen. Raise it, or lower that."
+        yield "keep_days", "dedupe_days", why
     own = {f"http://{settings.listen}", str(settings.listen)}
     if own.intersection(settings.upstream or ()):
         why = "the address of the relay itself ({other}). Use the site's."

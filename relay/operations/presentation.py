@@ -38,6 +38,7 @@ CLICK_ORIGINS: Final = {
     "ticket": "a ticket that the relay signed for the visitor's browser",
     "customer": "nobody: Dub is asked for this customer's earlier click",
     "query": "?dub_id= of the landing page",
+    "import": "the ledger that it was imported from",
     "companion": "the relay's signed click cookie; dub_id itself was lost",
 }
 """What ``origin["click"]`` means, in words."""
@@ -152,6 +153,10 @@ EXPORT_COLUMNS: Final = (
     *_CREDIT_COLUMNS,
 )
 """Columns of an export as a table; new ones come last."""
+
+
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What makes a spreadsheet run a cell (OWASP, "CSV Injection"); a ' goes before it."""
 
 
 def export_json(entry: LeadRecord) -> dict[str, Any]:

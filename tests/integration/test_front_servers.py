@@ -21,7 +21,11 @@ from pytest_aiohttp import AiohttpServer
 from relay.config.settings import load
 from relay.config.values import listen
 from relay.core.rules.rule import compile_rules
-from relay.operations.front_servers import LOGS_BYPASSED, front_configuration
+from relay.operations.front_servers import (
+    LOGS_BYPASSED,
+    TEMPLATES,
+    front_configuration,
+)
 from tests.support import servers
 from tests.support.front_rig import (
     KINDS,
@@ -166,14 +170,38 @@ async def test_a_server_reads_what_is_written_for_other_addresses(
         listen=listen("127.0.0.1:8000"),
         bypass_log=str(tmp_path / "bypass.log") if kind in LOGS_BYPASSED else None,
     ).replace("site.test", "localhost")
-    config = tmp_path / "config.yaml"
+    await is_read(kind, text, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["nginx", *READ])
+async def test_a_server_reads_its_sample(kind: str, tmp_path: Path) -> None:
+    """As it stands in deploy/, with TLS, but for the places of files."""
+    made = servers.certificate(tmp_path)
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "site.pem").write_bytes(
+        made.path.read_bytes() + made.key.read_bytes()
+    )
+    text = servers.sample(f"front/{TEMPLATES[kind]}", {})
+    for place, here in {
+        "/etc/ssl/certs/example.com.pem": made.path,
+        "/etc/ssl/private/example.com.key": made.key,
+        "/etc/haproxy/certs/": tmp_path / "both",
+        "/var/log/dub-relay": tmp_path,
+    }.items():
+        text = text.replace(place, str(here))
+    await is_read(kind, text, tmp_path)
+
+
+async def is_read(kind: str, text: str, folder: Path) -> None:
+    """Let a server read a configuration, and do no more."""
+    config = folder / "config.yaml"
     config.write_text(text)
     how = [*READ.get(kind, ()), str(config)]
     if kind == "nginx":
-        whole = tmp_path / "nginx.conf"
-        whole.write_text(servers.NGINX.format(folder=tmp_path, site=config))
-        how = ["-t", "-e", "stderr", "-p", str(tmp_path), "-c", str(whole)]
-    environment = os.environ | {"HOME": str(tmp_path)}
+        whole = folder / "nginx.conf"
+        whole.write_text(servers.NGINX.format(folder=folder, site=config))
+        how = ["-t", "-e", "stderr", "-p", str(folder), "-c", str(whole)]
+    environment = os.environ | {"HOME": str(folder)}
     if kind == "haproxy":
         environment["LD_LIBRARY_PATH"] = servers.LIBRARIES
     process = await asyncio.create_subprocess_exec(

@@ -60,9 +60,12 @@ PICKED = """
 """
 
 
-def fill(url: str, size: int, deep: int) -> dict[str, str]:
-    """Make so many leads; give a cursor, and a customer and a click from the middle."""
-    since = now_ms() - size
+def fill(url: str, size: int, deep: int, since: int | None = None) -> dict[str, str]:
+    """Make so many leads; give a cursor, and a customer and a click from the middle.
+
+    They come a millisecond after the other, from ``since`` on or up to now.
+    """
+    since = now_ms() - size if since is None else since
     if url.startswith("sqlite"):
         rows = _sqlite(Path(url.removeprefix("sqlite:///")), size, since, deep)
     else:

@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import cached_property, partial
 from os import getpid
 from socket import gethostname
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from relay.capture import openapi
+from relay.capture.browser_api import Admission, BrowserApi
 from relay.capture.click_cookie import Landing, StoringTerms
+from relay.capture.dub_webhook import DubHook
 from relay.capture.intake import Intake
 from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
-from relay.capture.pass_through import PATHS, Passthrough
-from relay.capture.provider_hooks import DubHook, Parts, ProviderHook
+from relay.capture.pass_through import KEYED_PATHS, OPEN_PATHS, PATHS, Passthrough
+from relay.capture.provider_hooks import MappedHook, Parts, ProviderHook
 from relay.capture.signup_hook import SignupHook
 from relay.capture.snippet import Snippet
 from relay.capture.spill import Spill, spill_path
@@ -29,6 +32,9 @@ from relay.core.dub.retry import Policy
 from relay.core.http.consent import parse_consent
 from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
+from relay.core.providers.account import Provider
+from relay.core.providers.stripe import StripeTerms, stripe
+from relay.core.rules.hook_rules import NOTHING_ADDED
 from relay.delivery.deliver import Delivery, DeliveryTerms, lease_ms
 from relay.delivery.dub_client import DubClient
 from relay.delivery.rollback import LastSeen
@@ -43,7 +49,7 @@ from relay.operations.alerts import causes
 from relay.operations.alerts import watcher as alerts
 from relay.operations.alerts.watcher import AlertWatcher
 from relay.operations.monitoring import HealthEndpoints, MetricsAccess
-from relay.operations.retention import RetentionJob
+from relay.operations.retention import RetentionJob, RowRemovalJob
 from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox
@@ -155,6 +161,7 @@ class Relay:
             yield self.sweeper().run()
             if self.settings.bypass_log is not None:
                 yield self._bypass_watch(self.settings.bypass_log).run()
+            yield self.remover().run()
         if self.settings.dashboard:
             yield self._sampler().run()
         if (watch := self.watch()) is not None:
@@ -194,7 +201,11 @@ class Relay:
             roll=roll,
             metrics=self.metrics,
         )
-        seen = LastSeen(self.outbox, spill_path(settings.database).with_suffix(".seen"))
+        seen = LastSeen(
+            self.outbox,
+            spill_path(settings.database).with_suffix(".seen"),
+            keep_days=settings.keep_days,
+        )
         return Worker(self.outbox, delivery, seen, terms=terms, clock=self.outbox.now)
 
     def _delivery_kind(self) -> Callable[..., Delivery]:
@@ -228,6 +239,16 @@ class Relay:
         """Put together what erases personal data whose time is over."""
         return RetentionJob(
             self.outbox, days=self.settings.retention_days, clock=self.outbox.now
+        )
+
+    def remover(self) -> RowRemovalJob:
+        """Put together what removes the rows of leads of long ago."""
+        settings = self.settings
+        return RowRemovalJob(
+            self.outbox,
+            days=settings.keep_days,
+            for_ever=settings.dedupe_days == 0,
+            clock=self.outbox.now,
         )
 
     def dub(self) -> DubClient:
@@ -348,15 +369,23 @@ class Relay:
             ("hooks/signup", rate.guard(signup.handle)),
             ("hooks/dub", rate.guard(dub.handle)),
             *(
-                (
-                    f"hooks/{row.name}",
-                    rate.guard(
-                        ProviderHook(row, settings.provider_keys(row), parts).handle
-                    ),
-                )
-                for row in PROVIDERS
+                (path, rate.guard(each.handle))
+                for path, each in self._providers_hooks(parts)
             ),
         ]
+
+    def _providers_hooks(
+        self, parts: Parts
+    ) -> Iterator[tuple[str, ProviderHook | MappedHook]]:
+        settings = self.settings
+        for row in PROVIDERS:
+            keys = settings.provider_keys(row)
+            added = settings.additions.get(row.name, NOTHING_ADDED)
+            hook = ProviderHook(_by_terms(row, settings), keys, parts, added)
+            yield f"hooks/{row.name}", hook
+        for path in dict.fromkeys(rule.path for rule in settings.hook):
+            rules = [rule for rule in settings.hook if rule.path == path]
+            yield f"hooks/{path}", MappedHook(rules, parts)
 
     def _track_api(self) -> TrackApi:
         settings = self.settings
@@ -380,15 +409,36 @@ class Relay:
             settings.dub_api_url, self.trusted, rate=settings.browser_rate
         )
         app.cleanup_ctx.append(dub.running)
+        keyed: Passthrough | BrowserApi = dub
+        if settings.stores_browser_leads:
+            keyed = self._browser_api(dub)
+            app.cleanup_ctx.append(keyed.running)
         return [
             *(("GET", name, snippet.handle) for name in snippet.names),
             ("POST", "cookie", cookie.keep),
             ("DELETE", "cookie", cookie.forget),
             ("GET", "ticket", ticket.issue),
             ("POST", "ticket", ticket.issue),
-            *(("POST", path, partial(dub.handle, path)) for path in PATHS),
+            *(("POST", path, partial(dub.handle, path)) for path in OPEN_PATHS),
+            *(("POST", path, partial(keyed.handle, path)) for path in KEYED_PATHS),
             *(("OPTIONS", path, dub.preflight) for path in PATHS),
         ]
+
+    def _browser_api(self, dub: Passthrough) -> BrowserApi:
+        settings = self.settings
+        return BrowserApi(
+            self.intake,
+            self.outbox,
+            self.spill,
+            Waiting(self.outbox, self.outbox.now),
+            dub,
+            self.trusted,
+            Admission(
+                settings.dub_publishable_key,
+                settings.browser_hostnames,
+                settings.browser_lead_rate,
+            ),
+        )
 
     def _add_site(self, app: web.Application) -> None:
         settings = self.settings
@@ -434,6 +484,14 @@ def takes_sign_ups(path: str) -> bool:
     """Whether a path of the relay's own accepts leads, from any sender."""
     hook = path.startswith("hooks/") and path != "hooks/dub"
     return hook or path in ("track/lead", "track/sale")
+
+
+def _by_terms(row: Provider, settings: Settings) -> Provider:
+    """Return a provider whose events are read as the settings want it."""
+    if row.name != "stripe":
+        return row
+    terms = StripeTerms(settings.hooks_stripe_references, settings.hooks_stripe_trials)
+    return replace(row, read=partial(stripe, terms=terms))
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from relay.core.clock import (
     Clock,
     new_lead_id,
 )
+from relay.core.dub.refunds import refund_key
 from relay.core.dub.track_lead import (
     InvalidFieldError,
     LeadFields,
@@ -28,14 +29,15 @@ from relay.outbox.contract import (
     NewLead,
     Outbox,
     OutboxUnavailableError,
+    Query,
 )
-
-if TYPE_CHECKING:  # hooks need not wait for the rules
-    from relay.core.rules.evaluation import Draft
 
 log = get_logger()
 
 DAY_MS: Final = 86_400_000
+
+KNOWN_BY: Final = 20
+"""How many of a customer's leads are looked at to see whether one counts."""
 
 
 Stamp = Callable[[str, Mapping[str, str]], Mapping[str, str]]
@@ -115,6 +117,14 @@ class Intake:
         result = await self._outbox.release(held, new_lead)
         return result or await self._outbox.put(replace(new_lead, as_held=False))
 
+    async def knows(self, customer: str) -> bool:
+        """Return whether this customer has a lead or a sale that was not rejected."""
+        entries = await self._outbox.list(Query(customer=customer, limit=KNOWN_BY))
+        return any(
+            entry.status is not LeadStatus.REJECTED and not _is_refund(entry.lead)
+            for entry in entries
+        )
+
     async def hold(self, new_lead: NewLead) -> None:
         """Store a sign-up before it is forwarded."""
         held = replace(new_lead, dedupe_since=None, status=LeadStatus.HELD, reason=None)
@@ -174,7 +184,8 @@ class Intake:
     def drafted(
         self,
         source: str,
-        draft: Draft,
+        fields: Mapping[str, object],
+        problem: str | None,
         notes: Sequence[str],
         *,
         click_id: str,
@@ -183,18 +194,18 @@ class Intake:
     ) -> NewLead:
         """Make the new lead of a rule's draft, which may be kept only to be explained.
 
-        ``lead_id`` is the one that it was held under.
+        ``fields`` are as they were found, under Dub's names; with a ``problem`` it is
+        rejected. ``lead_id`` is the one that it was held under.
         """
-        problem = draft.problem
         if problem is None:
             try:
-                clean, left_out = sanitise(draft.fields, lenient_quantity=True)
+                clean, left_out = sanitise(fields, lenient_quantity=True)
             except InvalidFieldError as error:
                 problem = error.issue.text
             else:
                 capture = Capture(source, click_id, clean, (*notes, *left_out), origin)
                 return self.new_lead(capture, lead_id)
-        salvaged = _salvaged(draft.fields, source, click_id, origin, notes)
+        salvaged = _salvaged(fields, source, click_id, origin, notes)
         return NewLead(
             self.lead(salvaged, lead_id),
             dedupe_key="",
@@ -208,6 +219,8 @@ class Intake:
 
         An invoice is one for ever; a sale without one repeats nothing.
         """
+        if lead.sale is not None and lead.sale.refund:
+            return refund_key(lead.sale), 0
         if lead.sale is not None:
             return sale_key(lead.sale), 0 if lead.sale.invoice_id else None
         deferred = lead.mode is Mode.DEFERRED
@@ -256,3 +269,7 @@ def _unblanked(clean: LeadFields, usable: Mapping[str, object]) -> LeadFields:
     event = clean.event_name if "eventName" in usable else ""
     customer = clean.customer_external_id if "customerExternalId" in usable else ""
     return replace(clean, event_name=event, customer_external_id=customer)
+
+
+def _is_refund(lead: Lead) -> bool:
+    return lead.sale is not None and lead.sale.refund

@@ -12,13 +12,15 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from relay.core.dub.browser_calls import LEAD, SALE
 from relay.core.dub.replies import Answer
 from relay.http.callers import Trusted, VisitorRate
 from relay.http.request_body import Tasks, read_small
@@ -30,7 +32,7 @@ log = get_logger()
 OPEN_PATHS: Final = ("track/click", "track/visit", "track/open")
 """What Dub takes from any page of an allowed host."""
 
-KEYED_PATHS: Final = ("track/lead/client", "track/sale/client")
+KEYED_PATHS: Final = (LEAD, SALE)
 """What Dub takes with a publishable key."""
 
 PATHS: Final = OPEN_PATHS + KEYED_PATHS
@@ -77,6 +79,16 @@ Monotonic = Callable[[], float]
 """Returns seconds of a monotonic clock."""
 
 
+@contextmanager
+def readable_by_pages() -> Iterator[None]:
+    """Let pages of every host read a refusal, as they can read Dub's."""
+    try:
+        yield
+    except RefusedError as error:
+        headers = {**CORS, **error.headers}
+        raise RefusedError(error.status, error.message, headers) from None
+
+
 class Passthrough:
     """Carries browsers' calls to Dub, so many a minute for each visitor."""
 
@@ -115,15 +127,15 @@ class Passthrough:
 
     async def handle(self, path: str, request: web.Request) -> web.StreamResponse:
         """Pass one call on and its answer back; errors can be read by any page."""
-        try:
-            return await self._handle(path, request)
-        except RefusedError as error:
-            headers = {**CORS, **error.headers}
-            raise RefusedError(error.status, error.message, headers) from None
+        with readable_by_pages():
+            self._limit(request)
+            body = await read_small(request, MAX_BODY)
+            return await self.forward(path, request, body)
 
-    async def _handle(self, path: str, request: web.Request) -> web.StreamResponse:
-        self._limit(request)
-        body = await read_small(request, MAX_BODY)
+    async def forward(
+        self, path: str, request: web.Request, body: bytes
+    ) -> web.StreamResponse:
+        """Pass on a call whose body is read already; raise RefusedError."""
         url = f"{self._api_url}/{path}"
         if query := request.rel_url.raw_query_string:
             url = f"{url}?{query}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import json
 import math
 import re
@@ -38,7 +37,7 @@ from relay.core.dub.track_sale import (
 from relay.core.http.headers import Headers
 from relay.core.leads import OPEN, LeadRecord, LeadStatus, Mode
 from relay.http.aiohttp_internals import RawRequestMessage
-from relay.http.callers import Trusted, VisitorRate
+from relay.http.callers import Keys, Trusted, VisitorRate
 from relay.http.responses import RefusedError, answer, try_again
 from relay.outbox.contract import (
     Inserted,
@@ -148,6 +147,8 @@ STRANGER_RATE: Final = 60
 """Calls a minute that one address may make with a wrong key: enough for one who
 tries one out, and guessing leads nowhere. It takes nothing from right ones."""
 
+NOT_STORED: Final = "The relay could not store this. Send it again."
+
 _IDEMPOTENCY_KEY: Final = re.compile(r"[!-~]{1,255}")
 
 Check = Callable[[object], LeadFields]
@@ -173,7 +174,7 @@ class TrackApi:
         self._intake = intake
         self._waiting = waiting
         self._trusted = trusted
-        self._keys = [_digest(key) for key in keys]
+        self._keys = Keys(keys)
         self._rate = VisitorRate(rate)
         self._strangers = VisitorRate(STRANGER_RATE)
         self._clock = clock
@@ -204,14 +205,14 @@ class TrackApi:
         body = await request.read()
         taken = await self._take(request.headers, body, "sale", validate_sale)
         fields, result = taken
-        return answer(with_result(_sale_body(fields), result))
+        return answer(with_result(sale_body(fields), result))
 
     async def _take(
         self, headers: Mapping[str, str], body: bytes, kind: str, check: Check
     ) -> tuple[LeadFields, InsertResult]:
         """Go through Dub's checks in Dub's order, then commit."""
         key = _idempotency_key(headers)
-        fields = _checked(body, check)
+        fields = checked(parsed(body), check)
         capture = Capture(
             source=SOURCE,
             click_id=fields.click_id or "",
@@ -246,23 +247,17 @@ class TrackApi:
         if not header.startswith(BEARER):
             return RefusedError(400, errors.MISCONFIGURED_HEADER)
         given = header.removeprefix(BEARER)
-        if self._is_key(given):
+        if given in self._keys:
             return None
         if not given.startswith(KEY_PREFIX):
             return RefusedError(404, errors.WORKSPACE_ID_NOT_FOUND)
         return RefusedError(401, errors.INVALID_KEY)
 
-    def _is_key(self, given: str) -> bool:
-        """Compare with every key, in a time that reveals nothing of any of them."""
-        digest = _digest(given)
-        # Added up: any() would stop at the first that fits.
-        return sum(hmac.compare_digest(digest, key) for key in self._keys) > 0
-
     async def _commit(self, capture: Capture) -> InsertResult:
         try:
             result = await self._intake.take(capture)
         except OutboxUnavailableError:
-            raise try_again("The relay could not store this. Send it again.") from None
+            raise try_again(NOT_STORED) from None
         if result.outcome is Inserted.CONFLICT:
             raise RefusedError(
                 409, "This Idempotency-Key was used before with another body."
@@ -292,18 +287,23 @@ def lead_body(fields: LeadFields) -> dict[str, Any]:
     }
 
 
-def _sale_body(fields: LeadFields) -> dict[str, Any]:
+def sale_body(fields: LeadFields) -> dict[str, Any]:
     """Return the answer to a sale that is committed; only Dub knows the customer."""
     assert fields.sale is not None  # noqa: S101 - what validate_sale promises
     sale = {**sale_fields(fields.sale), "metadata": fields.metadata}
     return {"eventName": fields.event_name, "customer": None, "sale": sale}
 
 
-def _checked(body: bytes, check: Check) -> LeadFields:
+def parsed(body: bytes) -> object:
+    """Parse a call's JSON; refuse anything else in Dub's words."""
     try:
-        document = jsontext.decode(body)
+        return jsontext.decode(body)
     except ValueError:
         raise RefusedError(400, errors.INVALID_JSON) from None
+
+
+def checked(document: object, check: Check) -> LeadFields:
+    """Check a call's fields by Dub's rules; raise RefusedError in Dub's words."""
     try:
         return keepable(check(document))
     except InvalidFieldError as error:
@@ -317,8 +317,3 @@ def _idempotency_key(headers: Mapping[str, str]) -> str | None:
             400, "Idempotency-Key must be 1 to 255 visible ASCII characters."
         )
     return key
-
-
-def _digest(key: str) -> bytes:
-    """Make keys equally long, so that not even a length can be measured."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

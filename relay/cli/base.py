@@ -22,15 +22,13 @@ from relay.config.settings import (
 from relay.config.values import duration, sqlite_file
 from relay.core.clock import now_ms
 from relay.operations.operator import Operator, system_user
+from relay.operations.presentation import FORMULA_STARTS
 from relay.outbox.contract import Outbox, OutboxError
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _CONFIG: Final = "relay.config"
-
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What makes a spreadsheet run a cell (OWASP, "CSV Injection")."""
 
 
 class FailedError(click.ClickException):
@@ -179,7 +177,7 @@ def _cell(value: object) -> str | int:
             text = value
         case _:
             text = json.dumps(value, ensure_ascii=False)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -35,6 +35,7 @@ from relay.cli.database_commands import (
     restore,
 )
 from relay.cli.front_command import front
+from relay.cli.import_command import import_leads
 from relay.cli.lead_commands import leads
 from relay.cli.operate import alerts, completion, delivery, health, reconcile, stats
 from relay.cli.privacy import (
@@ -292,7 +293,7 @@ def version(*, as_json: bool) -> None:
     click.echo(named if as_json else f"{NAME} {VERSION}")
 
 
-for command in (export, forget, rekey, recover):
+for command in (export, import_leads, recover, forget, rekey):
     leads.add_command(command)
 for command in (
     *(leads, rules, front, stats, reconcile, health, delivery, alerts),

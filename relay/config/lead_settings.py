@@ -11,6 +11,7 @@ from relay.config.declaration import provider_secrets, secret_list, setting
 from relay.config.values import Listen, Network
 from relay.core import signing
 from relay.core.providers import PROVIDERS
+from relay.core.providers.stripe import References, Trials
 
 if TYPE_CHECKING:  # the commands need not wait for what parses cookies
     from relay.core.http.cookies import Attribution, Storing
@@ -111,6 +112,13 @@ class LeadSettings:
         help="How many days after its capture a lead that Dub has (delivered,"
         " confirmed, duplicate) keeps its personal data; 0 means for ever.",
     )
+    keep_days: int = setting(
+        "keep_days",
+        values.whole(0, 36_500),
+        400,
+        help="How many days the rows of leads that Dub has are kept at all; they go by"
+        " whole months. 0 means for ever.",
+    )
     data_key: tuple[str, ...] = secret_list(
         "data_key",
         signing.parse_long_secrets,
@@ -153,6 +161,17 @@ class LeadSettings:
         "https://api.dub.co",
         env="DUB_API_URL",
         help="Dub's API.",
+    )
+    dub_publishable_key: tuple[str, ...] = setting(
+        "dub.publishable_key",
+        values.publishable_keys,
+        env="DUB_PUBLISHABLE_KEY",
+        blank=(),
+        unset="track/lead/client and track/sale/client are passed to Dub",
+        example="dub_pk_your_publishable_key",
+        help="The workspace's publishable key, as the script tag has it: pages' leads"
+        " and sales with it are stored before they are answered. A comma-separated list"
+        " while it is changed.",
     )
     dub_webhook_secret: tuple[str, ...] = secret_list(
         "dub.webhook_secret",
@@ -198,6 +217,21 @@ class LeadSettings:
         help="How old a ticket may be when the person signs up.",
     )
     hooks_secret: Mapping[str, tuple[bytes, ...]] = provider_secrets(PROVIDERS)
+    hooks_stripe_references: References = setting(
+        "hooks.stripe.references",
+        values.choice("sale", "lead"),
+        "sale",
+        help="What a paid checkout with a click as its client_reference_id is: sale, a"
+        " direct sale, as in Dub's own app; or lead, a lead (which may pay a commission"
+        " of its own) and a sale.",
+    )
+    hooks_stripe_trials: Trials = setting(
+        "hooks.stripe.trials",
+        values.choice("off", "lead", "seats"),
+        "off",
+        help="Whether a trial at Stripe is a lead named Started Trial: off; lead, once;"
+        " seats, once for each seat.",
+    )
     api_token: tuple[str, ...] = setting(
         "api.token",
         values.tokens,
@@ -306,6 +340,32 @@ class LeadSettings:
         120,
         help="Calls a minute that are forwarded to Dub for one visitor's address"
         " (track/click and its siblings), in one process.",
+    )
+    browser_durable: bool | None = setting(
+        "browser.durable",
+        values.flag,
+        blank=None,
+        unset="on with DUB_PUBLISHABLE_KEY",
+        example="on",
+        help="Stores leads and sales of pages (track/lead/client, track/sale/client)"
+        " before they are answered: on or off.",
+    )
+    browser_hostnames: tuple[str, ...] = setting(
+        "browser.hostnames",
+        values.hostnames,
+        blank=(),
+        unset="pages of any host",
+        example="example.com, *.example.com",
+        help="Hosts, with commas between, whose pages may report leads and sales that"
+        " are stored, as in Dub's settings: *. covers what is below a host, not the"
+        " host itself.",
+    )
+    browser_lead_rate: int = setting(
+        "browser.lead_rate",
+        values.whole(1, 1_000_000),
+        60,
+        help="Leads and sales a minute that are stored for one visitor's address, in"
+        " one process.",
     )
     delivery_retry_base: float = setting(
         "delivery.retry_base",

@@ -38,6 +38,8 @@ _FLAGS: Final = {"on": True, "true": True, "1": True} | {
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 _UNDERSCORED: Final = re.compile(r"(?=.*_)[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*")
+_WEB_HOST: Final = re.compile(r"(?:\*\.)?(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}")
+_PUBLISHABLE: Final = re.compile(r"dub_pk_[A-Za-z0-9_-]{16,64}")
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
@@ -95,6 +97,24 @@ def tokens(raw: object) -> tuple[str, ...]:
     if not all(found):
         raise BadValueError("an item of the list is empty. Remove the extra comma.")
     return found
+
+
+def publishable_keys(raw: object) -> tuple[str, ...]:
+    """Accept Dub's publishable keys, with commas between."""
+    found = tokens(raw)
+    if not all(map(_PUBLISHABLE.fullmatch, found)):
+        raise BadValueError("not a publishable key. It begins with dub_pk_.")
+    return found
+
+
+def hostnames(raw: object) -> tuple[str, ...]:
+    """Accept hosts of web pages, ``*.`` for those below one, as Dub compares them."""
+    found = tuple(part.strip().lower() for part in comma_list(raw).split(","))
+    if not all(map(_WEB_HOST.fullmatch, found)):
+        raise BadValueError(
+            "not a list of hosts. Use names such as example.com, *.example.com."
+        )
+    return tuple(host.removeprefix("www.") for host in found)
 
 
 def comma_list(raw: object) -> str:

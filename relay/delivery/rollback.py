@@ -34,11 +34,16 @@ NOTE: Final = (
 
 
 class LastSeen:
-    """The lead that was delivered last, in memory and in a file."""
+    """The lead that was delivered last, in memory and in a file.
 
-    def __init__(self, outbox: Outbox, path: Path) -> None:
+    Rows go after ``keep_days`` (0: never): what was remembered before that proves
+    nothing any more.
+    """
+
+    def __init__(self, outbox: Outbox, path: Path, *, keep_days: int = 0) -> None:
         self._outbox = outbox
         self._path = path
+        self._keep_s = keep_days * 86_400 or float("inf")
         self._lead_id: str | None = None
         self._written: str | None = None
         self._write_at = 0.0
@@ -90,6 +95,8 @@ class LastSeen:
 
     def _read(self) -> str | None:
         try:
+            if time.time() - self._path.stat().st_mtime > self._keep_s:
+                return None
             return self._path.read_text(encoding="ascii").strip() or None
         except (OSError, UnicodeDecodeError):
             return None  # none yet, or not ours

@@ -153,7 +153,8 @@ class Recovery:
         note = f"it went around the relay ({one.at}), and was recovered from a record"
         new_lead = self._intake.drafted(
             SOURCE,
-            judged.draft,
+            judged.draft.fields,
+            judged.draft.problem,
             (*judged.draft.notes, note),
             click_id=click_id,
             origin={"click": click.source, "rule": judged.rule.label},

@@ -77,6 +77,26 @@ class NewLead:
     as_held: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ImportedLead:
+    """A lead of another ledger, as it is to stand in this one.
+
+    ``new_lead`` is QUEUED, by which it may repeat an earlier one; ``status`` is the
+    state that it gets in truth. ``since`` (epoch ms) begins its round of attempts, and
+    is its due time if it is to be sent. ``in_doubt``: a call made elsewhere may have
+    counted.
+    """
+
+    new_lead: NewLead
+    status: LeadStatus
+    since: int
+    in_doubt: bool = False
+    delivered_at: int | None = None
+    link: CreditedLink | None = None
+    event_id: str | None = None
+    confirmed_by: str | None = None
+
+
 class InsertResult(NamedTuple):
     """The outbox's answer to a new lead: committed, and under which lead's id."""
 
@@ -320,6 +340,13 @@ class Forgotten:
     traces: tuple[bytes, ...] = field(default=(), repr=False)
 
 
+class Removed(NamedTuple):
+    """How far the removal of old rows has come: the last seq (None: the end)."""
+
+    last: int | None
+    leads: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Scrubbed:
     """Whether the erased bytes are out of the database's files; if not, why."""
@@ -348,6 +375,14 @@ class Outbox(Protocol):
 
         Raises UnstorableError when an id, a key or the event's name holds a lone
         surrogate or NUL; the person's fields may hold anything.
+        """
+
+    async def import_lead(
+        self, imported: ImportedLead, *, dry: bool = False
+    ) -> InsertResult:
+        """Commit a lead of another ledger; a DUPLICATE if its id or its key is here.
+
+        ``dry`` changes nothing, and returns what would have become of it.
         """
 
     async def release(
@@ -529,7 +564,10 @@ class Outbox(Protocol):
         """How many entries are in each state that has any."""
 
     async def oldest_open(self) -> int | None:
-        """When the oldest open lead was created (epoch ms)."""
+        """Since when the oldest open lead is tried (epoch ms).
+
+        Since it came, was sent again by a person, or was imported.
+        """
 
     async def next_due(self) -> int | None:
         """When the next entry becomes due (epoch ms)."""
@@ -560,6 +598,16 @@ class Outbox(Protocol):
 
         Those that were captured before then (epoch ms), oldest first. Several
         relays may do so at once.
+        """
+
+    async def remove_old(
+        self, above: int, before: int, limit: int, *, for_ever: bool
+    ) -> Removed:
+        """Remove rows of SETTLED leads of before then, of the next so many above a seq.
+
+        A lead counts as old by its capture, its round of attempts and its delivery.
+        ``for_ever``: a later repeat is to be a DUPLICATE all the same, as one of a
+        sale's invoice always is. Several relays may do so at once.
         """
 
     async def forget(self, wanted: Wanted, now: int) -> Forgotten:

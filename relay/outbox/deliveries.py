@@ -153,9 +153,13 @@ _RESENDABLE: Final = sql(
 
 _COUNTED: Final = sql(
     """
-    SELECT id FROM leads
+    SELECT id, seq FROM leads
     WHERE customer = ANY($1::text[]) AND dedupe_key = ANY($2::text[])
         AND id <> $3 AND status NOT IN {uncounted}
+        AND created_at BETWEEN $4 AND $5
+    UNION ALL
+    SELECT lead_id, 0 FROM removed
+    WHERE customer = ANY($1::text[]) AND dedupe_key = ANY($2::text[])
         AND created_at BETWEEN $4 AND $5
     ORDER BY seq LIMIT 1
     """

@@ -12,14 +12,16 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from relay.core.leads import LeadStatus, require_move
-from relay.outbox.contract import Inserted, InsertResult, NewLead
+from relay.outbox.contract import ImportedLead, Inserted, InsertResult, NewLead
 from relay.outbox.database import Database, Row, each, fetch_one
 from relay.outbox.dedupe import Earlier, Ledger
 from relay.outbox.records import (
     NEW_LEAD_COLUMNS,
     UNCOUNTED,
     both,
+    credit_row,
     from_to,
+    readable,
     request_key,
     sql,
 )
@@ -27,16 +29,22 @@ from relay.outbox.records import (
 Pending = tuple[NewLead, Row]
 """A new lead and its row, which is made outside the transaction."""
 
+# (|| '': the index would be asked for each pair of a customer and a key.)
 EARLIER: Final = """
     SELECT id, status, customer, dedupe_key, created_at, idempotency_key, body_hash
     FROM leads WHERE idempotency_key = ANY(${}::text[])
     UNION ALL
     SELECT id, status, customer, dedupe_key, created_at, idempotency_key, body_hash
     FROM leads WHERE customer = ANY(${}::text[]) AND dedupe_key = ANY(${}::text[])
+    UNION ALL
+    SELECT lead_id, 'delivered', customer, dedupe_key, created_at, NULL, NULL
+    FROM removed
+    WHERE customer = ANY(${}::text[]) AND (dedupe_key || '') = ANY(${}::text[])
 """
-"""Leads that a new one may repeat; the numbers are those of its three values."""
+"""Leads that a new one may repeat, gone ones too. The numbers are those of its three
+values, the last two of them twice."""
 
-_FIND: Final = EARLIER.format(1, 2, 3)
+_FIND: Final = EARLIER.format(1, 2, 3, 2, 3)
 
 _INSERT: Final = sql("INSERT INTO leads ({new_lead}) VALUES ({new_lead_values})")
 
@@ -77,6 +85,48 @@ async def hold(db: Database, rows: Sequence[Row]) -> list[InsertResult]:
     """Insert sign-ups as held; nothing that is only held repeats another lead."""
     await db.execute_many(_INSERT, rows)
     return [InsertResult(Inserted.NEW, row[_ID], LeadStatus.HELD) for row in rows]
+
+
+_SAME_ID: Final = "SELECT status FROM leads WHERE id = $1"
+
+_IMPORTED: Final = """
+    UPDATE leads SET
+        status = $1, due_at = $2::bigint, round_at = $3::bigint,
+        in_doubt = $4::boolean,
+        key_claimed_at = CASE WHEN $4::boolean THEN created_at ELSE NULL END,
+        delivered_at = $5::bigint, event_id = $6::text, confirmed_by = $7::text,
+        credit = $8::text, link_id = $9::text, partner_id = $10::text
+    WHERE id = $11
+"""
+
+
+@each
+async def import_lead(db: Database, imported: ImportedLead, row: Row) -> InsertResult:
+    """Insert a lead of another ledger in the state that it had there."""
+    result = await find_imported(db, imported)
+    if result.outcome is Inserted.NEW:
+        await db.execute(_INSERT, *row)
+        opened = imported.since if imported.status is LeadStatus.QUEUED else None
+        await db.execute(
+            _IMPORTED,
+            *(imported.status.value, opened, imported.since, imported.in_doubt),
+            *(imported.delivered_at, readable(imported.event_id)),
+            *(imported.confirmed_by, *credit_row(imported.link), result.lead_id),
+        )
+    return result
+
+
+async def find_imported(db: Database, imported: ImportedLead) -> InsertResult:
+    """Return what an import makes of a lead; nothing is changed."""
+    new_lead = imported.new_lead
+    lead_id = new_lead.lead.id
+    row = await fetch_one(db, _SAME_ID, lead_id)
+    if row is not None:
+        return InsertResult(Inserted.DUPLICATE, lead_id, LeadStatus(row[0]))
+    [result] = entered([new_lead], await _earlier_leads(db, [new_lead]))
+    if result.outcome is Inserted.NEW:
+        return result._replace(status=imported.status)
+    return result
 
 
 @each
@@ -127,7 +177,7 @@ async def release_as_held(
 
 async def _stored(db: Database, lead_id: str) -> InsertResult | None:
     """Return what became of a lead that is not held any more; None: never was here."""
-    row = await fetch_one(db, "SELECT status FROM leads WHERE id = $1", lead_id)
+    row = await fetch_one(db, _SAME_ID, lead_id)
     if row is None:
         return None
     return InsertResult(Inserted.DUPLICATE, lead_id, LeadStatus(row[0]))

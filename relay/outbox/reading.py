@@ -31,11 +31,11 @@ from relay.outbox.records import (
 _OLDEST_OPEN: Final = " UNION ALL ".join(
     f"""
     SELECT * FROM (
-        SELECT created_at FROM leads WHERE status = '{one.value}' ORDER BY seq LIMIT 1
+        SELECT round_at FROM leads WHERE status = '{one.value}' ORDER BY seq LIMIT 1
     ) AS {one.value}
     """  # noqa: S608 - of constants
     for one in sorted(OPEN)
-).join(("SELECT min(created_at) FROM (", ") AS firsts"))
+).join(("SELECT min(round_at) FROM (", ") AS firsts"))
 
 # SQLite's index of clicks is in parts, and each is asked (sqlite.sql).
 _CLICK: Final = """
@@ -138,13 +138,17 @@ async def of_customers(
 async def unproven(
     db: Database, since: int, until: int, limit: int, seal: Seal
 ) -> list[LeadRecord]:
-    """Return entries delivered in a time that nothing has confirmed, oldest first."""
+    """Return entries delivered in a time that nothing has confirmed, oldest first.
+
+    No refunds: Dub makes no event of them.
+    """
     rows = await db.fetch(
         sql(
             """
             SELECT {entry} FROM leads AS l
             WHERE l.status = 'delivered' AND l.missing_at IS NULL
                 AND l.mode <> 'deferred' AND l.delivered_at BETWEEN $1 AND $2
+                AND (l.sale IS NULL OR l.sale NOT LIKE '%"refund":true%')
             ORDER BY l.delivered_at LIMIT $3
             """
         ),
@@ -185,7 +189,7 @@ async def swap_reconciliation(db: Database, old: str, new: str) -> bool:
 
 
 async def oldest_open(db: Database) -> int | None:
-    """Return when the oldest open lead was created (epoch ms)."""
+    """Return since when the oldest open lead is tried (epoch ms)."""
     row = await fetch_one(db, _OLDEST_OPEN)
     return None if row is None else row[0]
 

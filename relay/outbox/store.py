@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 from relay.core.clock import now_ms
 from relay.core.leads import Attempt, LeadRecord, LeadStatus
 from relay.core.pacing import Budget, Pace
-from relay.outbox import deliveries, insertion, personal_data, reading
+from relay.outbox import deliveries, insertion, personal_data, reading, removal
 from relay.outbox.contract import (
     NO_DETAILS,
     Alert,
@@ -33,6 +33,7 @@ from relay.outbox.contract import (
     Credited,
     Findings,
     Forgotten,
+    ImportedLead,
     InsertResult,
     NewLead,
     Outbox,
@@ -40,6 +41,7 @@ from relay.outbox.contract import (
     Proof,
     Query,
     Rekeyed,
+    Removed,
     Requeued,
     Resolution,
     Sample,
@@ -60,6 +62,7 @@ Arguments = TypeVarTuple("Arguments")
 WAKING: Final[frozenset[AnyOperation]] = frozenset(
     {
         insertion.put,
+        insertion.import_lead,
         insertion.release,
         insertion.release_as_held,
         deliveries.settle,
@@ -193,6 +196,15 @@ class StoredOutbox(Outbox, ABC):
         locks = self.locks_of(new_lead)
         put = self.channel.submit(self.put_operation, (new_lead, row), locks)
         return await self._soon(put)
+
+    async def import_lead(
+        self, imported: ImportedLead, *, dry: bool = False
+    ) -> InsertResult:
+        row = row_of(imported.new_lead, self._seal)
+        if dry:
+            return await self.channel.read(insertion.find_imported, imported)
+        locks = self.locks_of(imported.new_lead)
+        return await self.channel.submit(insertion.import_lead, (imported, row), locks)
 
     async def release(
         self, lead_id: str, new_lead: NewLead | None
@@ -376,6 +388,12 @@ class StoredOutbox(Outbox, ABC):
 
     async def erase_due(self, before: int, limit: int, now: int) -> int:
         return await self.channel.submit(personal_data.erase_due, (before, limit, now))
+
+    async def remove_old(
+        self, above: int, before: int, limit: int, *, for_ever: bool
+    ) -> Removed:
+        argument = (above, before, limit, for_ever)
+        return await self.channel.submit(removal.remove_old, argument)
 
     async def forget(self, wanted: Wanted, now: int) -> Forgotten:
         return await self.channel.submit(personal_data.forget, (wanted, now))

@@ -183,7 +183,13 @@ class ProxiedSignups:
         held: str | None = None,
     ) -> NewLead:
         return self._intake.drafted(
-            SOURCE, draft, notes, click_id=click_id, origin=origin, lead_id=held
+            SOURCE,
+            draft.fields,
+            draft.problem,
+            notes,
+            click_id=click_id,
+            origin=origin,
+            lead_id=held,
         )
 
 

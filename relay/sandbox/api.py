@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Any, Final
 
 from relay.core.dub import errors
+from relay.core.dub.browser_calls import validate_client
 from relay.core.dub.track_lead import (
-    MAX_CUSTOMER_ID,
     InvalidFieldError,
     LeadFields,
     validate,
@@ -247,6 +247,10 @@ class Api:
         """``GET /customers/{id}`` and ``GET /customers/ext_{externalId}``."""
         return self._server(call, conditions, self._one_customer)
 
+    def served(self, call: Incoming, conditions: Conditions, work: Work) -> Reply:
+        """Do the work of another server route, behind the checks of all."""
+        return self._server(call, conditions, work)
+
     def _server(self, call: Incoming, conditions: Conditions, work: Work) -> Reply:
         def admitted(call: Incoming, conditions: Conditions) -> Reply:
             self.circuit.admit(conditions)
@@ -382,9 +386,7 @@ class Api:
         )
 
     def _client_lead(self, call: Incoming, conditions: Conditions) -> Reply:
-        body = call.parsed
-        fields = _checked(body)
-        _strict(body)
+        fields = _checked(call.parsed, validate_client)
         return self._track(call, conditions, fields)
 
 
@@ -410,24 +412,11 @@ def _too_many() -> RefusalError:
     return RefusalError("rate_limit_exceeded", errors.TOO_MANY_REQUESTS)
 
 
-def _checked(body: object) -> LeadFields:
+def _checked(
+    body: object, check: Callable[[object], LeadFields] = validate
+) -> LeadFields:
     try:
-        return validate(body)
+        return check(body)
     except InvalidFieldError as error:
         issue = error.issue
         raise RefusalError(issue.error_code, issue.text) from None
-
-
-def _strict(body: Mapping[str, Any]) -> None:
-    """Check what the browser's route checks beyond the server's."""
-    if not isinstance(body.get("clickId"), str):
-        text = "invalid_type: clickId: Invalid input: expected string"
-        raise RefusalError(errors.UNPROCESSABLE, text)
-    external_id = body.get("customerExternalId")
-    if not isinstance(external_id, str):
-        text = "invalid_type: customerExternalId: Invalid input: expected string"
-        raise RefusalError(errors.UNPROCESSABLE, text)
-    if len(external_id) > MAX_CUSTOMER_ID:
-        limit = f"<={MAX_CUSTOMER_ID} characters"
-        text = f"too_big: customerExternalId: Too big: expected string to have {limit}"
-        raise RefusalError(errors.UNPROCESSABLE, text)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from relay.core.dub import errors
+from relay.core.dub.browser_calls import (
+    UNKNOWN_KEY,
+    host_refused,
+    is_allowed,
+    key_of,
+    malformed_key,
+    page_host,
+)
 from relay.sandbox.faults import Conditions
 from relay.sandbox.model import RecordedLead, RefusalError
 
@@ -162,7 +168,6 @@ PUBLISHABLE_RATE: Final = 600
 """Calls a minute of a publishable key, for all visitors together."""
 
 _MINUTE_MS: Final = 60_000
-_PUBLISHABLE: Final = re.compile(r"dub_pk_[A-Za-z0-9_-]{16,64}")
 
 _WORTH: Final[Mapping[str, tuple[str, str]]] = {
     "revoked": ("unauthorized", errors.INVALID_KEY),
@@ -220,14 +225,10 @@ class Circuit:
 
     def identify_publishable(self, authorization: str | None) -> None:
         """Check a browser's key; raise RefusalError."""
-        if authorization is None:
-            raise RefusalError("unauthorized", "Missing publishable key.")
-        key = authorization.removeprefix("Bearer ")
-        if not _PUBLISHABLE.fullmatch(key):
-            message = "Invalid or missing publishable key."
-            raise RefusalError(errors.BAD_REQUEST, message)
-        if key != self.publishable_key:
-            raise RefusalError("unauthorized", "Invalid publishable key.")
+        if (problem := malformed_key(authorization)) is not None:
+            raise RefusalError(*problem)
+        if key_of(authorization or "") != self.publishable_key:
+            raise RefusalError(*UNKNOWN_KEY)
 
     def count(self, key: str, now: int, rate: int | None) -> tuple[bool, Allowance]:
         """Count a call; whether it may pass, and its rate headers.
@@ -273,26 +274,6 @@ def require_hostname(
     An empty list allows all. Referer counts before Origin; ``*.site`` covers
     its subdomains but not the site itself.
     """
-    host = _hostname(referer) or _hostname(origin)
-    if not allowed or (host and any(_covers(entry, host) for entry in allowed)):
-        return
-    raise RefusalError(
-        "forbidden",
-        f"Request origin '{host or 'null'}' is not included in the allowed hostnames "
-        "for this workspace. Update your allowed hostnames here: "
-        "https://app.dub.co/settings/tracking",
-    )
-
-
-def _hostname(address: str | None) -> str | None:
-    try:
-        host = urlsplit(address or "").hostname
-    except ValueError:
-        return None
-    return host.removeprefix("www.") if host else None
-
-
-def _covers(entry: str, host: str) -> bool:
-    if entry.startswith("*."):
-        return host.endswith(entry[1:])
-    return host == entry
+    host = page_host(referer, origin)
+    if allowed and not is_allowed(host, allowed):
+        raise RefusalError("forbidden", host_refused(host))

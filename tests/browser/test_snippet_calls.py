@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from playwright.async_api import Page
@@ -107,6 +108,30 @@ async def test_what_dub_refuses_is_not_repeated(site: Site, visitor: Page) -> No
 
     assert answer["error"]["code"] == "unprocessable_entity"
     assert len(site.posted("lead/client")) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "counted"),
+    [
+        ([(500, {})], {}, False),
+        ([(500, {})], {"relay": {"id": "lead_1", "status": "duplicate"}}, True),
+        ([], {}, True),
+    ],
+)
+async def test_a_repeat_that_dub_has_swallowed_is_no_success(
+    site: Site, visitor: Page, first: Any, more: dict[str, Any], counted: bool
+) -> None:
+    """Dub claims its dedupe key before it fails; the relay has stored the lead."""
+    taken = {"click": {"id": TRACKED}, "link": None, "customer": {}} | more
+    site.answers["lead/client"] = [*first, (200, taken)]
+    site.carries(TAG, script=NEW)
+    await visitor.goto(site.url())
+    await visitor.evaluate(
+        "document.addEventListener('dub:lead', e => self.seen = e.detail)"
+    )
+
+    assert await visitor.evaluate(LEAD) == (taken if counted else None)
+    assert await visitor.evaluate("self.seen") == (taken if counted else None)
 
 
 @pytest.mark.parametrize(("invoice", "tries"), [(", invoiceId: 'in_1'", 2), ("", 1)])

@@ -48,6 +48,7 @@ async def relay(tmp_path: Path) -> AsyncIterator[RelayProcess]:
             "RELAY_TRUSTED_PROXIES": "127.0.0.1/32",
             "RELAY_ADMIN_PASSWORD": "a password of the admin",
             "DUB_WEBHOOK_SECRET": "whsec_of_dub",
+            "DUB_PUBLISHABLE_KEY": "dub_pk_sandboxsandboxsandbox00",
             "CLERK_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         }
         process = RelayProcess(tmp_path, settings, config=RULES)

@@ -40,7 +40,7 @@ LEASE = 60_000
 COMMANDS = [
     *("serve", "demo", "sandbox", "check", "sign", "version", "leads"),
     *("leads list", "leads show", "leads retry", "leads export", "leads forget"),
-    "leads credit",
+    *("leads credit", "leads import", "leads recover", "front"),
     *("leads rekey", "alerts", "alerts list", "alerts test"),
     *("health", "stats", "reconcile", "delivery", "delivery pause", "delivery resume"),
     *("rules", "rules list", "rules candidates", "rules suggest"),

@@ -26,6 +26,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from dub import Dub
 
+from relay.sandbox.app import PUBLISHABLE_KEY
 from tests.support.example_sites import COMMANDS, EXAMPLES, Site
 from tests.support.harness import (
     API_KEY,
@@ -196,6 +197,7 @@ def _placeholders(relay: str, dub: str, site: str, lead: str) -> dict[str, str]:
     return {
         r"\blead_(?:\w*…|ID\b)": lead,
         r"\bdub_…": API_KEY,
+        r"\bdub_pk_…": PUBLISHABLE_KEY,
         r"\bwhsec_(?:…|\$\(openssl rand -base64 \d+\))": HOOK_SECRET,
         r"\bCUSTOMER_ID\b": CUSTOMER,
         r"https://(?:www\.|relay\.)?example\.com": relay,

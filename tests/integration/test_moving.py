@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from relay.core.leads import LeadStatus
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import (
     Circuit,
+    ImportedLead,
     Inserted,
     Outbox,
     OutboxUnavailableError,
@@ -65,6 +67,9 @@ async def fill(path: Path, leads: int = 0) -> str:
         # Not all at once: a commit that does not come within a second is given up.
         some = range(min(500, leads - done))
         await asyncio.gather(*(outbox.put(new_lead()) for _ in some))
+    gone = replace(signup("gone"), dedupe_since=0)
+    await outbox.import_lead(ImportedLead(gone, LeadStatus.DELIVERED, NOW))
+    await outbox.remove_old(0, NOW + 1, 100_000, for_ever=True)
     await outbox.set_circuit(Circuit(open=True, reason="key", probe_at=NOW, failures=2))
     await outbox.throttled(600, NOW, NOW + 60_000)
     await outbox.close()
@@ -76,6 +81,10 @@ async def everything(url: str) -> tuple[object, ...]:
     outbox = await opened(url)
     leads = await outbox.list(Query())
     stories = [await outbox.attempts(one.lead.id) for one in leads[-9:]]
+    again = replace(signup("gone"), dedupe_since=0)
+    wanted = ImportedLead(again, LeadStatus.QUEUED, NOW)
+    known = await outbox.import_lead(wanted, dry=True)
+    assert known.outcome is Inserted.DUPLICATE
     found = (leads, stories, await outbox.circuit(), await outbox.budget())
     await outbox.close()
     return found

@@ -18,9 +18,19 @@ Graph = Mapping[str, frozenset[str]]
 def at_start(tree: ast.AST) -> Iterator[ast.AST]:
     """Yield the nodes of a module that run when it is imported."""
     for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if not function and not _is_for_types(node):
             yield node
             yield from at_start(node)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    """Recognise ``if TYPE_CHECKING:``, which no run enters."""
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
 
 
 def imported(nodes: Iterable[ast.AST], names: frozenset[str]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from relay.outbox.contract import (
     UnstorableError,
 )
 from tests.support.outbox_contract_delivery import DeliveryContract
+from tests.support.outbox_contract_history import HistoryContract
 from tests.support.outbox_contract_keeping import KeepingContract
 from tests.support.outbox_contract_operating import OperatingContract
 from tests.support.outbox_contract_sales import SalesContract
@@ -52,7 +53,11 @@ SURROGATE = "\ud83d"
 
 
 class OutboxContract(
-    DeliveryContract, KeepingContract, OperatingContract, SalesContract
+    DeliveryContract,
+    KeepingContract,
+    HistoryContract,
+    OperatingContract,
+    SalesContract,
 ):
     """Everything that any outbox does."""
 

@@ -233,6 +233,9 @@ def signing_in(path: str) -> Iterator[bytes]:
         yield posted(path, "multipart/form-data; boundary=b", body, next(address))
 
 
+PUBLISHABLE: Final = "Authorization: Bearer dub_pk_sandboxsandboxsandbox00"
+
+
 def worst() -> Mapping[str, Iterator[bytes]]:
     """Return everything, by entry point."""
     own = "/_dub"
@@ -258,6 +261,11 @@ def worst() -> Mapping[str, Iterator[bytes]]:
         ),
         "`track/click`, `track/open`": chain(
             documents(f"{own}/track/click"), forms(f"{own}/track/open", CLIENT)
+        ),
+        "`track/lead/client`, `track/sale/client`": chain(
+            documents(f"{own}/track/lead/client", PUBLISHABLE),
+            documents(f"{own}/track/sale/client", PUBLISHABLE),
+            [request(f"POST {own}/track/lead/client", f"Authorization: {fill('a')}")],
         ),
         "`cookie`, `ticket`": chain(
             planting(f"{own}/cookie"),

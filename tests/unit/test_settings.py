@@ -70,6 +70,8 @@ CONTRACT = [
     ("RELAY_RETRY_FOR", "delivery.retry_for", 72 * 3600.0),
     ("RELAY_RATE", "delivery.rate", 1200),
     ("RELAY_DEDUPE_DAYS", "dedupe_days", 7),
+    ("RELAY_BROWSER_DURABLE", "browser.durable", None),
+    ("RELAY_KEEP_DAYS", "keep_days", 400),
 ]
 
 
@@ -112,10 +114,10 @@ def test_every_setting_is_an_attribute_and_is_described() -> None:
 
     described = [row.name for row in settings.describe()]
 
-    assert described == [*(setting.toml for setting in SETTINGS), "signup"]
+    assert described == [*(setting.toml for setting in SETTINGS), "signup", "hook"]
     assert {made.name for made in fields(Settings)} == {
         *(setting.name for setting in SETTINGS),
-        *("signup", "config", "origins"),
+        *("signup", "hook", "additions", "config", "origins"),
     }
 
 
@@ -124,6 +126,7 @@ NAMED_OTHERWISE = {
     "dub.api_key": "DUB_API_KEY",
     "dub.api_url": "DUB_API_URL",
     "dub.webhook_secret": "DUB_WEBHOOK_SECRET",
+    "dub.publishable_key": "DUB_PUBLISHABLE_KEY",
     "dashboard.password": "RELAY_ADMIN_PASSWORD",
     "dashboard.listen": "RELAY_ADMIN_LISTEN",
     "dashboard.identity_header": "RELAY_ADMIN_IDENTITY_HEADER",
@@ -453,6 +456,7 @@ def test_a_setting_whose_file_is_bad_does_not_count_as_missing_beside_another() 
     [
         ("RELAY_ALERTS_URL", "https://ops.example.com/", "RELAY_ALERTS_SECRET"),
         ("RELAY_TLS_KEY", "key.pem", "RELAY_TLS_CERT"),
+        ("RELAY_BROWSER_DURABLE", "on", "DUB_PUBLISHABLE_KEY"),
         ("RELAY_ADMIN_LISTEN", "127.0.0.1:81", "RELAY_ADMIN_PASSWORD"),
         (
             "RELAY_ADMIN_IDENTITY_HEADER",
@@ -569,6 +573,8 @@ BAD = {
     ],
     "RELAY_API_TOKEN": ["two words", "é", "a\tb"],
     "DUB_API_KEY": ["dub_ key", "dub_key\n", "dub_é"],
+    "DUB_PUBLISHABLE_KEY": ["dub_key", "dub_pk_short", "dub_pk_" + "x" * 65],
+    "RELAY_BROWSER_HOSTNAMES": ["https://a.b", "a.*.b", "a/b", "a.b,", "*."],
     "DUB_API_URL": ["api.dub.co", "http://h?q", "http://h#f", "http://u@h"],
     "RELAY_COOKIE_DOMAIN": ["a b", "-.", "http://a.b", "a..b", "a;b"],
     "RELAY_COOKIE_DAYS": ["0", "401", "-1", "x", "1.5", "٣"],
@@ -609,6 +615,13 @@ def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
         ("RELAY_COOKIE_DAYS", "400", "cookie_days", 400),
         ("RELAY_ATTRIBUTION", "first-click", "attribution", "first-click"),
         ("RELAY_DEDUPE_DAYS", "0", "dedupe_days", 0),
+        (
+            "RELAY_BROWSER_HOSTNAMES",
+            "www.Shop.test, *.shop.test",
+            "browser_hostnames",
+            ("shop.test", "*.shop.test"),
+        ),
+        ("DUB_PUBLISHABLE_KEY", "dub_pk_" + "x" * 16, "stores_browser_leads", True),
         ("RELAY_RETRY_FOR", "500ms", "delivery_retry_for", 0.5),
         ("RELAY_RETRY_FOR", "30m", "delivery_retry_for", 1800.0),
         ("RELAY_RETRY_FOR", "7d", "delivery_retry_for", 604_800.0),
@@ -679,6 +692,14 @@ def test_the_longest_wait_is_not_shorter_than_the_first() -> None:
     assert mistake(RELAY_RETRY_BASE="60", RELAY_RETRY_MAX="30") == (
         "RELAY_RETRY_MAX: less than RELAY_RETRY_BASE. Raise it, or lower the other."
     )
+
+
+def test_rows_are_kept_for_as_long_as_repeats_are_seen() -> None:
+    line = mistake(RELAY_KEEP_DAYS="30", RELAY_DEDUPE_DAYS="90")
+
+    assert line.startswith("RELAY_KEEP_DAYS: less than RELAY_DEDUPE_DAYS")
+    assert loaded(RELAY_KEEP_DAYS="0", RELAY_DEDUPE_DAYS="90").keep_days == 0
+    assert loaded(RELAY_KEEP_DAYS="30", RELAY_DEDUPE_DAYS="0").keep_days == 30
 
 
 def test_the_relay_does_not_stand_in_front_of_itself() -> None:
@@ -820,7 +841,9 @@ def test_the_sample_file_with_every_line_uncommented_is_valid() -> None:
     settings = load(toml(text), {})
 
     assert set(tomllib.loads(text)) >= {"listen", "dub", "signup"}
-    assert {row.origin for row in settings.describe()} == {"relay.toml"}
+    # [[hook]] and hook.secret exclude each other in one file.
+    origins = {row.origin for row in settings.describe() if row.name != "hook"}
+    assert origins == {"relay.toml"}
     assert len(settings.signup) == 1
     for setting in SETTINGS:
         if setting.default is not None:

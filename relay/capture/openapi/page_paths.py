@@ -92,7 +92,7 @@ CALLS: Final[Mapping[str, Json]] = {
 """What Dub needs at least; the rest is its documentation's."""
 
 DUBS_OWN: Final = {
-    "description": "Dub's own answer, of the same status.",
+    "description": "Dub's own answer, or what the relay says in its place.",
     "content": {"application/json": {"schema": {}}},
 }
 
@@ -141,6 +141,12 @@ def _scripts() -> Iterator[tuple[str, Json]]:
     yield "/{variant}.{hash}.js", {"get": by_hash}
 
 
+_PASSING_ERRORS: Final = (400, 408, 413, 429, 502, 504)
+
+_ERRORS: Final = (*_PASSING_ERRORS, 401, 403, 422, 503)
+"""Also of a call that is stored."""
+
+
 def _passed_on() -> Iterator[tuple[str, Json]]:
     for path in (*OPEN_PATHS, *KEYED_PATHS):
         yield (
@@ -148,9 +154,10 @@ def _passed_on() -> Iterator[tuple[str, Json]]:
             {
                 "post": operation(
                     _PAGES,
-                    f"A browser's call of Dub's `{path}`, passed on",
+                    f"A browser's call of Dub's `{path}`, "
+                    + ("stored, or passed on" if path in KEYED_PATHS else "passed on"),
                     {"2XX": DUBS_OWN, "4XX": DUBS_OWN},
-                    errors=(400, 408, 413, 429, 502, 504),
+                    errors=_ERRORS if path in KEYED_PATHS else _PASSING_ERRORS,
                     body=CALLS[path],
                     security="publishableKey" if path in KEYED_PATHS else None,
                 ),

@@ -45,6 +45,9 @@ WORKSPACE_ID_NOT_FOUND: Final = (
     "recommend refactoring to workspace API keys: https://d.to/keys"
 )
 INVALID_KEY: Final = "Unauthorized: Invalid API key."
+MISSING_PUBLISHABLE_KEY: Final = "Missing publishable key."
+MALFORMED_PUBLISHABLE_KEY: Final = "Invalid or missing publishable key."
+INVALID_PUBLISHABLE_KEY: Final = "Invalid publishable key."
 EXPIRED_KEY: Final = "Unauthorized: Access token expired."
 TOO_MANY_REQUESTS: Final = "Too many requests."
 WORKSPACE_NOT_FOUND: Final = "Workspace not found."

@@ -41,7 +41,8 @@ _FLAGS: Final = frozenset(
         *("success", "issuccess", "succeeded", "successful", "issuccessful"),
         *("successfull", "ok", "isok", "valid", "isvalid", "validated", "accepted"),
         *("registered", "signedup", "created", "iscreated", "isnew", "newuser"),
-        *("isnewuser", "isnewaccount", "isnewmember", "isnewcustomer"),
+        *("isnewuser", "isnewaccount", "isnewmember", "isnewcustomer", "firstseen"),
+        *("usercreated", "accountcreated", "creatednewuser", "creatednewrecipeuser"),
     }
 )
 """True: accepted; false: refused."""
@@ -60,14 +61,14 @@ _FAULT_FLAGS: Final = frozenset(
 _FAULTS: Final = re.compile(
     r"(?!no).*errors?|err|.*exceptions?|.*violations?|invalidfields?|faults?|error(?:code|"
     r"message|messages|msg|text|type|name|description|details?|s?info|list|map|data)|"
-    r"errcode|errno|errmsg|validationmessages?|issues|problems|failures|fieldmessages"
+    r"errcode|errno|errmsg|keypattern|captcharequired|requirescaptcha|validationmessages?|issues|problems|failures|fieldmessages"
 )
 """Keys under which there is something only if it went wrong."""
 
 _NO_FAULTS: Final = frozenset(
     {
         *("", "0", "00", "000", "0000", "00000", "200", "no", "none", "null", "nil"),
-        *("ok", "false", "success", "noerror", "undefined"),
+        *("ok", "false", "success", "noerror", "undefined", "成功", "操作成功"),
     }
 )
 
@@ -85,7 +86,7 @@ _BAD_STATES: Final = re.compile(
     r".*err(?:or)?s?|.*fail(?:ed|ure|s)?|.*invalid.*|.*exists|.*taken|.*duplicate.*|"
     r"rejected|refused|denied|.*conflict|.*badrequest|unauthorized|forbidden|"
     r"unprocessable.*|n?ko|nok|notok|spam|aborted|.*missing.*|abandoned|expired|"
-    r"validation|danger|destructive|critical|"
+    r"validation|danger|destructive|critical|.*already.*|.*inuse|.*notallowed|"
     r".*exception|blocked|acceptancemissing|throttled|toomanyrequests|.*problem"
 )
 _GOOD_STATES: Final = re.compile(
@@ -99,7 +100,7 @@ _ENVELOPES: Final = frozenset(
         *("content", "d", "output", "value", "return", "returnvalue", "props"),
         *("flash", "form", "actiondata", "action", "state", "status", "detail"),
         *("details", "attributes", "fields", "message", "messages", "notification"),
-        *("notifications", "alert", "alerts", "toast", "notice"),
+        *("notifications", "alert", "alerts", "toast", "notice", "ui"),
     }
 )
 """Keys whose value may say the same, one level down."""
@@ -170,12 +171,12 @@ def _of_object(value: Mapping[str, Any], sent: Collection[str]) -> Said:
         return Ruling.REFUSED, next(iter(value))
     if value.keys() >= _PAGE or _is_null(value.get("data", value)):
         return _NOTHING
-    return _by_content(value)
+    return _by_content(_opened(value))
 
 
 def judge_text(text: str) -> Said:
     """Judge a sentence for people; what has no known word says nothing."""
-    text = text[:_LONGEST]
+    text = text[:_LONGEST].replace("_", " ")
     if _is_markup(text):
         return _NOTHING
     if _TAKEN.search(text):
@@ -238,6 +239,16 @@ def _sign(key: str, inner: Any, path: str) -> Iterator[Said]:
             yield Ruling.REFUSED, path
     elif key in _STATES and (outcome := _state(inner)) is not None:
         yield outcome, path
+    elif key in {"name", "classname"} and _is_error_class(inner):
+        yield Ruling.REFUSED, path
+
+
+def _is_error_class(value: Any) -> bool:
+    """Whether a name is that of an error, as ORMs of JavaScript write theirs."""
+    return isinstance(value, str) and _ERROR_CLASS.fullmatch(value[:100]) is not None
+
+
+_ERROR_CLASS: Final = re.compile(r"[A-Z]\w*(?:Error|Exception)")
 
 
 def _flag(value: Any) -> bool | None:
@@ -312,6 +323,16 @@ def _is_null(data: Any) -> bool:
     return data is None or (
         isinstance(data, dict) and all(each is None for each in data.values())
     )
+
+
+def _opened(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what is inside envelopes that hold one object and nothing else."""
+    for _ in range(_DEPTH):
+        inner = [each for name, each in value.items() if name != "extensions"]
+        if len(inner) != 1 or not isinstance(inner[0], dict) or not inner[0]:
+            break
+        value = inner[0]
+    return value
 
 
 def _by_content(value: Mapping[str, Any]) -> Said:

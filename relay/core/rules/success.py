@@ -118,6 +118,7 @@ _ERROR_PARAMETER: Final = re.compile(
     r"\w*taken|duplicate\w*|already\w*|rejected|refused|denied",
     re.IGNORECASE,
 )
+_STATE: Final = frozenset({"status", "result", "outcome"})
 _SENTENCE: Final = frozenset(
     {"message", "msg", "flash", "notice", "alert", "reason", "info", "toast"}
 )
@@ -133,6 +134,7 @@ _SUCCESS_WORDS: Final = frozenset({"success", "registered", "created", "ok", "do
 _NO_SUCCESS: Final = frozenset(
     {
         *(f"success={word}" for word in ("0", "false", "no")),
+        "csrf=true",  # Auth.js, of a request without its token
         *(
             f"{name}={word}"
             for name in ("status", "result", "state", "outcome")
@@ -141,6 +143,8 @@ _NO_SUCCESS: Final = frozenset(
     }
 )
 _ERROR_PATH: Final = re.compile(r"(?:^|[-_.])(?:errors?|fail(?:ed|ure)?)(?:$|[-_.])")
+
+_ERROR_PAGE: Final = re.compile(r"/(?:40[0-9]|50[0-9])(?:\.[a-z]{3,5})?")
 
 _FORM_PAGE: Final = re.compile(
     r"(?:sign[-_]?up|regist(?:er|ration|rations)|join|new|create[-_]?account)"
@@ -286,7 +290,8 @@ def _back(
 ) -> Verdict:
     """Judge a redirect to the form, or to the page that it was on."""
     added = sorted(_names(goes) - _names(form) - _names(page))
-    if any(_says_success(*each) for each in _parameters(goes) if each[0] in added):
+    said = [each for each in _parameters(goes) if each[0] in {*added, goes.fragment}]
+    if any(_says_success(*each) for each in said):
         # Spring's /register?success, WordPress' ?checkemail=registered
         why = "a redirect back to the form that says it is accepted"
         return Verdict(Ruling.ACCEPTED, why)
@@ -333,13 +338,19 @@ def _error(goes: SplitResult) -> str | None:
     """Return what names an error in a redirect's target, None without one."""
     for name, value in _parameters(goes):
         word = value.strip().lower()
-        if _ERROR_PARAMETER.fullmatch(name) and word not in _NO_ERROR:
-            return f"{name[:40]}="
+        bare = name.partition("[")[0]
+        if _ERROR_PARAMETER.fullmatch(bare) and word not in _NO_ERROR:
+            return f"{bare[:40]}="
+        if name.lower() in _STATE and judge_json({name: word})[0] is Ruling.REFUSED:
+            return f"{name}="
         if f"{name.lower()}={word}" in _NO_SUCCESS:
             return f"{name}="
         if name.lower() in _SENTENCE and _sentence(word) is Ruling.REFUSED:
             return f"{name}="
-    last = _place(goes).path.rpartition("/")[2]
+    path = _place(goes).path
+    if _ERROR_PAGE.fullmatch(path):
+        return path
+    last = path.rpartition("/")[2]
     return last if _ERROR_PATH.search(last) and _shown(last) else None
 
 

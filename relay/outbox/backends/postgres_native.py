@@ -56,7 +56,7 @@ _COLUMNS: Final = len(NEW_LEAD_COLUMNS)
 
 _INSERT_OR_FIND: Final = f"""
     WITH earlier AS MATERIALIZED (
-        {EARLIER.format(_COLUMNS + 1, _COLUMNS + 2, _COLUMNS + 3)}
+        {EARLIER.format(*(_COLUMNS + place for place in (1, 2, 3, 2, 3)))}
     ), entered AS (
         {_INSERT} WHERE NOT EXISTS (SELECT 1 FROM earlier)
     )

@@ -29,8 +29,8 @@ from relay.outbox.migrations import migrate_sqlite
 BATCH: Final = 1_000
 """Leads in one transaction: some megabytes, some tens of milliseconds."""
 
-SINGLES: Final = ("circuit", "budget", "audit_log")
-"""Small tables, which are copied as they are at the end."""
+SINGLES: Final = ("circuit", "budget", "audit_log", "removed")
+"""Tables beside the leads, which are copied as they are at the end."""
 
 
 class MoveError(OutboxError):
@@ -151,9 +151,11 @@ class _Move:
         )
 
     async def _copy_single(self, table: str) -> None:
-        rows = self._rows(f"SELECT * FROM {table}")  # noqa: S608 - of SINGLES
+        cursor = self._file.execute(f"SELECT * FROM {table}")  # noqa: S608 - of SINGLES
+        cursor.row_factory = sqlite3.Row
         await self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 - as above
-        await self._insert(table, rows)
+        while rows := cursor.fetchmany(BATCH):
+            await self._insert(table, rows)
 
     async def _types(self, table: str, names: Sequence[str]) -> dict[str, str]:
         """Return the type of each column there; the two schemas must have the same."""

@@ -229,10 +229,6 @@ class Intake:
         return key, lead.created_at - self._dedupe_ms if self._dedupe_ms else 0
 
 
-def _is_refund(lead: Lead) -> bool:
-    return lead.sale is not None and lead.sale.refund
-
-
 _UNKNOWN: Final = "unknown"
 """Stands in for a required field while a held sign-up's answer is not known."""
 
@@ -273,3 +269,7 @@ def _unblanked(clean: LeadFields, usable: Mapping[str, object]) -> LeadFields:
     event = clean.event_name if "eventName" in usable else ""
     customer = clean.customer_external_id if "customerExternalId" in usable else ""
     return replace(clean, event_name=event, customer_external_id=customer)
+
+
+def _is_refund(lead: Lead) -> bool:
+    return lead.sale is not None and lead.sale.refund

@@ -91,6 +91,18 @@ class DubClient:
             allow_redirects=False,
         )
 
+    async def list_events(
+        self, query: Mapping[str, str], signature: str
+    ) -> Answer | NoAnswer:
+        """Send ``GET /events`` once; never raises, as above."""
+        return await self._call(
+            "GET",
+            self._events_url.with_query(query),
+            signature,
+            most=MAX_EVENTS,
+            allow_redirects=False,
+        )
+
     async def find_commission(self, invoice: str, signature: str) -> Answer | NoAnswer:
         """Send ``GET /commissions?invoiceId=…`` once; never raises, as above."""
         return await self._call(
@@ -109,18 +121,6 @@ class DubClient:
             self._commissions_url / commission,
             signature,
             data=body,
-            allow_redirects=False,
-        )
-
-    async def list_events(
-        self, query: Mapping[str, str], signature: str
-    ) -> Answer | NoAnswer:
-        """Send ``GET /events`` once; never raises, as above."""
-        return await self._call(
-            "GET",
-            self._events_url.with_query(query),
-            signature,
-            most=MAX_EVENTS,
             allow_redirects=False,
         )
 

@@ -311,6 +311,7 @@ async def test_files_are_read_as_programs_write_them(
 WRONG: dict[str, tuple[str | bytes, str]] = {
     "no customer": (table(row("")), "2: customerExternalId"),
     "a placeholder": (table(row("undefined")), "2: customerExternalId"),
+    "a refund": (json.dumps(row("u", kind="refund")), "1: kind: neither lead nor sale"),
     "no time": (table(row("u", createdAt="")), "2: createdAt: is missing"),
     "no such time": (table(row("u", createdAt="31.1.")), "2: createdAt: not a time"),
     "the future": (table(row("u", -2)), "2: createdAt: not in the past"),

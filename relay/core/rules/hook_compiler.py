@@ -34,7 +34,9 @@ _KEYS: Final = (
 _PATH: Final = re.compile(
     r"[a-z0-9][a-z0-9._-]{0,63}(?:/[a-z0-9][a-z0-9._-]{0,63}){0,3}"
 )
-OWN_SOURCES: Final = frozenset({"signup", "dub", "hook", "api", "proxy", "import"})
+OWN_SOURCES: Final = frozenset(
+    {"signup", "dub", "hook", "api", "proxy", "browser", "import", "recovered"}
+)
 """Names that a ``[[hook]]`` cannot have: endpoints and sources of the relay's own."""
 
 T = TypeVar("T")

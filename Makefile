@@ -12,7 +12,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick chaos lint format docs site snippet snippet-mutation bench clean
+.PHONY: help demo test browsers quick chaos lint format docs site snippet snippet-mutation bench clean
 
 help: ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,17 @@ test: $(READY) ## run all tests, in four processes; ARGS="-k hook" goes to pytes
 	@.ci/postgres
 	@.ci/faketime
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
+
+browsers: $(READY) ## run the browser tests in Chromium, Firefox and WebKit, each; writes docs/browsers.md
+	@.ci/commands
+	@.ci/chromium
+	@.ci/browsers
+	@.ci/servers
+	@set -e; for engine in chromium firefox webkit; do \
+		echo "== $$engine =="; \
+		ENGINE=$$engine $(BIN)/python -m pytest -q $(PARALLEL) $(ARGS) tests/browser; \
+	done
+	@$(BIN)/python -m tests.support.lifetimes
 
 quick: $(READY) ## run the tests that start no other program
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=quick \

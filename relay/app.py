@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import cached_property, partial
 from os import getpid
 from socket import gethostname
@@ -16,10 +17,11 @@ from aiohttp import web
 from relay.capture import openapi
 from relay.capture.browser_api import Admission, BrowserApi
 from relay.capture.click_cookie import Landing, StoringTerms
+from relay.capture.dub_webhook import DubHook
 from relay.capture.intake import Intake
 from relay.capture.page_endpoints import CookieEndpoint, TicketEndpoint
 from relay.capture.pass_through import KEYED_PATHS, OPEN_PATHS, PATHS, Passthrough
-from relay.capture.provider_hooks import DubHook, Parts, ProviderHook
+from relay.capture.provider_hooks import MappedHook, Parts, ProviderHook
 from relay.capture.signup_hook import SignupHook
 from relay.capture.snippet import Snippet
 from relay.capture.spill import Spill, spill_path
@@ -30,6 +32,9 @@ from relay.core.dub.retry import Policy
 from relay.core.http.consent import parse_consent
 from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
+from relay.core.providers.account import Provider
+from relay.core.providers.stripe import StripeTerms, stripe
+from relay.core.rules.hook_rules import NOTHING_ADDED
 from relay.delivery.deliver import Delivery, DeliveryTerms, lease_ms
 from relay.delivery.dub_client import DubClient
 from relay.delivery.rollback import LastSeen
@@ -364,15 +369,23 @@ class Relay:
             ("hooks/signup", rate.guard(signup.handle)),
             ("hooks/dub", rate.guard(dub.handle)),
             *(
-                (
-                    f"hooks/{row.name}",
-                    rate.guard(
-                        ProviderHook(row, settings.provider_keys(row), parts).handle
-                    ),
-                )
-                for row in PROVIDERS
+                (path, rate.guard(each.handle))
+                for path, each in self._providers_hooks(parts)
             ),
         ]
+
+    def _providers_hooks(
+        self, parts: Parts
+    ) -> Iterator[tuple[str, ProviderHook | MappedHook]]:
+        settings = self.settings
+        for row in PROVIDERS:
+            keys = settings.provider_keys(row)
+            added = settings.additions.get(row.name, NOTHING_ADDED)
+            hook = ProviderHook(_by_terms(row, settings), keys, parts, added)
+            yield f"hooks/{row.name}", hook
+        for path in dict.fromkeys(rule.path for rule in settings.hook):
+            rules = [rule for rule in settings.hook if rule.path == path]
+            yield f"hooks/{path}", MappedHook(rules, parts)
 
     def _track_api(self) -> TrackApi:
         settings = self.settings
@@ -471,6 +484,14 @@ def takes_sign_ups(path: str) -> bool:
     """Whether a path of the relay's own accepts leads, from any sender."""
     hook = path.startswith("hooks/") and path != "hooks/dub"
     return hook or path in ("track/lead", "track/sale")
+
+
+def _by_terms(row: Provider, settings: Settings) -> Provider:
+    """Return a provider whose events are read as the settings want it."""
+    if row.name != "stripe":
+        return row
+    terms = StripeTerms(settings.hooks_stripe_references, settings.hooks_stripe_trials)
+    return replace(row, read=partial(stripe, terms=terms))
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -24,7 +24,8 @@ settings.register_profile("quick", deadline=None, max_examples=20)
 settings.load_profile("relay")
 
 pytest_plugins = [
-    "tests.support.chromium",
+    "tests.support.browsers",
+    "tests.support.engines",
     "tests.support.pages_rig",
     "tests.support.postgres_server",
     "tests.support.relays",

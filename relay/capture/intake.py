@@ -12,6 +12,7 @@ from relay.core.clock import (
     Clock,
     new_lead_id,
 )
+from relay.core.dub.refunds import refund_key
 from relay.core.dub.track_lead import (
     InvalidFieldError,
     LeadFields,
@@ -28,11 +29,15 @@ from relay.outbox.contract import (
     NewLead,
     Outbox,
     OutboxUnavailableError,
+    Query,
 )
 
 log = get_logger()
 
 DAY_MS: Final = 86_400_000
+
+KNOWN_BY: Final = 20
+"""How many of a customer's leads are looked at to see whether one counts."""
 
 
 Stamp = Callable[[str, Mapping[str, str]], Mapping[str, str]]
@@ -111,6 +116,14 @@ class Intake:
         # Whether it is there, nobody may know: the answer to a commit can be lost.
         result = await self._outbox.release(held, new_lead)
         return result or await self._outbox.put(replace(new_lead, as_held=False))
+
+    async def knows(self, customer: str) -> bool:
+        """Return whether this customer has a lead or a sale that was not rejected."""
+        entries = await self._outbox.list(Query(customer=customer, limit=KNOWN_BY))
+        return any(
+            entry.status is not LeadStatus.REJECTED and not _is_refund(entry.lead)
+            for entry in entries
+        )
 
     async def hold(self, new_lead: NewLead) -> None:
         """Store a sign-up before it is forwarded."""
@@ -206,6 +219,8 @@ class Intake:
 
         An invoice is one for ever; a sale without one repeats nothing.
         """
+        if lead.sale is not None and lead.sale.refund:
+            return refund_key(lead.sale), 0
         if lead.sale is not None:
             return sale_key(lead.sale), 0 if lead.sale.invoice_id else None
         deferred = lead.mode is Mode.DEFERRED
@@ -254,3 +269,7 @@ def _unblanked(clean: LeadFields, usable: Mapping[str, object]) -> LeadFields:
     event = clean.event_name if "eventName" in usable else ""
     customer = clean.customer_external_id if "customerExternalId" in usable else ""
     return replace(clean, event_name=event, customer_external_id=customer)
+
+
+def _is_refund(lead: Lead) -> bool:
+    return lead.sale is not None and lead.sale.refund

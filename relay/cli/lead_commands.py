@@ -36,6 +36,7 @@ from relay.operations.presentation import (
     credit_words,
     entry_json,
     events_words,
+    kind_of,
     next_attempt_at,
     next_step,
     sale_words,
@@ -243,7 +244,7 @@ def _facts(entry: LeadRecord, now: int) -> Iterator[tuple[str, object]]:
         yield "quantity", lead.event_quantity
         yield "mode", lead.mode
     else:
-        yield "sale", sale_words(lead.sale)
+        yield kind_of(lead), sale_words(lead.sale)
     yield "customer", lead.customer_external_id
     yield "name", lead.customer_name
     yield "e-mail", lead.customer_email

@@ -11,6 +11,7 @@ from relay.config.declaration import provider_secrets, secret_list, setting
 from relay.config.values import Listen, Network
 from relay.core import signing
 from relay.core.providers import PROVIDERS
+from relay.core.providers.stripe import References, Trials
 
 if TYPE_CHECKING:  # the commands need not wait for what parses cookies
     from relay.core.http.cookies import Attribution, Storing
@@ -216,6 +217,21 @@ class LeadSettings:
         help="How old a ticket may be when the person signs up.",
     )
     hooks_secret: Mapping[str, tuple[bytes, ...]] = provider_secrets(PROVIDERS)
+    hooks_stripe_references: References = setting(
+        "hooks.stripe.references",
+        values.choice("sale", "lead"),
+        "sale",
+        help="What a paid checkout with a click as its client_reference_id is: sale, a"
+        " direct sale, as in Dub's own app; or lead, a lead (which may pay a commission"
+        " of its own) and a sale.",
+    )
+    hooks_stripe_trials: Trials = setting(
+        "hooks.stripe.trials",
+        values.choice("off", "lead", "seats"),
+        "off",
+        help="Whether a trial at Stripe is a lead named Started Trial: off; lead, once;"
+        " seats, once for each seat.",
+    )
     api_token: tuple[str, ...] = setting(
         "api.token",
         values.tokens,

@@ -34,6 +34,27 @@ ignore_case = false
 """
 """One rule with every key it may have; a test compiles it."""
 
+HOOK_EXAMPLE: Final = """\
+[[hook]]
+path = "hubspot"
+scheme = "bearer"
+header = "X-Relay-Key"
+secret_env = "HUBSPOT_RELAY_KEY"
+when = "json.lifecyclestage == 'lead'"
+event = "Sign Up"
+mode = "deferred"
+customer_external_id = "json.email"
+customer_name = "json.name"
+customer_email = "json.email"
+customer_avatar = "json.avatar"
+quantity = "json.seats"
+metadata = { plan = "json.plan" }
+click = "json.dub_id"
+id = "json.eventId"
+known_customer = false
+"""
+"""One hook with the keys that go with one scheme; a test compiles it."""
+
 _SAMPLE_HEAD: Final = """\
 # dub-relay's settings. Copy this file to relay.toml and take the "#" away from
 # what you want to change. A line shows the default, or an example where the text
@@ -46,6 +67,11 @@ _SAMPLE_HEAD: Final = """\
 _SAMPLE_RULES: Final = """\
 # Sign-up rules, for the proxy: which of the site's requests are sign-ups, and
 # where in request and answer a lead's fields stand. docs/settings.md explains.
+"""
+
+_SAMPLE_HOOKS: Final = """\
+# Hooks of other services, read by expressions: docs/mapped-hooks.md. With them in this
+# file, hook.secret goes into the environment (TOML has one [hook] or many [[hook]]):
 """
 
 _PAGE_HEAD: Final = """\
@@ -133,6 +159,22 @@ answer passes all the same. More, with recipes and how to try a rule out:
 """
 
 
+_PAGE_HOOKS: Final = f"""\
+## Hooks
+
+In the TOML file only. `[hooks.clerk]` and the others take `event`, `mode`, `quantity`
+and `metadata` beside their `secret`, as a sign-up rule has them
+([what for](hooks.md#say-more)). A `[[hook]]` makes leads of any other service's calls:
+
+```toml
+{HOOK_EXAMPLE}```
+
+Its keys, and how to write one: [mapped-hooks.md](mapped-hooks.md). TOML allows either
+`[hook]` or `[[hook]]` in one file: beside a `[[hook]]`, give `hook.secret` as
+`RELAY_HOOK_SECRET`.
+"""
+
+
 def sample_toml() -> str:
     """Write relay.example.toml: every setting, commented out, with its help."""
     blocks = [_SAMPLE_HEAD]
@@ -144,7 +186,9 @@ def sample_toml() -> str:
             table = above
         blocks.append("\n".join(_sample_lines(setting, key)) + "\n")
     rule = "".join(f"#{line}\n" for line in SIGNUP_EXAMPLE.splitlines())
-    return "\n".join([*blocks, _SAMPLE_RULES + rule])
+    # With a blank: the two cannot both be uncommented, [hook] and [[hook]].
+    hook = "".join(f"# {line}\n" for line in HOOK_EXAMPLE.splitlines())
+    return "\n".join([*blocks, _SAMPLE_RULES + rule, _SAMPLE_HOOKS + hook])
 
 
 def _sample_lines(setting: Setting, key: str) -> Iterator[str]:
@@ -165,7 +209,7 @@ def settings_markdown() -> str:
     """Write docs/settings.md: the table, what holds for all, the sign-up rules."""
     rows = "".join(_markdown_row(setting) for setting in SETTINGS)
     table = f"| environment | TOML | default | meaning |\n|---|---|---|---|\n{rows}"
-    return f"{_PAGE_HEAD}\n{table}\n{_PAGE_NOTES}\n{_PAGE_RULES}"
+    return f"{_PAGE_HEAD}\n{table}\n{_PAGE_NOTES}\n{_PAGE_RULES}\n{_PAGE_HOOKS}"
 
 
 def _markdown_row(setting: Setting) -> str:

@@ -17,6 +17,7 @@ from relay.config.declaration import Setting, declared
 from relay.config.lead_settings import LeadSettings
 from relay.config.server_settings import ServerSettings
 from relay.config.sources import (
+    HOOKS_KEY,
     RULES_KEY,
     ConfigError,
     Written,
@@ -31,6 +32,7 @@ from relay.config.values import Listen
 from relay.core.providers.account import Provider
 
 if TYPE_CHECKING:  # commands without rules need not wait for what compiles them
+    from relay.core.rules.hook_rules import Additions, HookRule
     from relay.core.rules.rule import SignupRule
 
 __all__ = ["SETTINGS", "ConfigError", "Described", "Listen", "Settings", "load"]
@@ -62,11 +64,14 @@ class Described:
 class Settings(ServerSettings, LeadSettings):
     """All settings. Durations are seconds; repr masks secrets.
 
+    ``additions`` are what ``[hooks.NAME]`` says of a provider's leads, by its name.
     ``config`` is the file that was read; ``origins`` says by TOML key where a value
     came from, unless it is the default.
     """
 
     signup: tuple[SignupRule, ...] = ()
+    hook: tuple[HookRule, ...] = ()
+    additions: Mapping[str, Additions] = field(default_factory=dict)
     config: str | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -108,9 +113,11 @@ class Settings(ServerSettings, LeadSettings):
             )
             for setting in SETTINGS
         ]
-        count = f"{len(self.signup)} rule{'' if len(self.signup) == 1 else 's'}"
-        origin = str(self.config) if self.signup else "default"
-        return [*rows, Described(RULES_KEY, count, origin)]
+        tables = [(RULES_KEY, self.signup, "rule"), (HOOKS_KEY, self.hook, "hook")]
+        for key, made, noun in tables:
+            count = f"{len(made)} {noun}{'' if len(made) == 1 else 's'}"
+            rows.append(Described(key, count, str(self.config) if made else "default"))
+        return rows
 
 
 SETTINGS: Final = declared(Settings)
@@ -131,6 +138,9 @@ def load(
     config = config_path(path, environ)
     source, document = read_config(config) if config else ("", {})
     signup, problems = _rules(document.pop(RULES_KEY, []), source, config)
+    hook, additions, wrong = _hooks(document, environ, complete=complete)
+    for line in wrong:
+        problems.append(f"{line} ({config}{_place(line, source, HOOKS_KEY)})")
     keys = flat(document, SETTINGS)
     problems += unknown_keys(keys, SETTINGS, config)
     problems += unknown_names(environ, SETTINGS)
@@ -139,6 +149,8 @@ def load(
     settings = Settings(
         **_attributes(read.values),
         signup=signup,
+        hook=hook,
+        additions=additions,
         config=config,
         origins=MappingProxyType({key: it.origin for key, it in read.written.items()}),
     )
@@ -220,16 +232,27 @@ def _rules(
         return (), [f"{line} ({config}{_place(line, source)})" for line in lines]
 
 
-def _place(problem: str, source: str) -> str:
-    """Find the line of the rule that a problem names as ``signup[2]...``."""
-    named = re.match(rf"{RULES_KEY}\[(\d+)\]", problem)
+def _hooks(
+    document: dict[str, Any], environ: Mapping[str, str], *, complete: bool
+) -> tuple[tuple[HookRule, ...], Mapping[str, Additions], list[str]]:
+    """Take the tables of hooks out of the document: rules, additions, mistakes."""
+    from relay.config.hook_tables import take_hooks  # noqa: PLC0415 - as above
+
+    made = take_hooks(document, environ, complete=complete)
+    return made.rules, made.additions, made.problems
+
+
+def _place(problem: str, source: str, key: str = RULES_KEY) -> str:
+    """Find the line of the table that a problem names as ``signup[2]...``."""
+    named = re.match(rf"{key}\[(\d+)\]", problem)
     heads = [
         number
         for number, line in enumerate(source.splitlines(), 1)
-        if re.match(rf"\s*\[\[\s*{RULES_KEY}\s*\]\]", line)
+        if re.match(rf"\s*\[\[\s*{key}\s*\]\]", line)
     ]
     index = int(named[1]) if named else len(heads)
-    return f", the rule at line {heads[index]}" if index < len(heads) else ""
+    noun = "rule" if key == RULES_KEY else "table"
+    return f", the {noun} at line {heads[index]}" if index < len(heads) else ""
 
 
 def _conflicts(settings: Settings, read: _Read) -> Iterator[str]:

@@ -23,6 +23,9 @@ DEFAULT_CONFIG: Final = "relay.toml"
 
 RULES_KEY: Final = "signup"
 
+HOOKS_KEY: Final = "hook"
+"""The list of ``[[hook]]`` tables; as one table it holds ``hook.secret``."""
+
 LIKE_OURS: Final = 0.9
 """How like one of ours an unknown ``DUB_*`` name is, from 0 to 1, to be a slip: two
 letters swapped are one, a name of Dub's own tools is not."""
@@ -103,7 +106,7 @@ def unknown_keys(
     keys: Iterable[str], settings: Sequence[Setting], config: str | None
 ) -> Iterator[str]:
     """Yield a line for each key that is no setting."""
-    known = [RULES_KEY, *(setting.toml for setting in settings)]
+    known = [RULES_KEY, HOOKS_KEY, *(setting.toml for setting in settings)]
     for key in keys:
         if any(name.startswith(f"{key}.") for name in known):
             yield f"{key}: not a table in {config}. Write it as [{key}]."

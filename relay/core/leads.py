@@ -129,7 +129,7 @@ def require_move(old: LeadStatus, new: LeadStatus) -> None:
 
 
 class Step(StrEnum):
-    """The calls that deliver one lead or one sale, and one that looks for a lead.
+    """The calls that deliver a lead, a sale or a refund, and one that looks it up.
 
     Dub claims its dedupe key before it looks the click up and never gives it
     back, but ``mode: "deferred"`` skips that key. So the lead is first proved
@@ -140,6 +140,7 @@ class Step(StrEnum):
     RECORD = "record"
     LOOK_UP = "look_up"
     SALE = "sale"
+    REFUND = "refund"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,8 @@ class Sale:
     ``amount`` is in the smallest unit of ``currency`` (cents). Dub takes sales of
     one ``invoice_id`` once; those without one are each their own.
     ``lead_event_name`` names the lead that it belongs to, None the latest.
+    ``refund``: it takes the commission of ``invoice_id`` back instead, and is no sale.
+    ``unnamed``: that id is but the payment's, for the refund names no invoice.
     """
 
     amount: int
@@ -156,6 +159,8 @@ class Sale:
     payment_processor: str = "custom"
     invoice_id: str | None = None
     lead_event_name: str | None = None
+    refund: bool = False
+    unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

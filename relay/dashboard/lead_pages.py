@@ -22,6 +22,7 @@ from relay.operations.presentation import (
     cookie_story,
     credit_words,
     events_words,
+    kind_of,
     next_step,
     sale_words,
 )
@@ -29,6 +30,9 @@ from relay.outbox.contract import AuditEntry, Circuit, Outbox, Query
 
 PAGE: Final = 50
 """Leads on a page of the list."""
+
+TITLES: Final = {"lead": "Sign-up", "sale": "Sale", "refund": "Refund"}
+"""What the timeline calls an entry, by its kind."""
 
 FILTERS: Final = ("status", "customer", "click", "event", "link", "partner")
 
@@ -148,7 +152,7 @@ def moments(
         details=(cookie,) if cookie else (),
     )
     said = (*_sources(entry), *_read_by(rules.get(lead.origin.get("rule", ""))))
-    title = "Sale" if lead.sale else "Sign-up"
+    title = TITLES[kind_of(lead)]
     yield Moment(lead.created_at, title, _captured(entry), details=said)
     if lead.notes:
         yield Moment(None, "Noted on the way", tone="warn", details=lead.notes)

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from relay.core import jsontext, signing
@@ -22,6 +23,12 @@ from relay.core.dub.lookup import (
     judge,
     over_at,
     unlocked_at,
+)
+from relay.core.dub.refunds import (
+    REFUND_BODY,
+    Commission,
+    found_commission,
+    interpret_refund,
 )
 from relay.core.dub.replies import (
     Answer,
@@ -49,6 +56,7 @@ from relay.core.leads import (
     LeadRecord,
     LeadStatus,
     Mode,
+    Sale,
     Step,
 )
 from relay.core.pacing import Pace
@@ -141,6 +149,14 @@ class Track(Protocol):
     async def track_sale(self, body: bytes, signature: str) -> Answer | NoAnswer:
         """Send ``POST /track/sale`` once."""
 
+    async def find_commission(self, invoice: str, signature: str) -> Answer | NoAnswer:
+        """Send ``GET /commissions?invoiceId=…`` once."""
+
+    async def refund_commission(
+        self, commission: str, body: bytes, signature: str
+    ) -> Answer | NoAnswer:
+        """Send ``PATCH /commissions/{id}`` once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
@@ -200,7 +216,7 @@ class Delivery:
         if (move := unrepeatable(claim.entry, now)) is not None:
             return await self._end(claim, _settlement(move, [], now))
         if lead.sale is not None:
-            return await self._record(claim, Step.SALE, [])
+            return await self._sold(claim, lead.sale)
         calls: list[Call] = []
         if self._terms.two_step or lead.mode is Mode.DEFERRED:
             outcome = await self._call(lead, Step.PROVE, calls)
@@ -241,7 +257,7 @@ class Delivery:
             log.warning("lead.lease_lost", lead=lead.id)
             return Delivered()
         calls = []
-        outcome = await self._call(lead, step, calls)
+        outcome = await self._call(lead, step, calls, proved=proved is not None)
         outcome = replace(outcome, link=outcome.link or proved)
         decision = self._decide(claim.entry, step, outcome)
         move = decision if isinstance(decision, Move) else None
@@ -251,6 +267,71 @@ class Delivery:
                 claim.entry, move, calls, answered=answered
             )
         return await self._settle(claim, decision, outcome, calls)
+
+    async def _sold(self, claim: Claim, sale: Sale) -> Delivered:
+        if sale.refund:
+            return await self._refund(claim, sale)
+        return await self._record(claim, Step.SALE, [])
+
+    async def _refund(self, claim: Claim, sale: Sale) -> Delivered:
+        """Mark the commission of an invoice as refunded, if Dub has one."""
+        lead, calls = claim.entry.lead, list[Call]()
+        if not self._terms.two_step:
+            # One call was paid for when it was claimed.
+            plan, at = self._terms.pace.plan, self._clock()
+            await self._persistently(lambda: self._outbox.spend(plan, at, 1))
+        reply, at, took = await self._asked(
+            lead, b"", partial(self._dub.find_commission, sale.invoice_id or "")
+        )
+        found = found_commission(reply, self._clock())
+        if isinstance(found, Commission):
+            outcome = Outcome(
+                Meaning.TAKEN, "Dub shows the commission", http_status=200
+            )
+            await self._noted(calls, Step.LOOK_UP, outcome, at, took)
+            mark = partial(self._dub.refund_commission, found.id, REFUND_BODY)
+            reply, at, took = await self._asked(lead, REFUND_BODY, mark)
+            outcome = interpret_refund(reply, self._clock())
+        else:
+            outcome = found
+        await self._noted(calls, Step.REFUND, outcome, at, took)
+        decision = self._decide(claim.entry, Step.REFUND, outcome)
+        return await self._settle(claim, decision, outcome, calls)
+
+    async def _asked(
+        self,
+        lead: Lead,
+        body: bytes,
+        call: Callable[[str], Awaitable[Answer | NoAnswer]],
+    ) -> tuple[Answer | NoAnswer, int, float]:
+        """Make a call when a place is free: the reply, when it began, its seconds."""
+        async with self._places:
+            at = self._clock()
+            signature = signing.sign_call(self._secrets, lead.id, body, at)
+            started = time.perf_counter()
+            reply = await call(signature)
+            return reply, at, time.perf_counter() - started
+
+    async def _noted(
+        self, calls: list[Call], step: Step, outcome: Outcome, at: int, took: float
+    ) -> None:
+        """Count a call that was made, and note it for the timeline."""
+        self._metrics.calls.labels(step.value, outcome.meaning.value).observe(took)
+        if outcome.meaning is Meaning.THROTTLED:
+            now = self._clock()
+            until = outcome.retry_at or now
+            plan = self._terms.pace.plan
+            await self._persistently(lambda: self._outbox.throttled(plan, now, until))
+            log.warning("delivery.throttled", until=iso(until))
+        attempt = Attempt(
+            at=at,
+            step=step,
+            duration_ms=round(took * 1000),
+            outcome=outcome.reason,
+            http_status=outcome.http_status,
+            code=outcome.code,
+        )
+        calls.append(Call(attempt))
 
     async def _reconciled(
         self, entry: LeadRecord, move: Move, calls: list[Call], *, answered: bool
@@ -314,34 +395,19 @@ class Delivery:
         )
         return await self._end(claim, end)
 
-    async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
+    async def _call(
+        self, lead: Lead, step: Step, calls: list[Call], *, proved: bool = False
+    ) -> Outcome:
         sale = step is Step.SALE
-        body = jsontext.encode(sale_body(lead) if sale else lead_body(lead, step))
+        document = sale_body(lead) if sale else lead_body(lead, step, proved=proved)
+        body = jsontext.encode(document)
         track = self._dub.track_sale if sale else self._dub.track_lead
-        async with self._places:
-            at = self._clock()
-            signature = signing.sign_call(self._secrets, lead.id, body, at)
-            started = time.perf_counter()
-            reply = await track(body, signature)
-            took = time.perf_counter() - started
+        reply, at, took = await self._asked(lead, body, partial(track, body))
         now = self._clock()
         outcome = interpret(reply, step, now)
-        self._metrics.calls.labels(step.value, outcome.meaning.value).observe(took)
-        if outcome.meaning is Meaning.THROTTLED:
-            until = outcome.retry_at or now
-            plan = self._terms.pace.plan
-            await self._persistently(lambda: self._outbox.throttled(plan, now, until))
-            log.warning("delivery.throttled", until=iso(until))
-        attempt = Attempt(
-            at=at,
-            step=step,
-            duration_ms=round(took * 1000),
-            outcome=outcome.reason,
-            http_status=outcome.http_status,
-            code=outcome.code,
-        )
-        awaited = lead.mode is Mode.WAIT and now - lead.created_at < AWAITED_MS
-        calls.append(Call(attempt, kept(reply) if awaited else None))
+        await self._noted(calls, step, outcome, at, took)
+        if lead.mode is Mode.WAIT and now - lead.created_at < AWAITED_MS:
+            calls[-1] = replace(calls[-1], answer=kept(reply))
         return outcome
 
     def _decide(

@@ -37,6 +37,7 @@ class DubClient:
         self._customers_url = URL(api_url.rstrip("/") + "/customers")
         self._events_url = URL(api_url.rstrip("/") + "/events")
         self._sale_url = URL(api_url.rstrip("/") + "/track/sale")
+        self._commissions_url = URL(api_url.rstrip("/") + "/commissions")
         self._session = aiohttp.ClientSession(
             # How many calls there are at once is decided where they are made.
             connector=aiohttp.TCPConnector(limit=0),
@@ -99,6 +100,27 @@ class DubClient:
             self._events_url.with_query(query),
             signature,
             most=MAX_EVENTS,
+            allow_redirects=False,
+        )
+
+    async def find_commission(self, invoice: str, signature: str) -> Answer | NoAnswer:
+        """Send ``GET /commissions?invoiceId=…`` once; never raises, as above."""
+        return await self._call(
+            "GET",
+            self._commissions_url.with_query(invoiceId=invoice),
+            signature,
+            allow_redirects=False,
+        )
+
+    async def refund_commission(
+        self, commission: str, body: bytes, signature: str
+    ) -> Answer | NoAnswer:
+        """Send ``PATCH /commissions/{id}`` once; never raises, as above."""
+        return await self._call(
+            "PATCH",
+            self._commissions_url / commission,
+            signature,
+            data=body,
             allow_redirects=False,
         )
 

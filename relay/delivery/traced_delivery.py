@@ -28,9 +28,11 @@ class TracedDelivery(Delivery):
                 span.set_attribute("dub_relay.meaning", end.meaning.value)
             return end
 
-    async def _call(self, lead: Lead, step: Step, calls: list[Call]) -> Outcome:
+    async def _call(
+        self, lead: Lead, step: Step, calls: list[Call], *, proved: bool = False
+    ) -> Outcome:
         with self._tracing.call(step.value) as span:
-            outcome = await super()._call(lead, step, calls)
+            outcome = await super()._call(lead, step, calls, proved=proved)
             describe(
                 span,
                 meaning=outcome.meaning.value,

@@ -326,6 +326,7 @@ def check_hooks(settings: Settings) -> Finding:
         "signup": settings.hook_secret,
         "dub": settings.dub_webhook_secret,
         **{row.name: settings.provider_keys(row) for row in PROVIDERS},
+        **{rule.path: rule.keys for rule in settings.hook},
     }
     paths = [f"{settings.prefix}/hooks/{name}" for name in secrets if secrets[name]]
     on = ", ".join(paths) or "none"

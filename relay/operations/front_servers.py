@@ -74,6 +74,12 @@ def front_configuration(
         raise ConfigError(
             "RELAY_UPSTREAM: is required: it is where the way around the relay leads"
         )
+    if settings.upstream_host:
+        raise ConfigError(
+            "RELAY_UPSTREAM_HOST: the way around the relay would ask the site by the"
+            " visitor's Host, which it does not know. Write this server's configuration"
+            " by hand, or unset it."
+        )
     relay, sites = _relay(settings), [_site(each) for each in settings.upstream]
     log = bypass_log or settings.bypass_log
     if bypass_log and kind not in LOGS_BYPASSED:

@@ -276,6 +276,9 @@ def _time(row: Row, name: str, now: int) -> int | None:
 
 def _fields(row: Row) -> tuple[LeadFields, tuple[str, ...]]:
     body = {name: value for name, value in row.items() if value is not None}
+    if row.get("kind") not in (None, "lead", "sale"):
+        # A refund, say: taken for a lead or a sale it would count.
+        raise WrongRowError("kind: neither lead nor sale")
     is_sale = row.get("kind") == "sale" or (
         row.get("kind") is None and row.get("amount") is not None
     )

@@ -16,6 +16,7 @@ from relay.core.leads import (
     RETRYABLE,
     Attempt,
     CreditedLink,
+    Lead,
     LeadRecord,
     LeadStatus,
     Sale,
@@ -30,6 +31,7 @@ STEP_WORDS: Final = {
     Step.RECORD: "record the lead",
     Step.LOOK_UP: "look it up",
     Step.SALE: "record the sale",
+    Step.REFUND: "take the commission back",
 }
 
 CLICK_ORIGINS: Final = {
@@ -87,12 +89,19 @@ _SALE_ENDS: Final = {
 }
 
 
+_ENDS_BY_KIND: Final = {
+    "lead": _ENDS,
+    "sale": _SALE_ENDS,
+    "refund": {**_ENDS, LeadStatus.DELIVERED: "Nothing more: the refund is settled."},
+}
+
+
 def entry_json(entry: LeadRecord) -> dict[str, Any]:
     """Return an entry as ``leads list --json`` has it: of a person only ids."""
     lead = entry.lead
     return {
         "id": lead.id,
-        "kind": "sale" if lead.sale else "lead",
+        "kind": kind_of(lead),
         "status": entry.status.value,
         "source": lead.source,
         "clickId": lead.click_id,
@@ -111,6 +120,13 @@ def entry_json(entry: LeadRecord) -> dict[str, Any]:
         "missingAtDubAt": _iso_or_none(entry.missing_at),
         "doubledAtDubAt": _iso_or_none(entry.doubled_at),
     }
+
+
+def kind_of(lead: Lead) -> str:
+    """Say what an entry is: "lead", "sale" or "refund"."""
+    if lead.sale is None:
+        return "lead"
+    return "refund" if lead.sale.refund else "sale"
 
 
 def link_json(link: CreditedLink | None) -> dict[str, str | None]:
@@ -247,7 +263,7 @@ def _end_sentence(entry: LeadRecord) -> str:
         )
     if entry.status in RETRYABLE and (reason := why_not_again(entry)) is not None:
         return f"Nothing happens by itself: the lead {reason}."
-    ends = _SALE_ENDS if entry.lead.sale else _ENDS
+    ends = _ENDS_BY_KIND[kind_of(entry.lead)]
     return ends[entry.status].format(id=entry.lead.id)
 
 
@@ -263,7 +279,8 @@ def click_origin(entry: LeadRecord) -> str:
 
 def sale_words(sale: Sale) -> str:
     """Describe a sale in a line. How many decimals a currency has, Dub knows."""
-    parts = [f"{sale.amount} {sale.currency} (in its smallest unit)"]
+    what = "a refund of " if sale.refund else ""
+    parts = [f"{what}{sale.amount} {sale.currency} (in its smallest unit)"]
     parts += [f"invoice {sale.invoice_id}" if sale.invoice_id else "no invoice id"]
     parts += [f"paid by {sale.payment_processor}"]
     if sale.lead_event_name:

@@ -30,6 +30,7 @@ from relay.core.dub.events import (
     NotProvable,
     ShownLead,
     fits,
+    makes_event,
     pair,
     read_customers,
     read_page,
@@ -432,9 +433,8 @@ class Reconciler:
         since = self._progress.since or 0
         until = min(self._progress.until.values()) - self._terms.after_ms
         for entry in await self._outbox.unproven(since, until, AT_ONCE):
-            if entry.lead.sale is not None and not entry.lead.sale.amount:
-                continue  # Dub counts none of these
-            await self._ask_for_taken(entry)
+            if makes_event(entry.lead):
+                await self._ask_for_taken(entry)
 
     async def _ask_for_missing(self) -> None:
         """Ask again for what is missing: a list that lags may have it by now."""
@@ -462,7 +462,8 @@ class Reconciler:
         query = Query(status=LeadStatus.UNCONFIRMED, limit=MANY)
         asked = 0
         for entry in await self._outbox.list(query):
-            if entry.erased_at is not None or entry.sealed is not None:
+            readable = entry.erased_at is None and entry.sealed is None
+            if not readable or not makes_event(entry.lead):
                 continue
             if self._clock() < await self._provable_at(entry):
                 continue

@@ -67,12 +67,13 @@ ROWS: Final = 50
 """Rows that are looked at in one transaction, and removed if they are to go; as many as
 :data:`BATCH`, for the same reason."""
 
-SHARE: Final = 25
+SHARE: Final = 40
 """A step is followed by a pause of so many times its length: of the writer's time,
-removal takes a twenty-fifth. At some ten milliseconds a step, a million rows take a
-little over an hour in an idle relay."""
+removal takes a fortieth (bench/removal.py). The length has the waiting for the writer
+in it: the busier the relay, the slower rows go."""
 
 MOST_PAUSE_S: Final = 10.0
+"""One step that waited long, for a lock or a disk, is no reason to stop for minutes."""
 
 
 def whole_months_before(now: int, days: int) -> int:

@@ -138,13 +138,17 @@ async def of_customers(
 async def unproven(
     db: Database, since: int, until: int, limit: int, seal: Seal
 ) -> list[LeadRecord]:
-    """Return entries delivered in a time that nothing has confirmed, oldest first."""
+    """Return entries delivered in a time that nothing has confirmed, oldest first.
+
+    No refunds: Dub makes no event of them.
+    """
     rows = await db.fetch(
         sql(
             """
             SELECT {entry} FROM leads AS l
             WHERE l.status = 'delivered' AND l.missing_at IS NULL
                 AND l.mode <> 'deferred' AND l.delivered_at BETWEEN $1 AND $2
+                AND (l.sale IS NULL OR l.sale NOT LIKE '%"refund":true%')
             ORDER BY l.delivered_at LIMIT $3
             """
         ),

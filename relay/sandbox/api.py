@@ -247,6 +247,10 @@ class Api:
         """``GET /customers/{id}`` and ``GET /customers/ext_{externalId}``."""
         return self._server(call, conditions, self._one_customer)
 
+    def served(self, call: Incoming, conditions: Conditions, work: Work) -> Reply:
+        """Do the work of another server route, behind the checks of all."""
+        return self._server(call, conditions, work)
+
     def _server(self, call: Incoming, conditions: Conditions, work: Work) -> Reply:
         def admitted(call: Incoming, conditions: Conditions) -> Reply:
             self.circuit.admit(conditions)

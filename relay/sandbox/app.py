@@ -15,6 +15,7 @@ from relay.core.clock import now_ms
 from relay.core.signing import parse_secrets
 from relay.sandbox.api import Api
 from relay.sandbox.browser import BrowserApi, ShortLinks
+from relay.sandbox.commissions import CommissionsApi
 from relay.sandbox.console import Console, Control, Feed, guard
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Faults, Options
@@ -116,9 +117,12 @@ def make_dub(
 def _add_api(
     app: web.Application, server: Server, api: Api, browser: BrowserApi
 ) -> None:
+    commissions = CommissionsApi(api)
     endpoints: Mapping[tuple[str, str], Endpoint] = {
         ("POST", "/track/lead"): api.track_lead,
         ("POST", "/track/sale"): api.track_sale,
+        ("GET", "/commissions"): commissions.listed,
+        ("PATCH", "/commissions/{id}"): commissions.changed,
         ("GET", "/customers"): api.customers,
         ("GET", "/events"): api.events,
         ("GET", "/customers/{id:.+}"): api.customer,

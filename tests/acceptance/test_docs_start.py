@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from playwright.async_api import BrowserContext
 
-from tests.support.chromium import launched
+from tests.support.browsers import launched
 from tests.support.harness import clean_environment
 from tests.support.samples import TOP, Sample, blocks
 from tests.support.servers import free_port, running

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from relay.sandbox.state import sign
-from tests.support.harness import RelayProcess, SandboxDub, post_hook
+from tests.support.harness import API_KEY, RelayProcess, SandboxDub, post_hook
 
 SECRET = "whsec_0123456789abcdef0123456789abcdef"
 
@@ -118,3 +118,62 @@ async def test_without_a_secret_it_answers_404(
 ) -> None:
     async with session.post(f"{delivering.url}/_dub/hooks/dub", json={}) as answer:
         assert answer.status == 404
+
+
+def sold(invoice: str | None, **changes: Any) -> dict[str, Any]:
+    """Dub's ``sale.created`` of ``track_sale``'s sale, as its webhooks show it."""
+    sale = {
+        "amount": 4900,
+        "currency": "usd",
+        "paymentProcessor": "custom",
+        "invoiceId": invoice,
+    }
+    data = {
+        "eventName": "Purchase",
+        "customer": {"externalId": "u_1"},
+        "click": {"id": "hQWlM2kPzX9aBcDe"},
+        "sale": sale | changes,
+    }
+    return {"id": "evt_1", "event": "sale.created", "data": data}
+
+
+async def test_a_sale_is_confirmed_by_its_invoice_or_one_by_name_and_amount(
+    dub: SandboxDub, session: aiohttp.ClientSession, confirmed_relay: RelayProcess
+) -> None:
+    relay = confirmed_relay
+    await hook(session, relay, await dub.click())
+    key = {"Authorization": f"Bearer {API_KEY}"}
+    sale = {"customerExternalId": "u_1", "amount": 4900}
+    ids = []
+    for more in ({}, {}, {"invoiceId": "in_1"}, {"invoiceId": "in_2"}):
+        url = f"{relay.url}/_dub/track/sale"
+        async with session.post(url, json=sale | more, headers=key) as answer:
+            ids.append((await answer.json())["relay"]["id"])
+    first, second, in_1, _ = ids
+    await relay.settled(5)
+
+    async def post(document: object) -> tuple[int, Any]:
+        body = json.dumps(document).encode()
+        headers = {"Dub-Signature": sign(SECRET, body)}
+        url = f"{relay.url}/_dub/hooks/dub"
+        async with session.post(url, data=body, headers=headers) as answer:
+            return answer.status, (await answer.json()).get("status")
+
+    async def confirmed() -> set[str]:
+        leads = await relay.leads()
+        return {it["id"] for it in leads if it["status"] == "confirmed"}
+
+    without_sale = sold(None)["data"] | {"sale": 1}
+    assert await post(sold("in_3")) == (200, "unknown")
+    assert await post(sold(None, amount=1)) == (200, "unknown")
+    assert (await post(sold("in_1") | {"data": without_sale}))[0] == 422
+    assert await confirmed() == set()
+    # Dub shows amounts in its own currency: the invoice is enough.
+    assert await post(sold("in_1", amount=5300, currency="eur")) == (200, "confirmed")
+    assert await post(sold("in_1")) == (200, "unknown")
+    assert await confirmed() == {in_1}
+    assert await post(sold(None)) == (200, "confirmed")
+    assert await confirmed() == {in_1, first}
+    assert await post(sold(None)) == (200, "confirmed")
+    assert await post(sold(None)) == (200, "unknown")
+    assert await confirmed() == {in_1, first, second}

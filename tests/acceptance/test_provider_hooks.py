@@ -109,36 +109,6 @@ async def test_from_the_click_to_dub_and_no_repeat_counts(
     assert ticket not in logged
 
 
-async def test_a_checkout_is_a_sale_behind_its_lead_and_no_repeat_counts(
-    relay: RelayProcess, dub: SandboxDub, session: aiohttp.ClientSession
-) -> None:
-    stripe = BY_NAME["stripe"]
-    click = await dub.click()
-    await dub.fault(status=503, count=1)
-    first = stripe.event("u_1", None)
-    first["data"]["object"] |= {
-        "metadata": {},
-        "client_reference_id": f"dub_id_{click}",
-    }
-    later = stripe.event("cus_1", None)
-    later["id"], later["data"]["object"]["invoice"] = "evt_2", "in_2"
-
-    told = [await post(session, relay, stripe, it) for it in (first, first, later)]
-
-    assert [status for status, _ in told] == [202, 200, 200]
-    assert [it["sale"]["status"] for _, it in told] == ["queued", "duplicate", "queued"]
-    assert told[1][1]["sale"]["id"] == told[0][1]["sale"]["id"]
-    assert told[2][1]["status"] == "ignored"
-    entries = await relay.settled(3)
-    assert [it["status"] for it in entries] == ["delivered"] * 3
-    sales = await dub.state("sales")
-    assert {it["invoiceId"] for it in sales} == {"in_1", "in_2"}
-    assert [it["amount"] for it in sales] == [2198, 2198]
-    [customer] = await dub.state("customers")
-    assert (customer["externalId"], customer["sales"]) == ("cus_1", 2)
-    assert len(await dub.state("leads")) == 1
-
-
 async def test_what_is_forged_moved_or_old_is_refused_and_rolled_secrets_are_taken(
     dub: SandboxDub, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

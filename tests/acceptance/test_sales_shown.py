@@ -77,7 +77,7 @@ async def test_its_story_tells_it_plainly(sold: RelayProcess) -> None:
     assert "4900 eur (in its smallest unit), invoice =in_1, paid by stripe" in story
     assert "a sale goes to the click of its customer's lead" in story
     assert "record the sale" in story
-    assert "Next: Nothing more: Dub has taken it.\n" in story
+    assert "Next: Nothing more: Dub has taken it. " in story
     assert "mode" not in story
     assert json.loads(document)["sale"]["amount"] == 4900
 

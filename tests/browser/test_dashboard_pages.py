@@ -10,13 +10,13 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.support.chromium import browser, context, page
+from tests.support.axe import SIDEWAYS, needs_axe, violations
+from tests.support.browsers import browser, context, page
 from tests.support.harness import RelayProcess, SandboxDub, post_hook
 
 pytestmark = pytest.mark.browser
 
 PASSWORD = "correct horse"
-AXE = Path(".venv/servers/axe/node_modules/axe-core/axe.min.js")
 PAGES = ("/", "/leads", "/rules", "/reconciliation", "/health", "/audit")
 
 __all__ = ["browser", "context", "page"]
@@ -76,7 +76,7 @@ async def test_filters_change_the_list_in_place(
     rows = admin.locator("#rows tbody tr")
     await expect(rows).to_have_count(2)
 
-    await admin.fill("#customer", "ada")
+    await admin.locator("#customer").press_sequentially("ada")
     await admin.keyboard.press("Tab")
 
     await expect(rows).to_have_count(1)
@@ -85,7 +85,7 @@ async def test_filters_change_the_list_in_place(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not AXE.exists(), reason="NO AXE: accessibility was not judged")
+@needs_axe
 async def test_no_page_has_a_violation(
     browser: Browser, home: str, relay: RelayProcess, dub: SandboxDub
 ) -> None:
@@ -106,16 +106,6 @@ async def test_no_page_has_a_violation(
         await opened.close()
 
 
-async def violations(page: Page) -> list[str]:
-    await page.add_script_tag(path=AXE)
-    told = await page.evaluate("axe.run()")
-    return [
-        f"{one['id']}: {node['html']}"
-        for one in told["violations"]
-        for node in one["nodes"]
-    ]
-
-
 async def test_nothing_scrolls_sideways_on_a_phone(
     browser: Browser, home: str, relay: RelayProcess
 ) -> None:
@@ -128,8 +118,7 @@ async def test_nothing_scrolls_sideways_on_a_phone(
     await page.wait_for_selector("#live")
     for path in PAGES:
         await page.goto(home + path)
-        wide = "document.documentElement.scrollWidth - innerWidth"
-        assert await page.evaluate(wide) <= 0, path
+        assert await page.evaluate(SIDEWAYS) <= 0, path
     # What a cell is called stands beside what it says.
     await page.goto(f"{home}/leads")
     cell = page.locator("td[data-label=Customer]")
@@ -146,8 +135,7 @@ async def test_a_long_reason_does_not_widen_the_list(
     async with asyncio.timeout(20):
         while not await news.count():
             await admin.goto(f"{home}/leads")
-    wide = "document.documentElement.scrollWidth - innerWidth"
-    assert await admin.evaluate(wide) <= 0
+    assert await admin.evaluate(SIDEWAYS) <= 0
 
 
 async def test_reading_needs_no_script(

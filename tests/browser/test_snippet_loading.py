@@ -175,7 +175,9 @@ async def test_a_strict_policy_is_enough(
     said: list[str] = []
     visitor.on("console", lambda message: said.append(message.text))
     errors = watched(visitor)
+    # Firefox asks for an icon, without a window, too.
     policy = f"default-src 'none'; connect-src 'self'; script-src {sources}"
+    policy += "; img-src 'self'"
     site.headers["Content-Security-Policy"] = policy
     # These fetch script.extras.js, too.
     wishes = {**REFER, "data-consent": "false", "data-clean-url": ""}

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, Request
+from playwright.async_api import Page
 
 from tests.support.snippet_rig import (
     CLICK,
@@ -25,29 +25,25 @@ from tests.support.snippet_rig import (
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 
-def told(page: Page) -> list[Any]:
-    """What the page posts to the server's cookie endpoint, from now on."""
-    bodies: list[Any] = []
-
-    def look(request: Request) -> None:
-        if request.url.endswith("/cookie"):
-            bodies.append((request.url, json.loads(request.post_data or "")))
-
-    page.on("request", look)
-    return bodies
+def told(site: Site) -> list[Any]:
+    """What pages have posted to the server's cookie endpoint: addresses, bodies."""
+    return [
+        (f"http://{call.headers['Host']}{call.path}", json.loads(call.body))
+        for call in site.calls
+        if call.path.endswith("/cookie")
+    ]
 
 
 async def test_a_landing_is_told_once_and_the_signed_cookie_comes(
     site: Site, visitor: Page
 ) -> None:
-    bodies = told(visitor)
     await visitor.goto(site.url(f"/?dub_id={CLICK}"))
     await settled(visitor)
     for path in ("/pricing", "/signup"):
         await visitor.goto(site.url(path))
         await settled(visitor)
 
-    assert bodies == [(site.url("/_dub/cookie"), {"dub_id": CLICK})]
+    assert told(site) == [(site.url("/_dub/cookie"), {"dub_id": CLICK})]
     (click,) = await cookies_of(visitor.context)
     assert (click["value"], click["domain"]) == (CLICK, ".acme.test")
     assert abs(click["expires"] - time.time() - 90 * DAY) < 300
@@ -57,23 +53,21 @@ async def test_a_landing_is_told_once_and_the_signed_cookie_comes(
 
 
 async def test_a_tracked_click_is_told_too(site: Site, visitor: Page) -> None:
-    bodies = told(visitor)
     site.carries(REFER)
     await visitor.goto(site.url("/?via=derek"))
     await settled(visitor)
 
-    assert [body for _, body in bodies] == [{"dub_id": TRACKED}]
+    assert [body for _, body in told(site)] == [{"dub_id": TRACKED}]
 
 
 async def test_each_landing_of_a_single_page_app_is_told(
     site: Site, visitor: Page
 ) -> None:
-    bodies = told(visitor)
     await visitor.goto(site.url(f"/?dub_id={CLICK}"))
     await visitor.evaluate(f"history.pushState({{}}, '', '/?dub_id={OTHER}')")
     await settled(visitor)
 
-    assert [body["dub_id"] for _, body in bodies] == [CLICK, OTHER]
+    assert [body["dub_id"] for _, body in told(site)] == [CLICK, OTHER]
 
 
 async def test_a_lost_click_is_restored(site: Site, visitor: Page) -> None:
@@ -90,23 +84,22 @@ async def test_a_lost_click_is_restored(site: Site, visitor: Page) -> None:
     await visitor.context.clear_cookies(name="dub_id")
 
     later = await visitor.context.new_page()  # another session
-    bodies = told(later)
+    site.calls.clear()
     await later.goto(site.url("/signup"))
     await settled(later)
 
-    assert [body for _, body in bodies] == [{}]
+    assert [body for _, body in told(site)] == [{}]
     assert await click_of(later) == CLICK
 
 
 async def test_who_never_had_a_click_asks_once_in_a_session(
     site: Site, visitor: Page
 ) -> None:
-    bodies = told(visitor)
     for path in ("/", "/a", "/b"):
         await visitor.goto(site.url(path))
         await settled(visitor)
 
-    assert [body for _, body in bodies] == [{}]
+    assert [body for _, body in told(site)] == [{}]
     assert await click_of(visitor) is None
 
 
@@ -114,24 +107,22 @@ async def test_who_never_had_a_click_asks_once_in_a_session(
 async def test_the_prefix_is_where_the_script_came_from(
     site: Site, visitor: Page, mount: str
 ) -> None:
-    bodies = told(visitor)
     site.carries(script=f"{mount}/script.js?v=1/2")
     await visitor.goto(site.url(f"/some/page?dub_id={CLICK}"))
     await settled(visitor)
 
-    assert [url for url, _ in bodies] == [site.url(f"{mount}/cookie")]
+    assert [url for url, _ in told(site)] == [site.url(f"{mount}/cookie")]
 
 
 @pytest.mark.parametrize("host", ["cdn.acme.test", "www.acme.test.evil.test"])
 async def test_a_script_from_another_origin_tells_nobody(
     site: Site, visitor: Page, host: str
 ) -> None:
-    bodies = told(visitor)
     site.carries(script=site.url("/_dub/script.js", host))
     await visitor.goto(site.url(f"/?dub_id={CLICK}"))
     await settled(visitor)
 
-    assert bodies == []
+    assert told(site) == []
     assert await click_of(visitor) == CLICK
 
 
@@ -139,13 +130,12 @@ async def test_a_cookie_with_options_of_the_page_is_the_scripts_alone(
     site: Site, visitor: Page
 ) -> None:
     """The server, which does not know them, would make a second one: it only hears."""
-    bodies = told(visitor)
     options = {"domain": ".acme.test", "expiresInDays": 30}
     site.carries({"data-cookie-options": json.dumps(options)})
     await visitor.goto(site.url(f"/?dub_id={CLICK}", "app.acme.test"))
     await settled(visitor)
 
-    assert [body for _, body in bodies] == [{"options": 1}]
+    assert [body for _, body in told(site)] == [{"options": 1}]
     (click,) = await cookies_of(visitor.context)
     assert click["domain"] == ".acme.test"
     assert abs(click["expires"] - time.time() - 30 * DAY) < 300

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from tests.support.axe import SIDEWAYS, needs_axe, violations
 from tests.support.harness import clean_environment
 
 pytestmark = pytest.mark.browser
@@ -152,3 +153,23 @@ async def test_a_sign_up_that_the_site_refuses_makes_no_lead(
     await sign_up(other, f"{demo.relay}signup", "eve@example.com")
     lead = await demo.lead(click)
     assert lead["customerExternalId"] == "eve@example.com"
+
+
+@pytest.mark.slow
+@needs_axe
+async def test_no_page_of_the_demo_has_a_violation_or_scrolls_sideways(
+    browser: Browser, demo: Demo
+) -> None:
+    site = [f"{demo.relay}{path}" for path in ("", "signup", "signup-json", "register")]
+    for scheme in ("light", "dark"):
+        opened = await browser.new_context(
+            color_scheme=scheme, bypass_csp=True, viewport={"width": 360, "height": 740}
+        )
+        page = await opened.new_page()
+        found = []
+        for address in (demo.sandbox, *site):
+            await page.goto(address)
+            found.append((address, scheme, await violations(page)))
+            assert await page.evaluate(SIDEWAYS) <= 0, address
+        assert [each for each in found if each[2]] == []
+        await opened.close()

@@ -141,6 +141,6 @@ async def test_the_saved_sign_up_of_the_docs_is_one(tmp_path: Path) -> None:
 def test_the_recipes_of_the_docs_compile() -> None:
     recipes = blocks("toml")
 
-    assert len(recipes) == 6
+    assert len(recipes) == 9
     for recipe in recipes:
         assert compile_rules(tomllib.loads(recipe)["signup"])

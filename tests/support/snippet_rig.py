@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from multidict import CIMultiDictProxy
 from playwright.async_api import BrowserContext, Page
 
@@ -75,6 +75,8 @@ class Call:
 
     path: str
     body: Any
+    """JSON; as bytes what is posted to the cookie endpoint."""
+
     headers: CIMultiDictProxy[str]
 
 
@@ -175,7 +177,13 @@ class Site:
         return waiting.pop(0) if len(waiting) > 1 else waiting[0]
 
     async def cookie(self, request: web.Request) -> web.StreamResponse:
-        self.calls.append(Call(request.path, None, request.headers))
+        body = await request._payload.read()
+        self.calls.append(Call(request.path, body, request.headers))
+        # The endpoint reads for itself, and what it reads has been read.
+        again = StreamReader(request.protocol, 2**16)
+        again.feed_data(body)
+        again.feed_eof()
+        request._payload = again
         kept = landing(self.attribution, self.domain, round(time.time() * 1000))
         return await speaking_json(CookieEndpoint(kept, Trusted()).keep)(request)
 
@@ -265,5 +273,11 @@ async def a_while(page: Page, milliseconds: int = 700) -> None:
 def watched(page: Page) -> list[str]:
     """What goes wrong on the page, from now on."""
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
+
+    def note(error: object) -> None:
+        # Firefox says as an error of the page's which cookie it refuses, and why.
+        if not str(error).startswith("Cookie “"):
+            errors.append(str(error))
+
+    page.on("pageerror", note)
     return errors

@@ -8,9 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.core.rules.flight import action_result
+from relay.core.rules.bodies import Copy, read_body
 
 HEAD = b'0:{"a":"$@1","f":"","b":"dev"}\n'
+
+
+def action_result(body: bytes) -> Any:
+    """What a rule sees of a response with this body."""
+    return read_body(Copy("text/x-component", body), asked=False).json
 
 
 @pytest.mark.parametrize(

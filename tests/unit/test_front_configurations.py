@@ -98,6 +98,11 @@ def front(*arguments: str, **environment: str) -> tuple[int, str]:
     [
         (("nginx",), {}, "RELAY_UPSTREAM: is required"),
         (
+            ("nginx",),
+            {"RELAY_UPSTREAM": "https://s", "RELAY_UPSTREAM_HOST": "app.test"},
+            "RELAY_UPSTREAM_HOST: the way around the relay",
+        ),
+        (
             ("caddy", "--bypass-log", "/x.log"),
             {"RELAY_UPSTREAM": "http://s"},
             "--bypass-log: caddy cannot log",

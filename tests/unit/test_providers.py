@@ -29,7 +29,6 @@ from tests.support.provider_rig import (
     BY_NAME,
     SENDERS,
     Sender,
-    stripe_session,
     supabase,
 )
 
@@ -300,7 +299,7 @@ class TestAccounts:
             ("stytch", {"action": "UPDATE"}),
             ("stytch", {"object_type": "organization"}),
             ("firebase", {"type": "user.deleted"}),
-            ("stripe", {"type": "invoice.paid"}),
+            ("stripe", {"type": "payout.paid"}),
             ("clerk", {"type": None}),
             ("workos", {"event": ["user.created"]}),
         ],
@@ -427,104 +426,6 @@ class TestAccounts:
         assert signup.person["customerName"] == "Ada Lovelace"
         assert signup.person["customerEmail"] == "ada@example.com"
         assert signup.trusted == (CLICK,)
-
-
-def checkout(**changes: Any) -> dict[str, Any]:
-    document = stripe_session("u_1", None)
-    document["data"]["object"] |= {"metadata": {}} | changes
-    return document
-
-
-class TestStripe:
-    def test_recipe_one_a_reference_makes_a_lead_and_a_sale(self) -> None:
-        signup = read("stripe", checkout(client_reference_id=f"dub_id_{CLICK}"))
-
-        assert (signup.trusted, signup.writable) == ((), (CLICK,))
-        assert signup.person["customerExternalId"] == "cus_1"
-        assert signup.lead
-        assert signup.sale is not None
-        assert signup.sale.body == {
-            "customerExternalId": "cus_1",
-            "amount": 2198,
-            "currency": "usd",
-            "paymentProcessor": "stripe",
-            "invoiceId": "in_1",
-        }
-
-    def test_a_guest_is_known_by_the_address(self) -> None:
-        reference = f"dub_id_{CLICK}"
-        signup = read("stripe", checkout(client_reference_id=reference, customer=None))
-
-        assert signup.person["customerExternalId"] == "ada@example.com"
-
-    def test_recipe_two_a_known_customer_makes_a_sale_alone(self) -> None:
-        signup = read("stripe", checkout(metadata={"dubCustomerExternalId": "u_1"}))
-
-        assert not signup.lead
-        assert signup.sale is not None
-        assert signup.sale.body["customerExternalId"] == "u_1"
-
-    def test_recipe_three_a_customer_with_both_makes_a_lead(self) -> None:
-        both = {"dubCustomerExternalId": "u_1", "dubClickId": CLICK}
-        customer = {"id": "cus_1", "email": "ada@example.com", "metadata": both}
-        created = {"id": "evt_1", "type": "customer.created"}
-
-        signup = read("stripe", created | {"data": {"object": customer}})
-
-        assert signup.trusted == (CLICK,)
-        assert signup.person["customerExternalId"] == "u_1"
-        assert signup.sale is None
-
-    @pytest.mark.parametrize(
-        ("before", "counts"),
-        [({"metadata": {"dubClickId": None}}, True), ({"email": "a@b.co"}, False)],
-    )
-    def test_an_update_counts_only_if_it_brought_the_click(
-        self, before: dict[str, Any], *, counts: bool
-    ) -> None:
-        both = {"dubCustomerExternalId": "u_1", "dubClickId": CLICK}
-        data = {"object": {"metadata": both}, "previous_attributes": before}
-        updated = {"id": "evt_1", "type": "customer.updated", "data": data}
-
-        assert isinstance(ROWS["stripe"].read(updated, ""), NewAccount) is counts
-
-    @pytest.mark.parametrize(
-        ("change", "reason"),
-        [
-            ({}, "dubCustomerExternalId"),
-            ({"client_reference_id": "team_1"}, "dubCustomerExternalId"),
-            ({"client_reference_id": "dub_id_"}, "dubCustomerExternalId"),
-            ({"client_reference_id": f"dub_id_{CLICK}", "mode": "setup"}, "setup"),
-        ],
-    )
-    def test_a_checkout_that_is_not_ours_is_ignored_with_what_to_do(
-        self, change: dict[str, Any], reason: str
-    ) -> None:
-        assert reason in ignored("stripe", checkout(**change))
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"payment_status": "unpaid"},
-            {"payment_status": "no_payment_required", "amount_total": 0},
-            {"amount_total": 0},
-        ],
-    )
-    def test_what_is_not_paid_is_no_sale_yet(self, change: dict[str, Any]) -> None:
-        reference = {"client_reference_id": f"dub_id_{CLICK}"}
-        signup = read("stripe", checkout(**reference, **change))
-
-        assert (signup.lead, signup.sale) == (True, None)
-
-    def test_a_delayed_payment_is_a_sale_and_no_second_lead(self) -> None:
-        document = checkout(client_reference_id=f"dub_id_{CLICK}", invoice=None)
-        document["type"] = "checkout.session.async_payment_succeeded"
-
-        signup = read("stripe", document)
-
-        assert not signup.lead
-        assert signup.sale is not None
-        assert signup.sale.body["invoiceId"] == document["data"]["object"]["id"]
 
 
 @pytest.mark.parametrize(

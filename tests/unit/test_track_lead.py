@@ -698,6 +698,17 @@ def test_proving_differs_from_recording_in_the_mode_alone() -> None:
     assert lead_body(lead, Step.PROVE) == {**full, "mode": "deferred"}
 
 
+def test_what_proving_has_uploaded_is_not_uploaded_again_by_recording() -> None:
+    lead = lead_of(validate({**GOOD, "customerAvatar": "https://a.example/a.png"}))
+
+    proved = lead_body(lead, Step.RECORD, proved=True)
+
+    assert "customerAvatar" not in proved
+    assert {**proved, "customerAvatar": lead.customer_avatar} == lead_body(
+        lead, Step.RECORD
+    )
+
+
 # --- JavaScript's measures ---
 
 

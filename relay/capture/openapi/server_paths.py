@@ -157,7 +157,7 @@ HOOKS: Final[Paths] = {
     "/hooks/dub": {
         "post": operation(
             _HOOKS,
-            "Dub's own webhooks: `lead.created` confirms a lead",
+            "Dub's own webhooks: `lead.created` confirms a lead, `sale.created` a sale",
             {
                 "200": response(
                     "Taken note of.",

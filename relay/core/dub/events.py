@@ -17,7 +17,7 @@ from relay.core import jsontext
 from relay.core.dub.credit import credited_link
 from relay.core.dub.replies import Answer, NoAnswer, error_of
 from relay.core.dub.track_lead import fold_event
-from relay.core.leads import CreditedLink, LeadRecord, LeadStatus, Mode
+from relay.core.leads import CreditedLink, Lead, LeadRecord, LeadStatus, Mode
 
 PAGE: Final = 200
 """Events asked for at once: some 500 KB of JSON, which takes some milliseconds to read.
@@ -216,14 +216,24 @@ class Pairing:
     elsewhere: tuple[DubEvent, ...]
 
 
+def makes_event(lead: Lead) -> bool:
+    """Return whether Dub lists what it records of a lead, a sale or a refund.
+
+    A refund changes a commission, a sale of nothing is not counted, and a deferred lead
+    is recorded as nothing.
+    """
+    if lead.sale is not None:
+        return lead.sale.amount != 0 and not lead.sale.refund
+    return lead.mode is not Mode.DEFERRED
+
+
 def fits(event: DubEvent, entry: LeadRecord) -> bool:
     """Return whether an event may be that lead or sale, its customer aside.
 
-    A deferred lead is recorded as nothing, and one without a click of its own counts
-    for whichever the customer had.
+    A lead without a click of its own counts for whichever the customer had.
     """
     lead = entry.lead
-    if (event.kind is Kind.SALES) != (lead.sale is not None):
+    if (event.kind is Kind.SALES) != (lead.sale is not None) or not makes_event(lead):
         return False
     if lead.sale is not None:
         if lead.sale.invoice_id and event.invoice_id:
@@ -231,10 +241,9 @@ def fits(event: DubEvent, entry: LeadRecord) -> bool:
         # Dub converts what is not in dollars.
         same = event.amount == lead.sale.amount or lead.sale.currency != "usd"
         return same and fold_event(lead.event_name) == fold_event(event.name)
-    return (
-        lead.mode is not Mode.DEFERRED
-        and fold_event(lead.event_name) == fold_event(event.name)
-        and lead.click_id in ("", event.click_id or lead.click_id)
+    return fold_event(lead.event_name) == fold_event(event.name) and lead.click_id in (
+        "",
+        event.click_id or lead.click_id,
     )
 
 

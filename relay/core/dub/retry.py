@@ -35,6 +35,11 @@ AT_WORK_MS: Final = 300 * SECOND
 """How long Dub may work on a call that was given up: what its host grants a function
 at most (Vercel, maxDuration)."""
 
+UNNAMED: Final = (
+    "Stripe names no invoice in a refund since API version 2025-03-31: create the"
+    " webhook endpoint with an earlier one, and mark this commission by hand"
+)
+
 MISSING_LEAD_MS: Final = 60 * SECOND
 """The longest wait between two tries of a sale whose customer Dub does not know."""
 
@@ -135,7 +140,7 @@ def decide(
     ``roll`` lies in [0, 1).
 
     A deferred lead is delivered by the PROVE step alone: it is the very call. A
-    sale has but the SALE step.
+    sale has but the SALE step, a refund the REFUND step.
     """
     case = _Case(entry, step, outcome, now, since, roll, policy)
     return _DECISIONS[outcome.meaning](case)
@@ -147,9 +152,9 @@ def unrepeatable(entry: LeadRecord, now: int) -> Move | None:
     Asked before a call: Dub folds repeats for a week, of sales those of one
     ``invoiceId`` alone. None: it may be sent.
     """
-    if not entry.in_doubt:
-        return None
     sale = entry.lead.sale
+    if not entry.in_doubt or (sale is not None and sale.refund):
+        return None
     foldable = sale is None or bool(sale.invoice_id)
     counted_since = entry.lead.created_at if sale else entry.key_claimed_at
     if foldable and not may_have_run_out(counted_since, now):
@@ -221,6 +226,8 @@ def _no_link(case: _Case) -> Move:
         return _again(replace(case, outcome=replace(case.outcome, reason=reason)))
     if case.step is Step.SALE:
         return _nothing_sold(case)
+    if case.step is Step.REFUND:
+        return _nothing_to_refund(case)
     if case.entry.in_doubt:
         return Move(
             LeadStatus.UNCONFIRMED,
@@ -261,6 +268,22 @@ def _nothing_sold(case: _Case) -> Move:
     reason = f"{case.outcome.reason}, or not yet"
     due_at = case.now + min(delay, MISSING_LEAD_MS)
     return replace(_wait(case, due_at), reason=reason)
+
+
+def _nothing_to_refund(case: _Case) -> Move:
+    """Wait for a commission, which Dub makes after the sale; then there is none.
+
+    Of a payment alone the invoice is not known: a person has to look.
+    """
+    if case.now - case.since < case.policy.sale_ms:
+        return _again(case)
+    sale = case.entry.lead.sale
+    if sale is not None and sale.unnamed:
+        return _end(case, f"{case.outcome.reason}. {UNNAMED}")
+    return Move(
+        LeadStatus.DELIVERED,
+        note=f"{case.outcome.reason}: there is nothing to take back.",
+    )
 
 
 def _again(case: _Case, longest_ms: int | None = None) -> Move:

@@ -129,9 +129,11 @@ def dedupe_key(customer: str, event: str, *, deferred: bool) -> str:
     return f"{kind}:{len(customer)}:{customer}:{fold_event(event)}"
 
 
-def lead_body(lead: Lead, step: Step) -> dict[str, object]:
+def lead_body(lead: Lead, step: Step, *, proved: bool = False) -> dict[str, object]:
     """Return the JSON body of the call that takes this step.
 
+    ``proved``: Dub has just taken the proving call, and the avatar with it. Given
+    again, Dub would upload it a second time, and delete the customer's if that fails.
     Encode it with ASCII escapes: metadata may hold lone surrogates.
     """
     mode = Mode.DEFERRED if step is Step.PROVE else lead.mode
@@ -141,7 +143,7 @@ def lead_body(lead: Lead, step: Step) -> dict[str, object]:
         "customerExternalId": lead.customer_external_id,
         "customerName": lead.customer_name,
         "customerEmail": lead.customer_email,
-        "customerAvatar": lead.customer_avatar,
+        "customerAvatar": None if proved else lead.customer_avatar,
         "mode": mode.value,
         "eventQuantity": lead.event_quantity,
         "metadata": None if lead.metadata is None else dict(lead.metadata),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from relay.core import signing
-from relay.core.providers import accounts, schemes
+from relay.core.providers import accounts, schemes, stripe
 from relay.core.providers.account import Provider
 
 _WHSEC: Final = "whsec_bm90IGEgc2VjcmV0LCBidXQgYW4gZXhhbXBsZQ=="
@@ -76,7 +76,7 @@ PROVIDERS: Final = (
         title="Stripe",
         secrets=schemes.stripe_secrets,
         verify=schemes.stripe,
-        read=accounts.stripe,
+        read=stripe.stripe,
         example="whsec_the_signing_secret",
         help="Turns on hooks/stripe: the signing secret of Stripe's endpoint." + _LIST,
     ),

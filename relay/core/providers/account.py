@@ -32,9 +32,20 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class ProviderSale:
-    """The body of a ``track/sale``, in Dub's names."""
+    """The body of a ``track/sale``, in Dub's names.
+
+    ``direct``: the sale brings the click along, and no lead goes before it.
+    ``refund``: it takes the invoice's commission back; ``unnamed``, of a payment whose
+    invoice is not known.
+    ``known``: it counts only of a customer that the ledger has, for the event may be
+    of anybody.
+    """
 
     body: Mapping[str, object] = field(repr=False)
+    direct: bool = False
+    refund: bool = False
+    unnamed: bool = False
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +57,9 @@ class NewAccount:
     click ids and tickets that stand where only the site's server writes,
     ``writable`` those that the person could have put there. ``at`` is when it
     happened, in epoch milliseconds. ``lead`` is false for a purchase of somebody
-    who signed up before: only its sale counts.
+    who signed up before: only its sale counts. ``earlier_click``: without a click
+    here, the one that Dub has of this customer is meant. ``known``: and only if the
+    ledger has this customer. ``notes`` are sentences for the lead.
     """
 
     event_id: str
@@ -57,6 +70,9 @@ class NewAccount:
     at: int | None = None
     lead: bool = True
     sale: ProviderSale | None = None
+    earlier_click: bool = False
+    known: bool = False
+    notes: tuple[str, ...] = ()
 
 
 Event: TypeAlias = NewAccount | Ignored
@@ -120,6 +136,12 @@ def text(document: Document, key: str) -> str | None:
     """Return a text that is not empty."""
     value = document.get(key)
     return value if isinstance(value, str) and value else None
+
+
+def objects(value: object) -> list[Document]:
+    """Return the objects of a list; none if it is no list."""
+    items = value if isinstance(value, list) else []
+    return [item for item in items if isinstance(item, dict)]
 
 
 def required(document: Document, key: str, where: str) -> str:

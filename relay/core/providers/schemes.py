@@ -1,13 +1,19 @@
-"""How providers sign: Standard Webhooks under two names, and ``t=…,v1=…``."""
+"""How callers prove who they are: by signatures over what they send, or a secret.
+
+Standard Webhooks under two names, ``t=…,v1=…``, an HMAC in a header, Bearer and Basic.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from relay.core import signing
+from relay.core.providers.account import Verify
 from relay.core.signing import (
     TOLERANCE_S,
     MissingHeaderError,
@@ -117,6 +123,102 @@ def _stamped(header: str, name: str) -> tuple[str, list[bytes]]:
     if len(stamps) != 1 or not _TIMESTAMP.fullmatch(stamps[0]) or not given:
         raise MissingHeaderError(f"{name} is malformed: it needs t=… and v1=…")
     return stamps[0], given
+
+
+ALGORITHMS: Final = ("sha256", "sha1", "sha512")
+
+ENCODINGS: Final = ("hex", "base64")
+
+
+def hmac_header(header: str, algorithm: str, encoding: str, prefix: str) -> Verify:
+    """Make the check of a header that holds an HMAC of the body, and no time.
+
+    ``prefix`` stands before it (``sha256=``). Hex is read in either case, base64 with
+    or without its padding.
+    """
+
+    def verify(
+        keys: Iterable[bytes], headers: Mapping[str, str], body: bytes, _: int
+    ) -> str:
+        given = _given(headers, header)
+        if not given.startswith(prefix):
+            raise MissingHeaderError(f"{header} is malformed: it begins with {prefix}")
+        theirs = _decoded(given.removeprefix(prefix), encoding, header)
+        # Added up: any() would stop at the first that fits.
+        fits = sum(
+            hmac.compare_digest(hmac.digest(key, body, algorithm), theirs)
+            for key in keys
+        )
+        if not fits:
+            raise SignatureMismatchError(f"{header} fits none of our keys")
+        return ""
+
+    return verify
+
+
+def _decoded(text: str, encoding: str, header: str) -> bytes:
+    try:
+        if encoding == "hex":
+            return bytes.fromhex(text)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (ValueError, binascii.Error):
+        raise MissingHeaderError(f"{header} is malformed: no {encoding}") from None
+
+
+def bearer(header: str) -> Verify:
+    """Make the check of a secret that is sent as it is.
+
+    In ``authorization`` behind ``Bearer`` (RFC 6750), in another header alone.
+    """
+    scheme = "bearer " if header == "authorization" else ""
+
+    def verify(
+        keys: Iterable[bytes], headers: Mapping[str, str], _: bytes, __: int
+    ) -> str:
+        given = _given(headers, header)
+        if not given.lower().startswith(scheme):
+            raise MissingHeaderError(f"{header} is malformed: it needs Bearer")
+        _equal(keys, given[len(scheme) :].strip().encode("utf-8", "replace"), header)
+        return ""
+
+    return verify
+
+
+def basic(keys: Iterable[bytes], headers: Mapping[str, str], _: bytes, __: int) -> str:
+    """Check ``Authorization: Basic`` (RFC 7617); a key is ``user:password``."""
+    scheme, _blank, given = _given(headers, "authorization").partition(" ")
+    if scheme.lower() != "basic":
+        raise MissingHeaderError("authorization is malformed: it needs Basic")
+    _equal(keys, _decoded(given.strip(), "base64", "authorization"), "authorization")
+    return ""
+
+
+def _given(headers: Mapping[str, str], name: str) -> str:
+    given = headers.get(name, "").strip()
+    if not given:
+        raise MissingHeaderError(f"{name} is missing")
+    return given
+
+
+def _equal(keys: Iterable[bytes], given: bytes, header: str) -> None:
+    """Compare with every key; its length is hidden by an HMAC under a fixed key."""
+    ours = hmac.digest(_EVEN, given, "sha256")
+    fits = sum(
+        hmac.compare_digest(hmac.digest(_EVEN, key, "sha256"), ours) for key in keys
+    )
+    if not fits:
+        raise SignatureMismatchError(f"{header} fits none of our secrets")
+
+
+_EVEN: Final = b"dub-relay"
+
+
+def user_and_password(written: str) -> tuple[bytes, ...]:
+    """Read a list of ``user:password``. Raises ValueError."""
+    pairs = text_secrets(written)
+    if not all(b":" in pair for pair in pairs):
+        raise ValueError("not a user and a password. Write user:password.")
+    return pairs
 
 
 def text_secrets(written: str) -> tuple[bytes, ...]:

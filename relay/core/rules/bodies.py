@@ -162,7 +162,7 @@ def _read(body: bytes, kind: str, label: str | None, *, asked: bool) -> Contents
     if not body:
         return Contents(start=start)
     if kind == FLIGHT and not asked:
-        return Contents(json=action_result(body), start=start)
+        return Contents(json=action_result(body, _row), start=start)
     try:
         if is_labelled or may_be_json(body):
             return _json(body, kind, label, is_labelled=is_labelled)
@@ -201,6 +201,13 @@ def _json(body: bytes, kind: str, label: str | None, *, is_labelled: bool) -> Co
 def is_labelled_json(kind: str) -> bool:
     """Whether a media type says that a body is JSON, or lines of it."""
     return is_json(kind) or _LINES.fullmatch(kind) is not None
+
+
+def _row(text: bytes) -> Any:
+    try:
+        return read_json(text.decode("utf-8", "replace"))
+    except JsonError:
+        return None
 
 
 def may_hold_json(kind: str) -> bool:

@@ -193,9 +193,21 @@ def draft(rule: SignupRule, document: Document) -> Draft:
     ``customer_external_id`` fails, or no id is found, or the site may read another
     one, the draft has a problem: a sign-up is never lost silently.
     """
-    notes = list(document.notes)
-    fields: dict[str, object] = {"eventName": rule.event, "mode": rule.mode.value}
-    for name, value in _results(rule.fields, document, notes):
+    found, notes = findings(rule.fields, rule.metadata, document)
+    fields = {"eventName": rule.event, "mode": rule.mode.value, **found}
+    problem = _problem(rule, document, fields.get("customerExternalId"))
+    return Draft(fields, (*document.notes, *notes), problem)
+
+
+def findings(
+    expressions: Mapping[str, Expression],
+    metadata: Mapping[str, Expression],
+    document: Document,
+) -> tuple[dict[str, object], list[str]]:
+    """Return what expressions find, by Dub's names, and a note for each left out."""
+    notes: list[str] = []
+    fields: dict[str, object] = {}
+    for name, value in _results(expressions, document, notes):
         kept = _CONVERSIONS[name](value)
         if kept is None:
             notes.append(f"{name} was left out: it is not text.")
@@ -203,11 +215,10 @@ def draft(rule: SignupRule, document: Document) -> Draft:
             notes.append(f"{name} was left out: it has over {MAX_AVATAR} characters.")
         else:
             fields[name] = kept
-    metadata = dict(_results(rule.metadata, document, notes, "metadata."))
-    if metadata:
-        fields["metadata"] = metadata
-    problem = _problem(rule, document, fields.get("customerExternalId"))
-    return Draft(fields, tuple(notes), problem)
+    found = dict(_results(metadata, document, notes, "metadata."))
+    if found:
+        fields["metadata"] = found
+    return fields, notes
 
 
 def _problem(rule: SignupRule, document: Document, customer: object) -> str | None:

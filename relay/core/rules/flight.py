@@ -8,9 +8,8 @@ length in bytes. Next.js writes the action's result into the row that row 0 name
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
-
-from relay.core.rules.json_text import JsonError, read_json
 
 FLIGHT: Final = "text/x-component"
 
@@ -26,16 +25,20 @@ _SIZED: Final = re.compile(rb"[A-Za-z]([0-9a-f]{1,8}),")
 _REFERENCE: Final = re.compile(r"\$[@Q]?([0-9a-f]{1,8})")
 
 
-def action_result(body: bytes) -> Any:
+Parse = Callable[[bytes], Any]
+"""Reads JSON; None where it is none."""
+
+
+def action_result(body: bytes, parse: Parse) -> Any:
     """Return the result of an action; None where there is none, or none to be read."""
     rows = _rows(body)
-    head = _json(rows.get("0", b""))
+    head = parse(rows.get("0", b""))
     named = head[:1] if isinstance(head, list) else None
     if isinstance(head, dict):
         named = [head.get("a")]
     match named:
         case [str(name)] if name.startswith("$@") and name[2:] in rows:
-            return _Result(rows).row(name[2:], _DEEPEST)
+            return _Result(rows, parse).row(name[2:], _DEEPEST)
     return None
 
 
@@ -56,18 +59,12 @@ def _rows(body: bytes) -> dict[str, bytes]:
     return found
 
 
-def _json(text: bytes) -> Any:
-    try:
-        return read_json(text.decode("utf-8", "replace"))
-    except JsonError:
-        return None
-
-
 class _Result:
     """A result whose values may stand in rows of their own."""
 
-    def __init__(self, rows: dict[str, bytes]) -> None:
+    def __init__(self, rows: dict[str, bytes], parse: Parse) -> None:
         self._rows = rows
+        self._parse = parse
         self._read: dict[str, Any] = {}
         self._left = _MOST
 
@@ -77,7 +74,7 @@ class _Result:
         if name not in self._read:
             sized = _SIZED.match(raw) if raw[:1] == b"T" else None
             text = raw[sized.end() :].decode("utf-8", "replace") if sized else None
-            self._read[name] = _json(raw) if text is None else text
+            self._read[name] = self._parse(raw) if text is None else text
         if raw[:1] == b"T":
             return self._read[name]
         return (

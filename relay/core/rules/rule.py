@@ -9,7 +9,14 @@ the document (:mod:`relay.core.rules.documents`) that request and response form.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -33,7 +40,7 @@ T = TypeVar("T")
 DEFAULT_EVENT: Final = "Sign Up"
 """What Dub's own guides call the event."""
 
-_FIELDS: Final[Mapping[str, str]] = {
+FIELDS: Final[Mapping[str, str]] = {
     "customer_external_id": "customerExternalId",
     "customer_name": "customerName",
     "customer_email": "customerEmail",
@@ -43,7 +50,7 @@ _FIELDS: Final[Mapping[str, str]] = {
 """Expressions of a rule, and the field of Dub's that each one fills."""
 
 _KEYS: Final = (
-    *("method", "path", "event", "when", *_FIELDS, "metadata"),
+    *("method", "path", "event", "when", *FIELDS, "metadata"),
     *("mode", "clear_cookie", "known_customer", "ignore_case"),
 )
 
@@ -120,10 +127,10 @@ def compile_rules(raw: object) -> tuple[SignupRule, ...]:
         f"signup[{index}]": partial(_compile, table, f"signup[{index}]")
         for index, table in enumerate(raw)
     }
-    return tuple(_each(compiled).values())
+    return tuple(each_of(compiled).values())
 
 
-def _each(parts: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+def each_of(parts: Mapping[str, Callable[[], T]]) -> dict[str, T]:
     """Make every part; raise RuleError with the mistakes of all of them."""
     made: dict[str, T] = {}
     problems: list[str] = []
@@ -137,19 +144,23 @@ def _each(parts: Mapping[str, Callable[[], T]]) -> dict[str, T]:
     return made
 
 
-class _Table:
+class Table:
     """Typed access to one table; every complaint names the key."""
 
-    def __init__(self, raw: object, where: str) -> None:
+    def __init__(self, raw: object, where: str, roots: Collection[str] = ROOTS) -> None:
+        """Read a table whose expressions search a document with these names on top."""
         if not isinstance(raw, Mapping):
             raise RuleError(f"{where}: must be a table")
         self._raw: Mapping[Any, Any] = raw
         self._where = where
+        self._roots = roots
 
     def error(self, key: str, why: str) -> RuleError:
+        """Make the complaint about one key."""
         return RuleError(f"{self._where}.{_one_line(key)}: {why}")
 
     def check_keys(self, known: Sequence[str]) -> None:
+        """Refuse keys that there are not."""
         if unknown := [str(key) for key in self._raw if key not in known]:
             raise RuleError(
                 *(
@@ -165,10 +176,16 @@ class _Table:
     def __iter__(self) -> Iterator[str]:
         return iter(self._raw)
 
-    def table(self, key: str) -> _Table:
-        return _Table(self._raw.get(key, {}), f"{self._where}.{key}")
+    def is_null(self, key: str) -> bool:
+        """Whether a key is there without a value, which TOML cannot write."""
+        return key in self._raw and self._raw[key] is None
+
+    def table(self, key: str) -> Table:
+        """Return a table in this one; an empty one if there is none."""
+        return Table(self._raw.get(key, {}), f"{self._where}.{key}", self._roots)
 
     def text(self, key: str, default: str | None = None) -> str:
+        """Read a text, which must be there unless it has a default."""
         value = self._raw.get(key, default)
         if value is None:
             raise self.error(key, "is required")
@@ -177,14 +194,16 @@ class _Table:
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
+        """Read true or false."""
         value = self._raw.get(key, default)
         if not isinstance(value, bool):
             raise self.error(key, "must be true or false")
         return value
 
     def expression(self, key: str, default: str | None = None) -> Expression:
+        """Compile an expression over the document."""
         try:
-            return compile_expression(self.text(key, default), ROOTS)
+            return compile_expression(self.text(key, default), self._roots)
         except ExpressionError as error:
             raise self.error(key, _one_line(str(error))) from None
 
@@ -194,20 +213,20 @@ def _one_line(text: str) -> str:
 
 
 def _compile(raw: object, where: str) -> SignupRule:
-    table = _Table(raw, where)
+    table = Table(raw, where)
     parts: dict[str, Callable[[], Any]] = {
         "keys": partial(table.check_keys, _KEYS),
         "method": partial(_method, table),
         "pattern": partial(_pattern, table),
-        "event": partial(_event, table),
-        "mode": partial(_mode, table),
-        "when": partial(_when, table),
-        "fields": partial(_fields, table),
-        "metadata": partial(_metadata, table),
+        "event": partial(event_of, table),
+        "mode": partial(mode_of, table),
+        "when": partial(when_of, table),
+        "fields": partial(fields_of, table),
+        "metadata": partial(metadata_of, table),
         "clear_cookie": partial(table.flag, "clear_cookie", default=True),
         "known_customer": partial(table.flag, "known_customer", default=False),
     }
-    made = _each(parts)
+    made = each_of(parts)
     del made["keys"]
     filled = (*made["fields"].values(), *made["metadata"].values())
     by_when = made["when"].reads if made["when"] else frozenset()
@@ -230,47 +249,52 @@ def _is_of_body(trail: Trail) -> bool:
     return whole or trail[:2] == ("response", "json")
 
 
-def _when(table: _Table) -> Expression | None:
+def when_of(table: Table) -> Expression | None:
+    """Compile what decides whether it is a sign-up, if that is said."""
     return table.expression("when") if "when" in table else None
 
 
-def _fields(table: _Table) -> dict[str, Expression]:
-    return _each(
+def fields_of(table: Table) -> dict[str, Expression]:
+    """Compile the fields of a lead, by Dub's names; the customer's id must be there."""
+    return each_of(
         {
             name: partial(table.expression, key)
-            for key, name in _FIELDS.items()
+            for key, name in FIELDS.items()
             if key in table or key == "customer_external_id"
         }
     )
 
 
-def _metadata(table: _Table) -> dict[str, Expression]:
+def metadata_of(table: Table) -> dict[str, Expression]:
+    """Compile a table of names and expressions."""
     named = table.table("metadata")
-    return _each({key: partial(named.expression, key) for key in named})
+    return each_of({key: partial(named.expression, key) for key in named})
 
 
-def _method(table: _Table) -> str:
+def _method(table: Table) -> str:
     method = table.text("method", "POST")
     if not _METHOD.fullmatch(method):
         raise table.error("method", "must be an HTTP method, such as POST")
     return method.upper()
 
 
-def _event(table: _Table) -> str:
+def event_of(table: Table) -> str:
+    """Read the event's name at Dub."""
     event = table.text("event", DEFAULT_EVENT).strip()
     if not 0 < len(event.encode("utf-16-le", "surrogatepass")) // 2 <= _MAX_EVENT:
         raise table.error("event", f"must have 1 to {_MAX_EVENT} characters")
     return event
 
 
-def _mode(table: _Table) -> Mode:
+def mode_of(table: Table) -> Mode:
+    """Read how Dub is asked to take the lead."""
     mode = table.text("mode", Mode.ASYNC)
     if mode not in tuple(Mode):
         raise table.error("mode", f"must be one of {', '.join(Mode)}")
     return Mode(mode)
 
 
-def _pattern(table: _Table) -> PathPattern:
+def _pattern(table: Table) -> PathPattern:
     path = table.text("path")
     ignore_case = table.flag("ignore_case", default=False)
     try:

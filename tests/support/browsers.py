@@ -1,0 +1,168 @@
+"""A real browser, in which every host below .test is this machine.
+
+Chromium, unless ``ENGINE`` says otherwise in the environment: ``firefox`` (Debian's
+ESR). What an engine cannot do is listed in ``engines.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Playwright,
+    async_playwright,
+)
+
+from tests.support import firefox_bridge
+from tests.support.engines import ENGINE
+from tests.support.webkit_driver import Driver, WebKitPage, driver, new_page
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
+]
+
+Preferences = dict[str, str | float | bool]
+
+PREFERENCES: Preferences = {
+    "network.dns.native-is-localhost": True,
+    # A page is asked for by https first, else.
+    "dom.security.https_first": False,
+}
+
+BLOCKER: Preferences = {
+    "extensions.autoDisableScopes": 0,
+    "extensions.enabledScopes": 15,
+    "extensions.startupScanScopes": 15,
+}
+"""With the extensions that Debian's packages bring: uBlock Origin."""
+
+LIFE = 40
+"""Seconds that a test may take with its page; the slowest takes four."""
+
+
+def found(program: str, *others: str) -> str:
+    """The first of these programs that is here; else the test is skipped."""
+    for each in (program, *others):
+        if path := shutil.which(each):
+            return path
+    pytest.skip(f"NO {program.upper()} HERE: what a browser does was not tested")
+
+
+@contextlib.asynccontextmanager
+async def launched() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright, LAUNCHING[ENGINE](playwright) as it:
+        yield it
+
+
+@contextlib.asynccontextmanager
+async def chromium(playwright: Playwright) -> AsyncIterator[Browser]:
+    path = found("chromium", playwright.chromium.executable_path)
+    started = await playwright.chromium.launch(
+        executable_path=path, headless=True, args=ARGUMENTS
+    )
+    yield started
+    await started.close()
+
+
+@contextlib.asynccontextmanager
+async def firefox(
+    playwright: Playwright, more: Preferences | None = None
+) -> AsyncIterator[Browser]:
+    found(firefox_bridge.PROGRAM)
+    with tempfile.TemporaryDirectory() as folder:
+        started = await playwright.firefox.launch(
+            channel="moz-firefox",
+            executable_path=firefox_bridge.stand_in(Path(folder)),
+            headless=True,
+            firefox_user_prefs=PREFERENCES | (more or {}),
+        )
+        yield started
+        await started.close()
+
+
+LAUNCHING = {"chromium": chromium, "firefox": firefox}
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with launched() as started:
+        yield started
+
+
+@pytest.fixture
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """A browser without any past."""
+    opened = await browser.new_context()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def page(context: BrowserContext) -> Page:
+    return await context.new_page()
+
+
+# One process, and one context in it, for all tests that are marked with
+# asyncio(loop_scope="session"): to make them takes longer than most of the tests.
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_browser() -> AsyncIterator[Browser]:
+    async with launched() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_context(shared_browser: Browser) -> AsyncIterator[BrowserContext]:
+    opened = await shared_browser.new_context()
+    yield opened
+    await opened.close()
+
+
+if ENGINE == "webkit":
+
+    @pytest_asyncio.fixture(scope="session", loop_scope="session")
+    async def webkit_driver() -> AsyncIterator[Driver]:
+        async with driver() as started:
+            yield started
+
+    @pytest_asyncio.fixture(name="visitor", loop_scope="session")
+    async def webkit_visitor(webkit_driver: Driver) -> AsyncIterator[WebKitPage]:
+        async with new_page(webkit_driver) as page:
+            yield page
+
+else:
+
+    @pytest_asyncio.fixture(loop_scope="session")
+    async def visitor(shared_context: BrowserContext) -> AsyncIterator[Page]:
+        """A new tab without cookies. What an origin stores it keeps: use ports."""
+        await shared_context.clear_cookies()
+        page = await shared_context.new_page()
+        watchdog = asyncio.create_task(closed_after(LIFE, page))
+        yield page
+        watchdog.cancel()
+        for opened in shared_context.pages:
+            await opened.close()
+
+
+async def closed_after(seconds: float, page: Page) -> None:
+    """Close a page, so that what waits for it fails: scripts have no time limit."""
+    await asyncio.sleep(seconds)
+    await page.close()

@@ -8,6 +8,7 @@ Beside it goes the signed click cookie, out of scripts' reach, from which a lost
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -49,6 +50,10 @@ PRIVATE: Final = (b"Cache-Control", b"private, no-store")
 
 PREPARING: Final = (b"sec-purpose", b"purpose", b"x-purpose", b"x-moz")
 """Headers by which browsers say that nobody has gone to this address yet."""
+
+
+MAX_UNCLEARED: Final = 10_000
+"""Used clicks that are remembered because their answer could not clear them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +108,20 @@ class Landing:
         self._domain = domain
         self._clock = clock
         self._metrics = metrics
+        self._uncleared: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     @property
     def attribution(self) -> Attribution:
         """Which of two clicks counts by the settings."""
         return self._attribution
 
-    @property
-    def keeps_on_word(self) -> bool:
-        """Whether a visitor must say yes before anything is kept."""
-        return self._storing.landing == "consent"
+    def may_clear(self) -> bool:
+        """Whether an answer may take away the one click that a browser has.
+
+        A visitor must say yes before anything is kept, or a sign-up's own answer
+        could not clear it.
+        """
+        return self._storing.landing == "consent" or bool(self._uncleared)
 
     def cookies(self, visit: Visit) -> list[bytes]:
         """Return the Set-Cookie values to go out with the answer; mostly none.
@@ -144,7 +153,7 @@ class Landing:
         previous = self.signed_cookie(visit)
         if previous is not None and previous.used and previous.click_id == arrived:
             # Back, history or a bookmark: a sign-up has taken this click.
-            return self._without_used(visit)
+            return self.without_used(visit)
         if self._attribution == "first-click" and self.click(visit).id is not None:
             return self._restored(visit)
         return self._write(
@@ -217,10 +226,10 @@ class Landing:
         Where a browser holds several clicks, only the one that counts is left.
         """
         if len(set(visit.clicks)) == 1:
-            return self._without_used(visit)
+            return self.without_used(visit)
         click = self.click(visit)
         if click.id is None:
-            return self._without_used(visit)
+            return self.without_used(visit)
         if click.seen is None:
             return []
         return self._write(visit, replace(click.seen, last_seen=self._clock()))
@@ -251,9 +260,10 @@ class Landing:
             return None
         if not visit.unsealed:
             now, max_age = self._clock(), self._days * DAY_S
-            visit.unsealed.append(
-                cookies.newest_signed(visit.sealed, self._secrets, now, max_age)
-            )
+            newest = cookies.newest_signed(visit.sealed, self._secrets, now, max_age)
+            if newest is not None and _of_browser(newest) in self._uncleared:
+                newest = cookies.use(newest, now)
+            visit.unsealed.append(newest)
         return visit.unsealed[0]
 
     def used(self, visit: Visit) -> list[bytes]:
@@ -261,12 +271,27 @@ class Landing:
         lines = list(cookies.clear_click(*self._domains_of(visit)))
         signed_cookie = self.signed_cookie(visit)
         if signed_cookie is not None:
+            self._uncleared.pop(_of_browser(signed_cookie), None)
             used = cookies.use(signed_cookie, self._clock())
             lines.append(self._seal(visit, used))
         return _encoded(lines)
 
-    def _without_used(self, visit: Visit) -> list[bytes]:
+    def used_unseen(self, visit: Visit) -> None:
+        """Have the visitor's next answer clear the click: this one's head is out.
+
+        What has no signed click cookie cannot be told from another browser's.
+        """
+        signed_cookie = self.signed_cookie(visit)
+        if signed_cookie is not None:
+            self._uncleared[_of_browser(signed_cookie)] = None
+            if len(self._uncleared) > MAX_UNCLEARED:
+                self._uncleared.popitem(last=False)
+
+    def without_used(self, visit: Visit) -> list[bytes]:
         """Clear a click that a sign-up has taken, where the browser still has it."""
+        signed = self.signed_cookie(visit)
+        if signed is not None and _of_browser(signed) in self._uncleared:
+            return self.used(visit)
         if not visit.clicks or self.click(visit).id is not None:
             return []
         return _encoded(cookies.clear_click(*self._domains_of(visit)))
@@ -316,6 +341,11 @@ class Landing:
 
     def _domains_of(self, visit: Visit) -> tuple[str | None, ...]:
         return cookies.cookie_domains(visit.host, self._domain)
+
+
+def _of_browser(signed_cookie: SignedCookie) -> tuple[str, int]:
+    """Tell one browser's click from the same one in a colleague's."""
+    return signed_cookie.click_id, signed_cookie.first_seen
 
 
 def _encoded(lines: Iterable[str]) -> list[bytes]:

@@ -48,8 +48,9 @@ class CookieEndpoint:
     async def keep(self, request: web.Request) -> web.StreamResponse:
         """Write the click of the body for its full time.
 
-        Without one, restore what was lost; ``null`` forgets it, as DELETE does. What
-        the tag says otherwise than the settings is reported.
+        Without one, restore what was lost; ``null`` forgets it, as DELETE does, and
+        ``{"used": true}`` says that a sign-up has taken it. What the tag says otherwise
+        than the settings is reported.
         Raises RefusedError for anybody else's page and for what is no such body.
         """
         visit = self._pages.visit(request)
@@ -58,7 +59,9 @@ class CookieEndpoint:
         document = read_object(await read_small(request, MAX_BODY))
         if "options" in document:
             self._on_difference("data-cookie-options")
-            return _silent(())
+            return _silent(self._landing.without_used(visit))
+        if document.get("used") is True:
+            return _silent(self._landing.used(visit))
         model = _model(document.get("model"))
         if model not in (None, self._landing.attribution):
             self._on_difference(f"data-attribution-model={model}")

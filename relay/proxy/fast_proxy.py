@@ -98,15 +98,15 @@ class FastProxy:
         *,
         prefix: str = "",
         declines: Callable[[bytes], bool] | None = None,
-        keeps_on_word: bool = False,
+        may_clear: Callable[[], bool] = lambda: False,
     ) -> None:
         """Make the path.
 
         ``prefix`` is where the relay's own paths begin, "" without any;
         ``declines`` is asked by Content-Type whether an answer is to be changed;
-        ``keeps_on_word``: a visitor who says no loses the cookies that are there.
+        ``may_clear`` says whether an answer may take a click away.
         """
-        self._keeps_on_word = keeps_on_word
+        self._may_clear = may_clear
         self._sites = sites
         self._rules = tuple(rules)
         self._forwarding = forwarding
@@ -162,7 +162,7 @@ class FastProxy:
         )
 
     def _may_get_cookies(self, target: str, given: Sequence[bytes]) -> bool:
-        if self._keeps_on_word and any(_CLICKS.search(value) for value in given):
+        if self._may_clear() and any(_CLICKS.search(value) for value in given):
             return True
         return _may_get_cookies(target, given)
 

@@ -126,7 +126,7 @@ class Proxy:
             self._watch,
             prefix=prefix,
             declines=is_html if script else None,
-            keeps_on_word=landing.keeps_on_word,
+            may_clear=landing.may_clear,
         )
         self._script = script
         self._sightings = sightings

@@ -149,6 +149,13 @@ class SignupExchange:
             return []
         return self._unfailing(lambda: self._store.landing.used(self._visit), [])
 
+    async def conclude_late(
+        self, status: int, headers: Headers, body: Copy | None
+    ) -> None:
+        """Settle it when the answer's head is out: the next answer clears the click."""
+        if await self.conclude(status, headers, body):
+            self._unfailing(lambda: self._store.landing.used_unseen(self._visit), None)
+
     def _prepare(self, holder: Match) -> Held:
         rule = holder.rule
         made = draft(rule, placed(self._asked, holder))
@@ -293,11 +300,12 @@ async def settle(
         # It may have answered before it had all of the request.
         await hold()
         read = await copied_answer(answer, wanted=signup.reads_answer, bound=bound)
-        conclude = partial(signup.conclude, answer.status, answer.headers)
+        head = answer.status, answer.headers
         if read.streams is not None:
+            conclude = partial(signup.conclude_late, *head)
             tail = Tail(answer, read.streams, conclude, signup.tasks)
             return Settled(answer, read, tail=tail)
-        return Settled(answer, read, await conclude(read.copy))
+        return Settled(answer, read, await signup.conclude(*head, read.copy))
     except BaseException:
         answer.close()
         raise

@@ -534,3 +534,23 @@ async def test_a_tag_that_says_other_than_the_settings_is_reported(
     assert answer.status == 204
     assert heard == said
     assert ("dub_id" in body) is bool(written(answer))
+
+
+async def test_a_page_says_that_its_click_was_used(port: int) -> None:
+    answer = await post(
+        port, {"used": True}, f"Cookie: dub_id={CLICK}; {signed_cookie()}"
+    )
+    signed = signed_cookie_of(answer)
+
+    assert set(written(answer)) == {"dub_relay"}
+    assert any(line.startswith(b"dub_id=;") for line in answer.all("Set-Cookie"))
+    assert signed is not None
+    assert signed.used
+
+
+async def test_a_used_click_goes_although_the_tag_has_cookie_options(port: int) -> None:
+    for used in (True, False):
+        held = f"Cookie: dub_id={CLICK}; {signed_cookie(used=used)}"
+        answer = await post(port, {"options": 1}, held)
+        assert bool(answer.all("Set-Cookie")) is used
+        assert written(answer) == {}

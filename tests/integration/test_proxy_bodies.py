@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from backports import zstd
 
+from relay.core.http import cookies
 from relay.proxy.exchange import UpstreamLimits
 from relay.proxy.signup_leads import Held
 from tests.support import proxy_rig
@@ -298,6 +299,42 @@ async def test_of_an_answer_that_streams_only_the_end_waits(
         await closed(writer)
 
     assert customers(signups) == ["u_42"]
+
+
+async def test_after_an_answer_that_streamed_the_next_clears_the_click(
+    site: Site,
+) -> None:
+    first, rest = b'{"user": ', b'{"id": "u_42"}}'
+    stream = Streaming("Content-Type: application/json\r\n", first, rest)
+    site.script = stream.script
+    mine, colleague = (
+        f"{COOKIE}; dub_relay="
+        + cookies.seal(
+            cookies.SignedCookie(CLICK, seen, seen, "/"), proxy_rig.SECRETS, 1000
+        )
+        for seen in (1, 2)
+    )
+    page = "Accept: text/html"
+    async with proxied(site.url, [BY_ANSWER], Remembering(), now=1000) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request("POST /signup", mine, body=b"{}"))
+        head = await asyncio.wait_for(reader.readuntil(first), 10)
+        assert b"Set-Cookie" not in head
+        stream.go.set()
+        await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+        await closed(writer)
+        site.script = says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        kept = await ask(port, request("GET /", colleague, page))
+        cleared = await ask(port, request("GET /", mine, page))
+
+    assert kept.all("Set-Cookie") == []
+    lines = cleared.all("Set-Cookie")
+    assert any(line.startswith(b"dub_id=; ") for line in lines)
+    (sealed,) = (line for line in lines if line.startswith(b"dub_relay="))
+    value = sealed.decode().partition("=")[2].partition(";")[0]
+    signed = cookies.unseal(value, proxy_rig.SECRETS, 1000, 60)
+    assert signed is not None
+    assert signed.used
 
 
 async def test_a_stream_whose_visitor_leaves_still_makes_its_lead(site: Site) -> None:

@@ -44,7 +44,11 @@ COOKIE: Final[Json] = {
             "type": ["string", "null"],
             "pattern": "^[A-Za-z0-9_-]{8,64}$",
             "description": "Absent: restore what was lost. null: forget it.",
-        }
+        },
+        "used": {
+            "type": "boolean",
+            "description": "true: a sign-up has used the click of this browser.",
+        },
     },
 }
 

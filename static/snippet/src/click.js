@@ -2,7 +2,7 @@
 
 /* global ATTRIBUTION */
 
-import { get, remove, set } from './cookies.js';
+import { foreign, get, remove, set } from './cookies.js';
 import { decorator } from './outbound-domains.js';
 import { post } from './post.js';
 import { api, asked, clickId, data, domains, json, names, tag } from './settings.js';
@@ -27,7 +27,7 @@ export const emit = (name, detail) =>
 export let allowed = asked == null;
 
 /** The visitor's click id, or something falsy. */
-export const click = () => allowed && clickId(get('dub_id'));
+export const click = () => allowed && get('dub_id', clickId);
 
 const refresh = OUTBOUND_DOMAINS && decorator(click);
 
@@ -87,6 +87,8 @@ let begin;
 export let busy = new Promise(done => (begin = done));
 
 const land = async () => {
+  // Nobody has come to this site by that: it must not count.
+  if (foreign()) return;
   const key = domains.refer && value;
   const landed = id || key;
   if (landed && !((data.attributionModel || ATTRIBUTION) == 'first-click' && click())) {

@@ -26,10 +26,16 @@ const attributes = {
   httpOnly: 0,
 };
 
-/** The newest cookie of a name (browsers list it last), or undefined; in a sandbox there are none. */
-export const get = name => {
+/**
+ * The newest cookie of a name, as `read` gives it, or undefined; in a sandbox there are
+ * none. Browsers list them in the order of their making.
+ */
+export const get = (name, read = value => value) => {
   try {
-    return document.cookie.match(`(.*; |^)${name}=([^;]*)`)?.[2];
+    return [...document.cookie.matchAll(`(?:^|; )${name}=([^;]*)`)].reduce(
+      (held, found) => read(found[1]) || held,
+      undefined,
+    );
   } catch {}
 };
 
@@ -42,10 +48,23 @@ const write = (name, value, more) => {
   } catch {}
 };
 
-/** Write it again without the Domain, if the browser did not take that (a public suffix). */
-export const set = (name, value, more) => {
-  write(name, value, more);
-  if (get(name) != value) write(name, value, { ...more, domain: 0 });
+/**
+ * Write a cookie in place of all of its name; without the Domain, if the browser does
+ * not take that (a public suffix).
+ */
+export const set = (name, value) => {
+  remove(name);
+  write(name, value);
+  get(name) || write(name, value, { domain: 0 });
+};
+
+/** Whether a page of another site has this one in a frame: it takes no Lax cookie there. */
+export const foreign = () => {
+  if (self == top) return;
+  set('dub_t', 1);
+  const taken = get('dub_t');
+  remove('dub_t');
+  return !taken;
 };
 
 /** Remove a cookie: a browser keeps those of each Domain, and of none, apart. */

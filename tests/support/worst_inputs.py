@@ -252,7 +252,7 @@ def worst() -> Mapping[str, Iterator[bytes]]:
             compressed("/signup", CLICK),
         ),
         "`hooks/signup`": unsigned(f"{own}/hooks/signup"),
-        "`hooks/<provider>`": unsigned(f"{own}/hooks/clerk"),
+        "`hooks/<provider>`, a `[[hook]]`": unsigned(f"{own}/hooks/clerk"),
         "`hooks/dub`": unsigned(f"{own}/hooks/dub"),
         "`track/lead`, `track/sale`": chain(
             documents(f"{own}/track/lead", "Authorization: Bearer dub_wrong"),

@@ -19,7 +19,7 @@ SILENT: Final = "WebDriver reports no error, message or failed request of a page
 ONE_SITE: Final = "WebDriver knows the cookies of the open page's site alone"
 ONE_TAB: Final = "the driver here has one tab"
 UNROUTED: Final = "WebDriver cannot answer in a server's place"
-SOUP: Final = "libsoup keeps cookies here, and reads their attributes in its own way"
+SOUP: Final = "libsoup keeps its cookies, with an order and a reading of its own"
 
 CANNOT: Final[dict[str, dict[str, str]]] = {
     "firefox": {
@@ -53,6 +53,14 @@ CANNOT: Final[dict[str, dict[str, str]]] = {
         "test_a_lost_click_is_restored": ONE_TAB,
         "test_what_the_server_restores_after_a_refusal_is_removed_again": ONE_TAB,
         "test_which_hosts_share_a_click": ONE_SITE,
+        "test_a_used_click_does_not_come_back": ONE_TAB,
+        "test_a_frame_counts_in_a_page_of_the_same_site_alone": (
+            "the driver here does not look into frames"
+        ),
+        "test_the_navigation_api_is_seen_like_push_state": (
+            "WebKitGTK 2.50 has no Navigation API"
+        ),
+        "test_of_several_cookies_the_newest_counts_and_all_are_removed": SOUP,
         "test_a_partners_parameter_is_tracked_and_its_answer_stored": (
             "WebDriver cannot give a navigation its referrer"
         ),

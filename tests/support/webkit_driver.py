@@ -26,6 +26,8 @@ from tests.support.webkit import display, environment, mini_browser, names
 SECONDS: Final = 10.0
 """How long a page may take for what it is asked."""
 
+TRIES: Final = 3
+
 EVALUATED: Final = """
 const done = arguments[arguments.length - 1];
 const told = error => done({error: String(error && error.stack || error)});
@@ -168,36 +170,37 @@ class WebKitPage:
 
 
 @dataclass(frozen=True)
-class Driver:
-    """WebKitWebDriver, running, and the port of what resolves its browsers' names."""
+class Room:
+    """Where browsers are started: a home, a display, and what resolves names."""
 
-    address: str
+    home: Path
+    screen: str
     resolver: int
 
 
 @contextlib.asynccontextmanager
-async def driver() -> AsyncIterator[Driver]:
-    """Run WebKitWebDriver on a display of its own."""
+async def room() -> AsyncIterator[Room]:
     mini_browser()
     with tempfile.TemporaryDirectory() as home:
         async with display() as screen, names() as resolver:
-            process = await asyncio.create_subprocess_exec(
-                *(
-                    "stdbuf",
-                    "-oL",
-                    "WebKitWebDriver",
-                    f"--port={(port := free_port())}",
-                ),
-                env=environment(Path(home), screen),
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-            try:
-                await until(listening(port))
-                yield Driver(f"http://127.0.0.1:{port}", resolver)
-            finally:
-                process.terminate()
-                await process.wait()
+            yield Room(Path(home), screen, resolver)
+
+
+@contextlib.asynccontextmanager
+async def driver(room: Room) -> AsyncIterator[str]:
+    """Run WebKitWebDriver; yield its address."""
+    process = await asyncio.create_subprocess_exec(
+        *("WebKitWebDriver", f"--port={(port := free_port())}"),
+        env=environment(room.home, room.screen),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        await until(listening(port))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
@@ -220,10 +223,26 @@ def listening(port: int) -> Callable[[], Awaitable[bool]]:
 
 
 @contextlib.asynccontextmanager
-async def new_page(driver: Driver) -> AsyncIterator[WebKitPage]:
-    """Open a browser without any past."""
+async def new_page(room: Room) -> AsyncIterator[WebKitPage]:
+    """Open a browser without any past.
+
+    Once in some fifty starts the browser and its driver do not find each other, and
+    wait for ever: such a pair is given up for another.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(TimeoutError):
+                page = await stack.enter_async_context(opened(room))
+                break
+        else:
+            page = await stack.enter_async_context(opened(room))
+        yield page
+
+
+@contextlib.asynccontextmanager
+async def opened(room: Room) -> AsyncIterator[WebKitPage]:
     # WebDriver's own "proxy" would have WebKit resolve names itself.
-    resolver = f"--proxy=socks5://127.0.0.1:{driver.resolver}"
+    resolver = f"--proxy=socks5://127.0.0.1:{room.resolver}"
     wanted = {
         "webkitgtk:browserOptions": {
             "binary": mini_browser(),
@@ -231,11 +250,14 @@ async def new_page(driver: Driver) -> AsyncIterator[WebKitPage]:
         },
         "timeouts": {"script": round(SECONDS * 1000)},
     }
-    patience = aiohttp.ClientTimeout(total=3 * SECONDS)
-    async with aiohttp.ClientSession(timeout=patience) as http:
-        session = Wire(http, f"{driver.address}/session")
+    patience = aiohttp.ClientTimeout(total=1.5 * SECONDS)
+    async with (
+        driver(room) as address,
+        aiohttp.ClientSession(timeout=patience) as http,
+    ):
+        session = Wire(http, f"{address}/session")
         begun = await session.send("POST", "", capabilities={"alwaysMatch": wanted})
-        wire = Wire(http, f"{driver.address}/session/{begun['sessionId']}")
+        wire = Wire(http, f"{address}/session/{begun['sessionId']}")
         try:
             yield WebKitPage(wire, WebKitContext(wire))
         finally:

@@ -23,12 +23,13 @@ ALL = max(NAMES, key=len)
 
 BUDGETS = {
     # Dub's own base has 1674 (its build of 2025-10). Ours also reads options from its
-    # address, finds a tag that is not the current script, takes what is fixed, and
-    # reads addresses and cookies as the server does.
-    "script.js": 2105,
+    # address (35 bytes of it for WebKit, which names it elsewhere), finds a tag that is
+    # not the current script, takes what is fixed, and reads addresses and cookies as
+    # the server does.
+    "script.js": 2140,
     # Dub's own has 2842, and asks nobody. Ours reads what consent platforms write, and
     # sees when a repeat was swallowed.
-    ALL: 3945,
+    ALL: 3975,
     # Only for those who ask for it.
     EXTRAS: 1305,
 }

@@ -25,7 +25,7 @@ from playwright.async_api import (
 
 from tests.support import firefox_bridge
 from tests.support.engines import ENGINE
-from tests.support.webkit_driver import Driver, WebKitPage, driver, new_page
+from tests.support.webkit_driver import Room, WebKitPage, new_page, room
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -139,13 +139,13 @@ async def shared_context(shared_browser: Browser) -> AsyncIterator[BrowserContex
 if ENGINE == "webkit":
 
     @pytest_asyncio.fixture(scope="session", loop_scope="session")
-    async def webkit_driver() -> AsyncIterator[Driver]:
-        async with driver() as started:
-            yield started
+    async def webkit_room() -> AsyncIterator[Room]:
+        async with room() as prepared:
+            yield prepared
 
     @pytest_asyncio.fixture(name="visitor", loop_scope="session")
-    async def webkit_visitor(webkit_driver: Driver) -> AsyncIterator[WebKitPage]:
-        async with new_page(webkit_driver) as page:
+    async def webkit_visitor(webkit_room: Room) -> AsyncIterator[WebKitPage]:
+        async with new_page(webkit_room) as page:
             yield page
 
 else:

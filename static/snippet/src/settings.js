@@ -9,13 +9,18 @@
 /**
  * The script's tag. A module has no currentScript, nor has what a tag manager or a
  * loader runs later, so it is looked for by its address. With `import()` there is no tag,
- * but an address, of which a stack of calls tells; in a bundle there is neither.
+ * but an address, which is among what the page has loaded, or, once that list is full, in
+ * a stack of calls (but for WebKit's, which leaves out the query); in a bundle there is
+ * neither.
  */
 export const tag =
   document.currentScript ||
   document.querySelector(`script[src*="${PREFIX}/script."]`) ||
   document.querySelector('[type=module][src*="/script."]') || {
-    src: Error().stack?.match(`http\\S*${PREFIX}/script\\.\\S*?(?=:\\d+:\\d)`)?.[0] || '',
+    src:
+      (JSON.stringify(performance.getEntriesByType('resource')) + Error().stack).match(
+        `http[^\\s"]*${PREFIX}/script\\.[^\\s"]*?(?="|:\\d+:\\d)`,
+      )?.[0] || '',
   };
 
 /**

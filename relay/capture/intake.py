@@ -17,6 +17,7 @@ from relay.core.dub.track_lead import (
     InvalidFieldError,
     LeadFields,
     dedupe_key,
+    lead_of,
     sanitise,
 )
 from relay.core.dub.track_sale import sale_key
@@ -146,25 +147,16 @@ class Intake:
     def lead(self, capture: Capture, lead_id: str | None = None) -> Lead:
         """Make the lead of a capture, as of now."""
         now = self._clock()
-        fields = capture.fields
         lead_id = lead_id or new_lead_id(now)
         origin = capture.origin
         if self._stamp is not None:
             origin = self._stamp(lead_id, origin)
-        return Lead(
+        return lead_of(
+            capture.fields,
             id=lead_id,
             source=capture.source,
             click_id=capture.click_id,
-            event_name=fields.event_name,
-            customer_external_id=fields.customer_external_id,
             created_at=now,
-            mode=fields.mode,
-            customer_name=fields.customer_name,
-            customer_email=fields.customer_email,
-            customer_avatar=fields.customer_avatar,
-            event_quantity=fields.event_quantity,
-            metadata=fields.metadata,
-            sale=fields.sale,
             notes=tuple(capture.notes),
             origin=origin,
         )

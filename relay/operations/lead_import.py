@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final
 from relay.core import jsontext
 from relay.core.clock import iso
 from relay.core.dub.fields import InvalidFieldError
-from relay.core.dub.track_lead import LeadFields, dedupe_key, sanitise
+from relay.core.dub.track_lead import LeadFields, dedupe_key, lead_of, sanitise
 from relay.core.dub.track_sale import sale_key, sanitise_sale
 from relay.core.leads import OPEN, CreditedLink, Lead, LeadStatus, Mode
 from relay.operations.presentation import (
@@ -289,20 +289,12 @@ def _fields(row: Row) -> tuple[LeadFields, tuple[str, ...]]:
 
 
 def _lead(row: Row, fields: LeadFields, created_at: int) -> Lead:
-    return Lead(
+    return lead_of(
+        fields,
         id=_id(row, fields, created_at),
         source=SOURCE,
         click_id=fields.click_id or "",
-        event_name=fields.event_name,
-        customer_external_id=fields.customer_external_id,
         created_at=created_at,
-        mode=fields.mode,
-        customer_name=fields.customer_name,
-        customer_email=fields.customer_email,
-        customer_avatar=fields.customer_avatar,
-        event_quantity=fields.event_quantity,
-        metadata=fields.metadata,
-        sale=fields.sale,
     )
 
 

@@ -276,6 +276,11 @@ class Reconciler:
         self._count_look(self._report)
         return self._report
 
+    def _count(self, **more: int) -> None:
+        """Add to the report's numbers."""
+        sums = {name: getattr(self._report, name) + n for name, n in more.items()}
+        self._report = replace(self._report, **sums)
+
     def _count_look(self, report: Report) -> None:
         for name in ("checked", "confirmed", "settled"):
             self._metrics.reconciled.labels(name).inc(getattr(report, name))
@@ -291,8 +296,9 @@ class Reconciler:
             raise BusyError
         if since is not None or known.since is None:
             begin = now - FIRST_LOOK_MS if since is None else since
-            known = replace(known, since=min(known.since or begin, begin), until={})
-            known = replace(known, until={kind.value: begin for kind in Kind})
+            since = min(known.since or begin, begin)
+            until = {kind.value: begin for kind in Kind}
+            known = replace(known, since=since, until=until)
         self._progress = known
         if not await self._swap(holder=self._name, leased_until=now + LEASE_MS):
             raise BusyError
@@ -361,8 +367,7 @@ class Reconciler:
             await self._analytics_turn()
             reply = await self._dub.list_events(query, self._signature())
             page = _read(read_page(reply, kind))
-            unreadable = self._report.unreadable + page.unreadable
-            self._report = replace(self._report, unreadable=unreadable)
+            self._count(unreadable=page.unreadable)
             yield page.events
             number, last = number + 1, page.last
 
@@ -393,31 +398,25 @@ class Reconciler:
                 by_name[event.id] = [one for one in found if fits(event, one)]
         return by_name
 
-    async def _shown(self, shown: ShownLead) -> bool:
-        """Write down what the list shows of a lead; whether that has confirmed it."""
+    async def _shown(self, shown: ShownLead) -> None:
+        """Write down what the list shows of a lead."""
         entry, event = shown.entry, shown.events[0]
         seen = tuple((one.id, one.at) for one in shown.events)
         link = next((one.link for one in shown.events if one.link), None)
         proof = Proof("events", event.id, link, events=seen)
         now = self._clock()
         confirmed = 0
-        self._report = replace(self._report, checked=self._report.checked + 1)
+        self._count(checked=1)
         if entry.status is not LeadStatus.CONFIRMED:
             confirmed = await self._outbox.confirm([entry.lead.id], now, proof)
         if confirmed:
             log.info("lead.confirmed", lead=entry.lead.id, by="events")
-            doubtful = entry.status is LeadStatus.UNCONFIRMED
-            self._report = replace(
-                self._report,
-                confirmed=self._report.confirmed + 1,
-                settled=self._report.settled + doubtful,
-            )
+            self._count(confirmed=1, settled=entry.status is LeadStatus.UNCONFIRMED)
         if shown.doubled or (not confirmed and seen != entry.events):
             doubled_at = now if shown.doubled else None
             await self._outbox.show(entry.lead.id, proof, doubled_at)
             if shown.doubled and entry.doubled_at is None:
                 log.error("lead.doubled_at_dub", lead=entry.lead.id, events=len(seen))
-        return bool(confirmed)
 
     def _count_elsewhere(self, events: Sequence[DubEvent], first: int | None) -> None:
         counted = dict(self._report.elsewhere)
@@ -486,7 +485,7 @@ class Reconciler:
             end = _again(entry, now, reason)
         if await self._outbox.resolve(entry.lead.id, end, now):
             log.info("lead.settled", lead=entry.lead.id, status=end.status.value)
-            self._report = replace(self._report, settled=self._report.settled + 1)
+            self._count(settled=1)
 
     async def _provable_at(self, entry: LeadRecord) -> int:
         """Return from when on the absence of a lead shows that it did not count."""
@@ -502,7 +501,7 @@ class Reconciler:
         looked for under its customer and in the time of its calls: a customer who was
         deleted at Dub, or came back, is not found by the first.
         """
-        self._report = replace(self._report, checked=self._report.checked + 1)
+        self._count(checked=1)
         kind = Kind.LEADS if entry.lead.sale is None else Kind.SALES
         spans = await self._times_of(entry)
         alike: list[DubEvent] = []
@@ -567,7 +566,7 @@ class Reconciler:
         return _read(read_customers(reply, name))
 
     def _signature(self) -> str:
-        self._report = replace(self._report, calls=self._report.calls + 1)
+        self._count(calls=1)
         return sign_call(self._secrets, "reconcile", b"", self._clock())
 
     async def _analytics_turn(self) -> None:

@@ -129,6 +129,22 @@ def dedupe_key(customer: str, event: str, *, deferred: bool) -> str:
     return f"{kind}:{len(customer)}:{customer}:{fold_event(event)}"
 
 
+def lead_of(fields: LeadFields, **more: Any) -> Lead:
+    """Make a lead of Dub's fields; ``more`` is what else a Lead has, its click too."""
+    return Lead(
+        event_name=fields.event_name,
+        customer_external_id=fields.customer_external_id,
+        mode=fields.mode,
+        customer_name=fields.customer_name,
+        customer_email=fields.customer_email,
+        customer_avatar=fields.customer_avatar,
+        event_quantity=fields.event_quantity,
+        metadata=fields.metadata,
+        sale=fields.sale,
+        **more,
+    )
+
+
 def lead_body(lead: Lead, step: Step, *, proved: bool = False) -> dict[str, object]:
     """Return the JSON body of the call that takes this step.
 

@@ -38,7 +38,7 @@ BY_FIXTURE = {
     "delivering": "process",
     "postgres": "postgres",
     "context": "browser",
-    "shared_context": "browser",
+    "shared": "browser",
 }
 
 STARTING = ("process", "postgres", "browser")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -22,10 +23,13 @@ from playwright.async_api import (
     Playwright,
     async_playwright,
 )
+from playwright.async_api import Error as PlaywrightError
 
 from tests.support import firefox_bridge
 from tests.support.engines import ENGINE
 from tests.support.webkit_driver import Room, WebKitPage, new_page, room
+
+log = logging.getLogger(__name__)
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -123,17 +127,41 @@ async def page(context: BrowserContext) -> Page:
 # asyncio(loop_scope="session"): to make them takes longer than most of the tests.
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared_browser() -> AsyncIterator[Browser]:
-    async with launched() as started:
-        yield started
+class SharedBrowser:
+    """A browser and a context in it that live on; one that has died is followed."""
+
+    def __init__(self) -> None:
+        self._running = contextlib.AsyncExitStack()
+        self._context: BrowserContext | None = None
+
+    async def new_page(self) -> Page:
+        """A new tab in the one context, which has no cookies."""
+        try:
+            return await self._new_page()
+        except PlaywrightError:
+            log.warning("the browser has died; another is started", exc_info=True)
+            await self.close()
+            return await self._new_page()
+
+    async def _new_page(self) -> Page:
+        if self._context is None:
+            browser = await self._running.enter_async_context(launched())
+            self._context = await browser.new_context()
+        await self._context.clear_cookies()
+        return await self._context.new_page()
+
+    async def close(self) -> None:
+        """End the browser; one that has died has nothing left to close."""
+        self._context = None
+        with contextlib.suppress(PlaywrightError):
+            await self._running.aclose()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def shared_context(shared_browser: Browser) -> AsyncIterator[BrowserContext]:
-    opened = await shared_browser.new_context()
-    yield opened
-    await opened.close()
+async def shared() -> AsyncIterator[SharedBrowser]:
+    it = SharedBrowser()
+    yield it
+    await it.close()
 
 
 if ENGINE == "webkit":
@@ -151,15 +179,21 @@ if ENGINE == "webkit":
 else:
 
     @pytest_asyncio.fixture(loop_scope="session")
-    async def visitor(shared_context: BrowserContext) -> AsyncIterator[Page]:
+    async def visitor(shared: SharedBrowser) -> AsyncIterator[Page]:
         """A new tab without cookies. What an origin stores it keeps: use ports."""
-        await shared_context.clear_cookies()
-        page = await shared_context.new_page()
+        page = await shared.new_page()
         watchdog = asyncio.create_task(closed_after(LIFE, page))
         yield page
         watchdog.cancel()
-        for opened in shared_context.pages:
+        for opened in page.context.pages:
             await opened.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def shared_browser(visitor: Page) -> Browser:
+    browser = visitor.context.browser
+    assert browser is not None
+    return browser
 
 
 async def closed_after(seconds: float, page: Page) -> None:

@@ -571,10 +571,10 @@ class OutboxContract(
 
     # --- Durability. ---
 
-    async def test_a_thousand_callers_at_once_find_their_leads_after_reopening(
+    async def test_many_callers_at_once_find_their_leads_after_reopening(
         self, outbox: Outbox, reopen: Callable[[], Awaitable[Outbox]]
     ) -> None:
-        new_leads = [new_lead() for _ in range(1000)]
+        new_leads = [new_lead() for _ in range(200)]
         results = await put_together(outbox, new_leads)
         await outbox.close()
 

@@ -108,6 +108,7 @@ class Landing:
         self._domain = domain
         self._clock = clock
         self._metrics = metrics
+        self._consent_told = False
         self._uncleared: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     @property
@@ -140,6 +141,7 @@ class Landing:
             return []
         consent = self._consent(visit)
         if consent is False:
+            self._look_at_refusal(visit)
             return self._refused(visit)
         return self._arrived(visit) if consent else []
 
@@ -176,6 +178,18 @@ class Landing:
         if terms.landing == "never" or terms.consent is None:
             return None
         return terms.consent.verdict(visit.pairs)
+
+    def _look_at_refusal(self, visit: Visit) -> None:
+        """Count a landing whose visitor may have said yes, in words of another form."""
+        consent = self._storing.consent
+        if consent is None or consent.is_readable(visit.pairs):
+            return
+        if cookies.landing_click(visit.target) is None or not is_navigation(visit):
+            return
+        if not self._consent_told:
+            self._consent_told = True
+            log.warning("consent.unreadable", cookie=consent.name)
+        self._metrics.unread_consent.inc()
 
     def _refused(self, visit: Visit) -> list[bytes]:
         """Remove what is still kept of a visitor who says no."""

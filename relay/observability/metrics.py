@@ -90,6 +90,11 @@ class Metrics:
             "Visits that brought a click id through the proxy.",
             registry=own,
         )
+        self.unread_consent = Counter(
+            "dub_relay_consent_unreadable_total",
+            "Landings whose click was not kept: their consent cookie is no yes or no.",
+            registry=own,
+        )
         self.capture = Histogram(
             "dub_relay_capture_seconds",
             "From a call with a sign-up to its answer, by path.",

@@ -87,6 +87,7 @@ def landing(
     domain: str | None = None,
     now: int = NOW,
     storing: StoringTerms = ALWAYS,
+    metrics: Metrics | None = None,
 ) -> Landing:
     return Landing(
         SECRETS,
@@ -94,7 +95,7 @@ def landing(
         attribution=attribution,
         domain=domain,
         clock=lambda: now,
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
         storing=storing,
     )
 

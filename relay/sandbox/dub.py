@@ -25,6 +25,7 @@ from relay.sandbox.model import (
     Call,
     Click,
     Customer,
+    Event,
     Link,
     RecordedLead,
     RecordedSale,
@@ -96,7 +97,7 @@ class Dub:
         self.customers: dict[str, Customer] = {}
         self.leads: list[RecordedLead] = []
         self.sales: list[RecordedSale] = []
-        self.invoices: dict[str, Mapping[str, Any]] = {}
+        self.invoices: dict[str, tuple[int, Mapping[str, Any]]] = {}
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.phantoms = 0
         self._claims: dict[tuple[str, str], int] = {}
@@ -199,19 +200,26 @@ class Dub:
         self._claims[key] = now + DEDUPE_MS
         return True
 
-    def find_click(self, click_id: str, delay: int = 0) -> Click:
-        """Look a click and its link up; each way to fail is a 404 of its own."""
+    def find_click(self, click_id: str, delay: int = 0, what: str = "lead") -> Click:
+        """Look a click and its link up; each way to fail is a 404 of its own.
+
+        ``what`` is what is not tracked then: a lead or a sale.
+        """
         click = self.clicks.get(click_id)
         if click is None or self.clock() - click.at < delay:
             raise _not_found(errors.click_not_found(click_id))
         link = self.links[click.link_key]
         if link.gone:
             raise _not_found(errors.link_not_found(click_id))
-        if link.foreign:
-            raise _not_found(errors.link_elsewhere(link.id, click_id))
-        if link.disabled:
-            raise _not_found(errors.link_disabled(link.id, click_id))
+        _require_link(link, f"clickId {click_id}", what)
         return click
+
+    def require_customers_link(self, customer: Customer) -> None:
+        """Hold a sale to the link of its customer's first click, as Dub does."""
+        link = self.links[customer.click.link_key]
+        if link.gone:
+            raise _not_found(errors.customers_link_not_found(customer.id))
+        _require_link(link, f"customer {customer.id}", "sale")
 
     def _create(self, click: Click, fields: LeadFields) -> Customer:
         if len(fields.customer_external_id) > MAX_STORED_ID:
@@ -271,7 +279,7 @@ class Dub:
         self.changed()
         return lead
 
-    def events(self, kind: str) -> Sequence[RecordedLead] | Sequence[RecordedSale]:
+    def events(self, kind: str) -> Sequence[Event]:
         """List what counts, oldest first: "leads" or "sales"; clicks are not kept so.
 
         A lead with a quantity stands there so many times.
@@ -325,6 +333,13 @@ class Dub:
 
 def _not_found(message: str) -> RefusalError:
     return RefusalError("not_found", message)
+
+
+def _require_link(link: Link, whose: str, what: str) -> None:
+    if link.foreign:
+        raise _not_found(errors.link_elsewhere(link.id, whose))
+    if link.disabled:
+        raise _not_found(errors.link_disabled(link.id, whose, what))
 
 
 def _chosen_click_id(fields: LeadFields, known: Customer | None) -> str:

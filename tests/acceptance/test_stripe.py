@@ -86,7 +86,7 @@ async def test_a_checkout_by_reference_is_a_direct_sale_and_its_renewals_are_sal
         sales = await dub.state("sales")
         assert [(it["eventName"], it["amount"], it["currency"]) for it in sales] == [
             ("Subscription creation", 2000, "usd"),
-            ("Invoice paid", 2000, "eur"),
+            ("Invoice paid", 2500, "usd"),  # 20 euros: Dub keeps dollars
         ]
         # As in Dub's app: the lead behind the sale pays no commission of its own.
         [lead] = await dub.state("leads")
@@ -131,7 +131,7 @@ async def test_a_trial_counts_its_seats_on_the_click_of_the_sign_up(
         ]
         assert {it["clickId"] for it in leads} == {both["dubClickId"]}
         [sale] = await dub.state("sales")
-        assert (sale["eventName"], sale["amount"]) == ("Invoice paid", 2000)
+        assert (sale["eventName"], sale["amount"]) == ("Invoice paid", 2500)
         assert sale["metadata"] == {"plan": "pro", "productId": "prod_1"}
 
 

@@ -20,7 +20,7 @@ from relay.core.leads import Mode
 from relay.sandbox.app import sample_links
 from relay.sandbox.dub import DEDUPE_MS, SAME_CLICK_MS, Around, Dub
 from relay.sandbox.model import RefusalError
-from relay.sandbox.state import lead_created, sign, state_json
+from relay.sandbox.state import announcement, sign, state_json
 
 START = 1_700_000_000_000
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0.0.0 Safari/537.36"
@@ -366,7 +366,7 @@ def test_a_webhook_carries_the_lead_and_dubs_signature(dub: Dub) -> None:
     answer = dub.track_lead(lead(click_id))
     assert answer.lead is not None
 
-    envelope = lead_created(dub, answer.lead)
+    envelope = announcement(dub, answer.lead)
 
     assert envelope["event"] == "lead.created"
     assert envelope["data"]["customer"]["externalId"] == "u_1"

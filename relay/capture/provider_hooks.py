@@ -221,7 +221,9 @@ class Taking:
         except InvalidFieldError as error:
             raise RefusedError(422, error.issue.text) from None
         if sale.refund and fields.sale is not None:
-            refund = replace(fields.sale, refund=True, unnamed=sale.unnamed)
+            refund = replace(
+                fields.sale, refund=True, unnamed=sale.unnamed, by_hand=sale.by_hand
+            )
             fields = replace(fields, sale=refund)
         brought = found is not None and found.click_id is not None
         capture = Capture(

@@ -143,6 +143,7 @@ class Api:
             click_delay=round(conditions.click_delay * 1000),
             lead_delay=round(conditions.lead_delay * 1000),
             crash=conditions.crash,
+            avatar_fails=conditions.avatar_fails,
         )
 
     # Browser routes with a publishable key

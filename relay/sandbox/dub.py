@@ -52,13 +52,15 @@ class Around:
     """What surrounds one call: its signature and the faults that hit it.
 
     ``click_delay`` and ``lead_delay`` (ms) say how long a click or a lead stays
-    invisible; ``crash`` lets Dub fail just after it claimed the dedupe key.
+    invisible; ``crash`` lets Dub fail just after it claimed the dedupe key;
+    ``avatar_fails``: the avatar that the call brings cannot be fetched.
     """
 
     signed: str = "unchecked"
     click_delay: int = 0
     lead_delay: int = 0
     crash: bool = False
+    avatar_fails: bool = False
 
 
 NOTHING: Final = Around()
@@ -184,7 +186,7 @@ class Dub:
             raise internal_error()
         click = self.find_click(click_id, around.click_delay)
         customer = known or self._create(click, fields)
-        _forget_bad_avatar(customer, fields)
+        _forget_bad_avatar(customer, fields, fails=around.avatar_fails)
         link = self.links[click.link_key]
         body = self._body(click_id, link, customer_json(customer))
         lead = None if deferred else self._record(customer, click, fields, around)
@@ -351,14 +353,16 @@ def _chosen_click_id(fields: LeadFields, known: Customer | None) -> str:
     return known.click.id
 
 
-def _forget_bad_avatar(customer: Customer, fields: LeadFields) -> None:
+def _forget_bad_avatar(customer: Customer, fields: LeadFields, *, fails: bool) -> None:
     """Set an avatar that cannot be fetched to null, an existing one too.
 
-    Dub does so after its answer, and also to a customer that had a good one.
-    The sandbox fetches nothing: every http(s) address counts as good.
+    Dub does so after its answer, at each call that brings one, and also to a customer
+    that had a good one. The sandbox fetches nothing: unless the fetch is to fail, every
+    http(s) address counts as good.
     """
     avatar = fields.customer_avatar
-    if avatar and not avatar.startswith(("http://", "https://", "data:")):
+    good = (avatar or "").startswith(("http://", "https://", "data:"))
+    if avatar and (fails or not good):
         customer.avatar = None
 
 

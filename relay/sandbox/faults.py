@@ -88,6 +88,7 @@ KNOBS: Final[Mapping[str, Knob]] = {
         "close the connection before or after the work, or inside the answer",
     ),
     "crash": Knob(_flag, "true", "fail with 500 just after the dedupe key was claimed"),
+    "avatar_fails": Knob(_flag, "true", "the avatar that a call brings is not fetched"),
     "key": Knob(_one_of(KEY_STATES), " | ".join(KEY_STATES), "what the key is worth"),
     "plan": Knob(_one_of(PLANS), " | ".join(PLANS), "free: 403, need higher plan"),
     "rate": Knob(
@@ -115,6 +116,7 @@ class Conditions:
     slow: float = 0.0
     cut: str | None = None
     crash: bool = False
+    avatar_fails: bool = False
     key: str = "valid"
     plan: str = "business"
     rate: int | None = None

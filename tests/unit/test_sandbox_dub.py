@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -133,6 +134,17 @@ class TestTakingALead:
         assert dub.customers["u_1"].avatar is not None
 
         dub.track_lead(lead(click_id, event_name="Two", customer_avatar="nothing"))
+
+        assert dub.customers["u_1"].avatar is None
+
+    def test_an_avatar_that_fails_at_a_second_upload_is_gone_too(
+        self, dub: Dub
+    ) -> None:
+        fields = lead(minted(dub), customer_avatar="https://a.example/x.png")
+        dub.track_lead(replace(fields, mode=Mode.DEFERRED))
+        assert dub.customers["u_1"].avatar is not None
+
+        dub.track_lead(fields, Around(avatar_fails=True))
 
         assert dub.customers["u_1"].avatar is None
 

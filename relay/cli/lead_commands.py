@@ -11,6 +11,7 @@ import click
 
 from relay.cli.base import (
     Command,
+    CommandGroup,
     FailedError,
     config_option,
     csv_rows,
@@ -67,7 +68,17 @@ limit_option = click.option(
 )
 
 
-@click.group(no_args_is_help=True)
+@click.group(
+    cls=CommandGroup,
+    elsewhere={
+        "export": "relay.cli.privacy:export",
+        "forget": "relay.cli.privacy:forget",
+        "rekey": "relay.cli.privacy:rekey",
+        "import": "relay.cli.import_command:import_leads",
+        "recover": "relay.cli.recover_command:recover",
+    },
+    no_args_is_help=True,
+)
 @config_option
 def leads() -> None:
     """Look at the leads, and send them again.

@@ -21,6 +21,7 @@ from typing import Final, Protocol, TextIO
 import click
 
 from relay.cli.base import (
+    CommandGroup,
     FailedError,
     config_option,
     json_option,
@@ -29,22 +30,6 @@ from relay.cli.base import (
     read_settings,
     say,
 )
-from relay.cli.database_commands import (
-    backup,
-    migrate,
-    restore,
-)
-from relay.cli.front_command import front
-from relay.cli.import_command import import_leads
-from relay.cli.lead_commands import leads
-from relay.cli.operate import alerts, completion, delivery, health, reconcile, stats
-from relay.cli.privacy import (
-    export,
-    forget,
-    rekey,
-)
-from relay.cli.recover_command import recover
-from relay.cli.rule_commands import rules
 from relay.config.reference import settings_help
 from relay.config.settings import (
     ConfigError,
@@ -73,6 +58,23 @@ class Serve(Protocol):
 
 
 @click.group(
+    cls=CommandGroup,
+    elsewhere={
+        "leads": "relay.cli.lead_commands:leads",
+        "rules": "relay.cli.rule_commands:rules",
+        "front": "relay.cli.front_command:front",
+        **{
+            name: f"relay.cli.operate:{name}"
+            for name in (
+                *("alerts", "completion", "delivery"),
+                *("health", "reconcile", "stats"),
+            )
+        },
+        **{
+            name: f"relay.cli.database_commands:{name}"
+            for name in ("backup", "migrate", "restore")
+        },
+    },
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
 )
@@ -291,15 +293,6 @@ def version(*, as_json: bool) -> None:
     """Print the version."""
     named = json.dumps({"version": VERSION})
     click.echo(named if as_json else f"{NAME} {VERSION}")
-
-
-for command in (export, import_leads, recover, forget, rekey):
-    leads.add_command(command)
-for command in (
-    *(leads, rules, front, stats, reconcile, health, delivery, alerts),
-    *(backup, restore, migrate, completion),
-):
-    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None, *, serve: Serve | None = None) -> int:

@@ -6,10 +6,13 @@ one. Names, addresses, customer ids, cookies and keys never go into a line.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from threading import get_ident
 from typing import Any, Final
 
 from relay.core import jsontext
@@ -22,15 +25,25 @@ LEVELS: Final = {
 }
 
 
+TOGETHER: Final = 4096
+"""Bytes at most of one write: several processes may share a pipe, which keeps no more
+than these in one piece (PIPE_BUF)."""
+
+
 class Logger:
     """Writes events at or above its level.
 
     Not a library's: the common ones bring 5 MiB and wrap each call several times
-    (docs/decisions/0005-own-log-lines.md).
+    (docs/decisions/0005-own-log-lines.md). Within :meth:`gathering` the lines of one
+    turn of the loop are written together, with a warning or an error at once.
     """
 
     def __init__(self) -> None:
         self.level = logging.INFO
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._lines: list[str] = []
+        self._bytes = 0
 
     def debug(self, event: str, **fields: object) -> None:
         """Log what helps to understand a case."""
@@ -53,10 +66,44 @@ class Logger:
 
     def _write(self, event: str, level: str, fields: dict[str, object]) -> None:
         line = line_of({"event": event, "level": level, **fields})
-        # Nobody reads the log, and nobody could read that; the work must go on.
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+        if self._loop is None or get_ident() != self._thread:
+            _write_out(line)
+            return
+        size = len(line if line.isascii() else line.encode()) + 1
+        if self._bytes + size > TOGETHER:
+            self.flush()
+        if not self._lines:
+            self._loop.call_soon(self.flush)
+        self._lines.append(line)
+        self._bytes += size
+        if level in {"warning", "error"}:
+            self.flush()
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Gather the lines of this thread, in which an event loop runs.
+
+        A process that is killed loses those of one turn; the ledger has what they say.
+        """
+        self._loop, self._thread = asyncio.get_running_loop(), get_ident()
+        try:
+            yield
+        finally:
+            self._loop = None
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        lines, self._lines, self._bytes = self._lines, [], 0
+        if lines:
+            _write_out("\n".join(lines))
+
+
+def _write_out(text: str) -> None:
+    # Nobody reads the log, and nobody could read that; the work must go on.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def line_of(fields: dict[str, Any]) -> str:

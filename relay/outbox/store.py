@@ -226,7 +226,7 @@ class StoredOutbox(Outbox, ABC):
 
         One timer for all that come at nearly the same time: they are many.
         """
-        loop = asyncio.get_running_loop()
+        loop = answer.get_loop()
         now = loop.time()
         if now - self._impatient_since > TOGETHER_S:
             self._impatient_since, self._impatient = now, []

@@ -201,7 +201,7 @@ def _is_logged(task: asyncio.Task[InsertResult]) -> None:
 
 async def patiently(task: asyncio.Task[Any], seconds: float) -> None:
     """Wait for a task for so long at most; as asyncio.wait, in half its time."""
-    loop = asyncio.get_running_loop()
+    loop = task.get_loop()
     over: asyncio.Future[None] = loop.create_future()
 
     def end(_: object = None) -> None:

@@ -98,6 +98,7 @@ async def _serve(relay: Service, listeners: Listeners | None, *, delivery: bool)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
+        stack.enter_context(log.gathering())
         try:
             await relay.start(stack, delivery=delivery)
         except OutboxError as error:

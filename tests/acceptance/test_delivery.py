@@ -375,6 +375,11 @@ async def test_killed_in_the_middle_of_a_load_every_acknowledged_lead_arrives_on
     recorded = [lead["customerExternalId"] for lead in await dub.state("leads")]
     assert len(recorded) == len(set(recorded))
     assert acknowledged <= set(recorded)
+    # The lines of the last moment may have gone with the process; the ledger has all.
+    told = [event["lead"] for event in relay.events if event["event"] == "lead.queued"]
+    assert len(told) > len(acknowledged) / 2
+    assert len(told) == len(set(told))
+    assert set(told) <= {lead["id"] for lead in leads}
 
 
 async def test_a_dead_dub_is_probed_and_a_backlog_waits_in_line(

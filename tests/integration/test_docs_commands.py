@@ -13,7 +13,17 @@ from relay.cli.main import cli
 from relay.config.settings import SETTINGS
 from tests.support.samples import TOP, pages, samples, spans
 
-COMMANDS: Final = re.compile(rf"dub-relay .*|({'|'.join(cli.commands)}) .*")
+
+def commands(group: click.Group) -> dict[str, click.Command]:
+    """Return all commands of a group by their names."""
+    context = click.Context(group)
+    found = (
+        (it, group.get_command(context, it)) for it in group.list_commands(context)
+    )
+    return {name: command for name, command in found if command is not None}
+
+
+COMMANDS: Final = re.compile(rf"dub-relay .*|({'|'.join(commands(cli))}) .*")
 SPANS: Final = sorted({it for it in spans() if COMMANDS.fullmatch(it[1])})
 """Page and command, also where the text leaves out `dub-relay` itself."""
 
@@ -31,7 +41,7 @@ def test_a_command_in_a_sentence_is_one(page: str, span: str) -> None:
     command: click.Command = cli
     while words and isinstance(command, click.Group) and words[0][0].islower():
         name = words.pop(0)
-        found = command.commands.get(name)
+        found = commands(command).get(name)
         assert found is not None, f"{page}: there is no command {name} in `{span}`"
         command = found
     known = {it for option in command.params for it in option.opts}
@@ -41,7 +51,7 @@ def test_a_command_in_a_sentence_is_one(page: str, span: str) -> None:
 
 def leaves(group: click.Group, before: str = "") -> Iterator[str]:
     """Name every command that does something."""
-    for name, command in group.commands.items():
+    for name, command in commands(group).items():
         if isinstance(command, click.Group):
             yield from leaves(command, f"{before}{name} ")
         else:

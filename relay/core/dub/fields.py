@@ -307,7 +307,8 @@ def read_metadata(body: Body) -> Mapping[str, Any] | None:
 
 def limited(name: str, text: str, limit: int) -> str:
     """Pass a text of at most so many UTF-16 units."""
-    if utf16_len(text) > limit:
+    # A character is two units at most.
+    if 2 * len(text) > limit and utf16_len(text) > limit:
         message = f"Too big: expected string to have <={limit} characters"
         raise refused(name, "too_big", message)
     return text

@@ -232,11 +232,11 @@ def person_of(body: Body, notes: list[str]) -> dict[str, Any]:
 
     Gives them by the names of :class:`LeadFields`.
     """
-    person = _without_blanks(body)
+    # What was left empty in a form is absent.
     return {
-        "customer_name": _kept(_storable_name, person, notes),
-        "customer_email": _kept(read_email, person, notes),
-        "customer_avatar": _kept(_storable_avatar, person, notes),
+        "customer_name": _kept(_storable_name, body, notes) or None,
+        "customer_email": _kept(_typed_email, body, notes),
+        "customer_avatar": _kept(_storable_avatar, body, notes) or None,
         "metadata": _kept(_plain_metadata, body, notes),
     }
 
@@ -282,16 +282,15 @@ def _kept(
         return None
 
 
-def _without_blanks(body: Body) -> dict[str, object]:
-    """Turn empty fields of a form into absent ones; trim the e-mail address.
+def _typed_email(body: Body) -> str | None:
+    """Read an address without the space that was typed around it; None for no more.
 
-    A space typed around an address is the only fault of it that can be mended.
+    That is the only fault of it that can be mended.
     """
-    person = {name: body.get(name) for name in PERSON_NAMES}
-    email = person["customerEmail"]
+    email = body.get("customerEmail")
     if isinstance(email, str):
-        person["customerEmail"] = js_trim(email)
-    return {name: None if value == "" else value for name, value in person.items()}
+        email = js_trim(email) or None
+    return read_email({"customerEmail": email})
 
 
 def _customer_id(body: Body) -> str:
@@ -357,6 +356,9 @@ def _finite(value: Any) -> Any:
 
 def _storable(name: str, text: _Text) -> _Text:
     """Pass a text without lone surrogates and NUL."""
-    if text is not None and _UNSTORABLE.search(text):
+    # What can be printed has neither; most texts can, and to ask is quicker.
+    if text is None or text.isprintable():
+        return text
+    if _UNSTORABLE.search(text):
         raise refused(name, "custom", "Text holds characters that cannot be stored")
     return text

@@ -132,7 +132,8 @@ def _unquoted(value: str) -> str:
 
 def values(cookie_headers: Iterable[str], name: str) -> list[str]:
     """All values of the cookie with exactly this name, in order."""
-    return [value for known, value in pairs(cookie_headers) if known == name]
+    likely = (header for header in cookie_headers if name in header)
+    return [value for known, value in pairs(likely) if known == name]
 
 
 def usable(
@@ -190,6 +191,7 @@ def cookie_domain(host: str, configured: str | None = None) -> str | None:
     return domain_attribute(name.lower().removeprefix("www."))
 
 
+@lru_cache(_HOSTS)
 def cookie_domains(host: str, configured: str | None = None) -> tuple[str | None, ...]:
     """Return every Domain under which a browser may hold a cookie of this host.
 

@@ -79,7 +79,7 @@ def asked_document(
     body = _read("the request's body", partial(read_body, request, asked=True), notes)
     form, guessed = _fields_of("form", body.form if body else None, notes)
     raw = query.encode("utf-8", "surrogateescape")
-    given = _read("the query", lambda: urlencoded(raw), notes)
+    given = _read("the query", lambda: urlencoded(raw), notes) if raw else None
     found, _ = _fields_of("query", given, notes)
     lines = headers if "cookies" in roots else ()
     cookie_lines = [_text(value) for name, value in lines if name.lower() == b"cookie"]

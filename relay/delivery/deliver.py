@@ -283,7 +283,7 @@ class Delivery:
         reply, at, took = await self._asked(
             lead, b"", partial(self._dub.find_commission, sale.invoice_id or "")
         )
-        found = found_commission(reply, self._clock())
+        found = found_commission(reply, sale, self._clock())
         if isinstance(found, Commission):
             outcome = Outcome(
                 Meaning.TAKEN, "Dub shows the commission", http_status=200

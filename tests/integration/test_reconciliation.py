@@ -511,6 +511,23 @@ async def test_many_pages_are_read_to_their_end(rig: Rig) -> None:
     assert await rig.outbox.counts() == {LeadStatus.CONFIRMED: len(ones)}
 
 
+@pytest.mark.usefixtures("short_pages")
+async def test_a_page_that_a_deleted_link_leaves_short_is_not_the_last(
+    rig: Rig,
+) -> None:
+    """Else the list would be asked for each of the others by itself."""
+    await rig.delivered("u_0", click_id=rig.dub.click(rig.dub.links["grace"]).id)
+    for number in range(1, 15):
+        await rig.delivered(f"u_{number}")
+    rig.dub.links["grace"] = replace(rig.dub.links["grace"], gone=True)
+
+    report = await rig.look()
+
+    assert (report.confirmed, report.missing) == (14, 1)
+    alone = [it for it in rig.dub.calls if it.path == "/customers"]
+    assert len(alone) == 1
+
+
 async def test_one_relay_at_a_time_looks_and_one_that_died_holds_up_nobody(
     rig: Rig,
 ) -> None:

@@ -16,10 +16,11 @@ from relay.core.dub.refunds import (
     Commission,
     found_commission,
     interpret_refund,
+    refund_key,
 )
 from relay.core.dub.replies import Answer, Meaning, NoAnswer, Outcome
 from relay.core.dub.retry import HOUR, Move, Park, Policy, decide, unrepeatable
-from relay.core.leads import Lead, LeadRecord, LeadStatus, Sale, Step
+from relay.core.leads import ByHand, Lead, LeadRecord, LeadStatus, Sale, Step
 
 NOW = 1_732_171_669_000
 REFUND = Sale(2198, "usd", "stripe", "in_1", refund=True)
@@ -58,7 +59,7 @@ def after(
 
 @pytest.mark.parametrize("status", ["pending", "processed", "hold", "fraud"])
 def test_a_commission_that_is_not_paid_out_is_marked(status: str) -> None:
-    found = found_commission(answer(200, [commission(status)]), NOW)
+    found = found_commission(answer(200, [commission(status)]), REFUND, NOW)
 
     assert found == Commission("cm_1", status)
 
@@ -83,7 +84,7 @@ def test_a_commission_that_is_not_paid_out_is_marked(status: str) -> None:
 def test_whatever_else_ends_the_search(
     reply: Answer | NoAnswer, meaning: Meaning, reason: str
 ) -> None:
-    found = found_commission(reply, NOW)
+    found = found_commission(reply, REFUND, NOW)
 
     assert isinstance(found, Outcome)
     assert found.meaning is meaning
@@ -102,6 +103,20 @@ def test_whatever_else_ends_the_search(
             error(400, "bad_request", "Commission cm_1 has already been paid."),
             Meaning.FINAL,
         ),
+        (
+            error(
+                400,
+                "bad_request",
+                "Cannot update commission: Its payout is already processing.",
+            ),
+            Meaning.FINAL,
+        ),
+        (
+            error(
+                400, "bad_request", "This commission is already in the refunded status."
+            ),
+            Meaning.TAKEN,
+        ),
         (error(403, "forbidden"), Meaning.FINAL),
         (NoAnswer(sent=True, reason="cut"), Meaning.AGAIN),
     ],
@@ -116,7 +131,7 @@ def test_the_mark_is_there_or_is_tried_again(
 
 
 def test_a_key_that_may_not_touch_commissions_parks_no_leads() -> None:
-    outcome = found_commission(error(403, "forbidden"), NOW)
+    outcome = found_commission(error(403, "forbidden"), REFUND, NOW)
 
     assert isinstance(outcome, Outcome)
     move = after(outcome)
@@ -144,6 +159,60 @@ def test_where_the_invoice_is_not_known_a_person_is_asked() -> None:
     assert isinstance(move, Move)
     assert move.status is LeadStatus.REJECTED
     assert "2025-03-31" in (move.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "said"),
+    [("part", "A part was refunded (500 usd)"), ("dispute", "A dispute over 500 usd")],
+)
+@pytest.mark.parametrize("status", ["pending", "processed"])
+def test_what_dub_cannot_be_told_of_is_left_to_a_person_with_the_commission(
+    by_hand: ByHand, said: str, status: str
+) -> None:
+    sale = replace(REFUND, amount=500, by_hand=by_hand)
+
+    found = found_commission(answer(200, [commission(status)]), sale, NOW)
+
+    assert isinstance(found, Outcome)
+    move = after(found, sale)
+    assert isinstance(move, Move)
+    assert move.status is LeadStatus.REJECTED
+    assert said in (move.reason or "")
+    assert "cm_1" in (move.reason or "")
+
+
+@pytest.mark.parametrize("by_hand", ["part", "dispute"])
+def test_where_nobody_is_paid_for_it_nobody_is_asked(by_hand: ByHand) -> None:
+    sale = replace(REFUND, by_hand=by_hand)
+    marked = found_commission(answer(200, [commission("refunded")]), sale, NOW)
+    none = Outcome(Meaning.NO_LINK, NO_COMMISSION)
+
+    ends = [after(marked, sale) if isinstance(marked, Outcome) else marked]
+    ends.append(after(none, sale, waited=HOUR))
+
+    assert all(isinstance(end, Move) for end in ends)
+    assert [getattr(end, "status", None) for end in ends] == [LeadStatus.DELIVERED] * 2
+
+
+def test_of_a_dispute_whose_invoice_is_not_known_a_person_is_asked() -> None:
+    sale = replace(REFUND, unnamed=True, by_hand="dispute")
+
+    move = after(Outcome(Meaning.NO_LINK, NO_COMMISSION), sale, waited=HOUR)
+
+    assert isinstance(move, Move)
+    assert move.status is LeadStatus.REJECTED
+    assert "no invoice in a dispute" in (move.reason or "")
+
+
+def test_each_part_is_one_refund_and_the_whole_another() -> None:
+    part = replace(REFUND, amount=500, by_hand="part")
+    more = replace(part, amount=700)
+    dispute = replace(part, by_hand="dispute")
+
+    keys = [refund_key(sale) for sale in (REFUND, part, more, dispute)]
+
+    assert len(set(keys)) == 4
+    assert refund_key(replace(REFUND, amount=1)) == refund_key(REFUND)
 
 
 def test_a_refund_in_doubt_may_be_sent_again() -> None:

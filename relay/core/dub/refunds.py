@@ -4,16 +4,21 @@ Dub's ``GET /commissions?invoiceId=…`` shows at most one, for an invoice is un
 program; ``PATCH /commissions/{id}`` takes it out of the partner's payout
 (dub.co/docs/api-reference/commissions). Marking one twice changes nothing, so both
 calls can be repeated at will.
+
+A part of a sale is left to a person: where its amount is lowered, Dub reckons the
+partner's pay anew, without what was known of the sale (product, country, metadata).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from relay.core import jsontext
 from relay.core.dub.replies import Answer, Meaning, NoAnswer, Outcome, interpret
-from relay.core.leads import Sale, Step
+from relay.core.leads import ByHand, Sale, Step
 
 REFUNDED: Final = "refunded"
 
@@ -24,6 +29,15 @@ REFUND_KEY: Final = "refund:"
 
 NO_COMMISSION: Final = "Dub has no commission of this invoice"
 PAID: Final = "The commission is paid out already, and Dub does not change it any more"
+ALREADY: Final = "The commission is marked as refunded already"
+BY_HAND: Final[Mapping[ByHand, str]] = MappingProxyType(
+    {
+        "part": "A part was refunded ({amount} {currency}). The commission {id} stays"
+        " as it is: lower it at Dub if the partner should get less",
+        "dispute": "A dispute over {amount} {currency} was lost. The commission {id}"
+        " stays as it is: change it at Dub if the partner should get less",
+    }
+)
 FORBIDDEN: Final = "Dub forbids the API key to read or change commissions (403)"
 NO_PROGRAM: Final = (
     "Dub knows no such commission, or the workspace has no program (404)"
@@ -39,11 +53,17 @@ class Commission:
 
 
 def refund_key(sale: Sale) -> str:
-    """Return what repeats of one refund have in common."""
-    return f"{REFUND_KEY}{sale.invoice_id or ''}"
+    """Return what repeats of one refund have in common.
+
+    Parts of a payment go back one by one: what was refunded so far tells them apart.
+    """
+    part = f":{sale.by_hand}:{sale.amount}" if sale.by_hand else ""
+    return f"{REFUND_KEY}{sale.invoice_id or ''}{part}"
 
 
-def found_commission(reply: Answer | NoAnswer, now: int) -> Commission | Outcome:
+def found_commission(
+    reply: Answer | NoAnswer, sale: Sale, now: int
+) -> Commission | Outcome:
     """Read Dub's list of an invoice's commissions; an Outcome where that ends it."""
     if isinstance(reply, NoAnswer) or reply.status != 200:
         return _failed(reply, now)
@@ -51,16 +71,20 @@ def found_commission(reply: Answer | NoAnswer, now: int) -> Commission | Outcome
         case []:
             return Outcome(Meaning.NO_LINK, NO_COMMISSION, http_status=200)
         case [{"id": str(commission), "status": str(status)}, *_]:
-            return _judged(Commission(commission, status))
+            return _judged(Commission(commission, status), sale)
     return _not_understood()
 
 
-def _judged(found: Commission) -> Commission | Outcome:
+def _judged(found: Commission, sale: Sale) -> Commission | Outcome:
     if found.status == REFUNDED:
-        reason = "The commission is marked as refunded already"
-        return Outcome(Meaning.TAKEN, reason, http_status=200)
+        return Outcome(Meaning.TAKEN, ALREADY, http_status=200)
     if found.status == "paid":
         return Outcome(Meaning.FINAL, PAID, http_status=200)
+    if sale.by_hand is not None:
+        reason = BY_HAND[sale.by_hand].format(
+            amount=sale.amount, currency=sale.currency, id=found.id
+        )
+        return Outcome(Meaning.FINAL, reason, http_status=200)
     return found
 
 
@@ -87,6 +111,8 @@ def _failed(reply: Answer | NoAnswer, now: int) -> Outcome:
         return outcome
     if reply.status == 400 and b"already been paid" in reply.body:
         return replace(outcome, meaning=Meaning.FINAL, reason=PAID)
+    if reply.status == 400 and b"already in the refunded status" in reply.body:
+        return replace(outcome, meaning=Meaning.TAKEN, reason=ALREADY)
     own = {403: FORBIDDEN, 404: NO_PROGRAM}
     if reply.status in own:
         return replace(outcome, meaning=Meaning.FINAL, reason=own[reply.status])

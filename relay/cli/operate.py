@@ -34,11 +34,10 @@ from relay.operations.presentation import span
 from relay.operations.reconcile import (
     BusyError,
     Reconciler,
-    Report,
     reading_client,
     reconciler,
-    report_json,
 )
+from relay.operations.reconcile_progress import Report, report_json
 from relay.operations.status import Overview, delivery_state, look, overview_json
 from relay.outbox.contract import Alert, Outbox, Query
 

@@ -28,7 +28,7 @@ from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.diagnostics import run_checks
 from relay.operations.presentation import events_words, span
-from relay.operations.reconcile import Progress
+from relay.operations.reconcile_progress import Progress
 from relay.operations.rule_report import rule_candidates, rule_reports
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Query

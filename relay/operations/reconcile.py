@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 from relay.config.settings import Settings
-from relay.core import jsontext
 from relay.core.clock import Clock, iso, ticks_ms
 from relay.core.dub.events import (
     CLOCKS_MS,
@@ -38,11 +37,12 @@ from relay.core.dub.events import (
 )
 from relay.core.dub.replies import Answer, NoAnswer
 from relay.core.dub.retry import AT_WORK_MS, DAY, KEY_HELD_MS, key_free_at
-from relay.core.leads import LeadRecord, LeadStatus, Step
+from relay.core.leads import Attempt, LeadRecord, LeadStatus, Step
 from relay.core.signing import sign_call
 from relay.delivery.dub_client import DubClient
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
+from relay.operations.reconcile_progress import Progress, Report
 from relay.outbox.contract import (
     Outbox,
     OutboxUnavailableError,
@@ -63,7 +63,8 @@ LEASE_MS: Final = 90_000
 """How long the work is one relay's after its last word: longer than any call."""
 
 AT_ONCE: Final = 200
-"""Leads that are asked for by themselves in one look: three calls each."""
+"""Leads that are asked for by themselves in one look: two calls each, and the pages of
+the times of their calls."""
 
 SOON_S: Final = 60.0
 """How soon to look again where Dub did not answer."""
@@ -102,68 +103,53 @@ class ReconcileTerms:
     resend: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one look found. Times are epoch ms.
-
-    ``checked``: leads and sales compared. ``confirmed``: those that the list has shown
-    for the first time, ``settled``: those in doubt that it has settled.
-    ``elsewhere``: events that no lead of ours made, by where they come from.
-    ``not_provable`` says why Dub's events cannot be read, ``unfinished`` why the look
-    ended early.
-    """
-
-    at: int = 0
-    checked: int = 0
-    confirmed: int = 0
-    settled: int = 0
-    missing: int = 0
-    doubled: int = 0
-    elsewhere: Mapping[str, int] = field(default_factory=dict)
-    unreadable: int = 0
-    calls: int = 0
-    not_provable: str | None = None
-    unfinished: str | None = None
+Span = tuple[int, int]
+"""A time's begin and end, epoch ms."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What is kept between looks: JSON in the database.
+class _Sought:
+    """A lead that is asked for by itself.
 
-    ``since`` is from when on the lists were read, ``until`` how far each was;
-    ``holder`` looks until ``leased_until`` at least.
+    ``spans``: when calls of it may have been counted, in order, apart from each other;
+    ``called_until``: the end of its last call.
     """
 
-    since: int | None = None
-    until: Mapping[str, int] = field(default_factory=dict)
-    holder: str = ""
-    leased_until: int = 0
-    report: Report | None = None
+    entry: LeadRecord
+    spans: Sequence[Span]
+    called_until: int
 
     @property
-    def read_until(self) -> int | None:
-        """How far both lists were read (epoch ms)."""
-        return min(self.until.values(), default=None)
-
-    @property
-    def not_provable(self) -> str | None:
-        """Why Dub's events could not be read when they were last asked for."""
-        return None if self.report is None else self.report.not_provable
-
-    @classmethod
-    def read(cls, stored: str) -> Progress:
-        """Read what was kept."""
-        said = jsontext.decode(stored)
-        report = said.get("report")
-        known = {name: said[name] for name in cls.__slots__ if name in said}
-        return cls(**known | {"report": report and Report(**report)})
-
-    def write(self) -> str:
-        """Write it as :meth:`read` takes it."""
-        return jsontext.encode(asdict(self)).decode()
+    def kind(self) -> Kind:
+        return Kind.LEADS if self.entry.lead.sale is None else Kind.SALES
 
 
-NEVER: Final = Progress()
+def _sought(entry: LeadRecord, calls: Sequence[Attempt]) -> _Sought:
+    """Take the times of a lead's calls together.
+
+    A call whose end nobody wrote down may have been made at any time until then.
+    """
+    ends = (one.at + one.duration_ms for one in calls)
+    claimed = entry.key_claimed_at or entry.lead.created_at
+    times = [(claimed, claimed)]
+    times += (
+        (one.at, one.at + one.duration_ms)
+        for one in calls
+        if one.step in (Step.RECORD, Step.SALE)
+    )
+    spans = _joined((begin - AT_WORK_MS, end + AT_WORK_MS) for begin, end in times)
+    return _Sought(entry, spans, max(ends, default=entry.lead.created_at))
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """Join spans that touch; the result is in order."""
+    joined: list[Span] = []
+    for begin, end in sorted(spans):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((begin, end))
+    return joined
 
 
 class _StoppedError(Exception):
@@ -178,23 +164,6 @@ class _StoppedError(Exception):
 
 class BusyError(Exception):
     """Another relay, or command, is looking just now."""
-
-
-def report_json(report: Report) -> dict[str, object]:
-    """Return a report as ``reconcile --json`` prints it."""
-    return {
-        "checked": report.checked,
-        "confirmed": report.confirmed,
-        "missing": report.missing,
-        "doubled": report.doubled,
-        "elsewhere": sum(report.elsewhere.values()),
-        "settled": report.settled,
-        "notProvable": report.not_provable,
-        "elsewhereBy": dict(report.elsewhere),
-        "unreadable": report.unreadable,
-        "calls": report.calls,
-        "unfinished": report.unfinished,
-    }
 
 
 class Reconciler:
@@ -428,24 +397,27 @@ class Reconciler:
     # --- What the list did not show. ---
 
     async def _ask_for_unproven(self) -> None:
-        """Ask for each lead that Dub has taken and that the list has not shown."""
+        """Ask for what Dub has taken and the list has not shown."""
         since = self._progress.since or 0
         until = min(self._progress.until.values()) - self._terms.after_ms
-        for entry in await self._outbox.unproven(since, until, AT_ONCE):
-            if makes_event(entry.lead):
-                await self._ask_for_taken(entry)
+        unproven = await self._outbox.unproven(since, until, AT_ONCE)
+        await self._ask_for_taken([one for one in unproven if makes_event(one.lead)])
 
     async def _ask_for_missing(self) -> None:
         """Ask again for what is missing: a list that lags may have it by now."""
         missing = await self._outbox.list(Query(missing=True, limit=MANY))
         missing.sort(key=lambda entry: entry.missing_at or 0)
-        for entry in missing[:AT_ONCE]:
-            if self._clock() - (entry.missing_at or 0) >= self._terms.after_ms:
-                await self._ask_for_taken(entry)
+        until = self._clock() - self._terms.after_ms
+        await self._ask_for_taken(
+            [one for one in missing[:AT_ONCE] if (one.missing_at or 0) <= until]
+        )
 
-    async def _ask_for_taken(self, entry: LeadRecord) -> None:
-        if await self._others_of(entry) is None:
-            return
+    async def _ask_for_taken(self, entries: Sequence[LeadRecord]) -> None:
+        sought = [await self._sought(entry) for entry in entries]
+        async for entry, _ in self._absent(sought):
+            await self._miss(entry)
+
+    async def _miss(self, entry: LeadRecord) -> None:
         now = self._clock()
         waits = entry.status is not LeadStatus.DELIVERED
         if waits or not self._terms.resend or entry.erased_at is not None:
@@ -458,27 +430,25 @@ class Reconciler:
 
     async def _settle_doubts(self) -> None:
         """Ask for what is in doubt, once Dub cannot be at work on it any more."""
+        sought: list[_Sought] = []
         query = Query(status=LeadStatus.UNCONFIRMED, limit=MANY)
-        asked = 0
         for entry in await self._outbox.list(query):
             readable = entry.erased_at is None and entry.sealed is None
             if not readable or not makes_event(entry.lead):
                 continue
-            if self._clock() < await self._provable_at(entry):
-                continue
-            if asked >= AT_ONCE:
-                return
-            asked += 1
-            await self._settle_doubt(entry)
+            one = await self._sought(entry)
+            if one.called_until + AT_WORK_MS + self._terms.after_ms <= self._clock():
+                sought.append(one)
+            if len(sought) == AT_ONCE:
+                break
+        async for entry, alike in self._absent(sought):
+            await self._settle_doubt(entry, alike)
 
-    async def _settle_doubt(self, entry: LeadRecord) -> None:
-        others = await self._others_of(entry)
-        if others is None:
-            return
+    async def _settle_doubt(self, entry: LeadRecord, alike: Sequence[DubEvent]) -> None:
         now = self._clock()
-        if others:
+        if alike:
             reason = "Dub has this customer and event of another click"
-            note = f"{reason}: its event {others[0].id} of {iso(others[0].at)}."
+            note = f"{reason}: its event {alike[0].id} of {iso(alike[0].at)}."
             end = Resolution(LeadStatus.DUPLICATE, reason, note)
         else:
             reason = "Dub's list of events shows that the call recorded nothing"
@@ -487,74 +457,85 @@ class Reconciler:
             log.info("lead.settled", lead=entry.lead.id, status=end.status.value)
             self._count(settled=1)
 
-    async def _provable_at(self, entry: LeadRecord) -> int:
-        """Return from when on the absence of a lead shows that it did not count."""
-        calls = await self._outbox.attempts(entry.lead.id)
-        ends = (one.at + one.duration_ms for one in calls)
-        last = max(ends, default=entry.lead.created_at)
-        return last + AT_WORK_MS + self._terms.after_ms
+    async def _absent(
+        self, sought: Iterable[_Sought]
+    ) -> AsyncIterator[tuple[LeadRecord, Sequence[DubEvent]]]:
+        """Ask Dub for leads; write down what is there, and yield those that are not.
 
-    async def _others_of(self, entry: LeadRecord) -> Sequence[DubEvent] | None:
-        """Ask Dub for one lead: None where it is there, which is then written down.
-
-        Else those events of its customer that are alike but of another click. It is
-        looked for under its customer and in the time of its calls: a customer who was
-        deleted at Dub, or came back, is not found by the first.
+        Each with those events of its customer that are alike but of another click. It
+        is looked for under its customer, and in the times of its calls: a customer who
+        was deleted at Dub, or came back, is not found by the first. Leads of one time,
+        as those of an outage, share its pages.
         """
-        self._count(checked=1)
-        kind = Kind.LEADS if entry.lead.sale is None else Kind.SALES
-        spans = await self._times_of(entry)
-        alike: list[DubEvent] = []
-        for customer_id in await self._customer_ids(entry):
-            whole = self._clock() + CLOCKS_MS
-            async for events in self._window(
-                kind, spans[0][0] - DAY, whole, customerId=customer_id
+        nowhere: list[_Sought] = []
+        for one in sought:
+            alike = await self._alike_of(one)
+            if alike:
+                self._count(checked=1)
+                yield one.entry, alike
+            elif alike is not None:
+                nowhere.append(one)
+        for kind in Kind:
+            left = {one.entry.lead.id: one for one in nowhere if one.kind is kind}
+            for begin, end in _joined(
+                span for one in left.values() for span in one.spans
             ):
-                if await self._shows(entry, events):
-                    return None
-                alike += [one for one in events if self._is_alike(entry, one)]
-        if alike:
-            return alike
-        for begin, end in spans:
-            async for events in self._window(kind, begin, end):
-                if await self._shows(entry, events):
-                    return None
-        return ()
+                await self._look_through(kind, (begin, end), left)
+                for one in [one for one in left.values() if one.spans[-1][1] <= end]:
+                    del left[one.entry.lead.id]
+                    self._count(checked=1)
+                    yield one.entry, ()
 
-    async def _shows(self, entry: LeadRecord, events: Sequence[DubEvent]) -> bool:
-        """Write down what events show, and return whether this lead is among it."""
+    async def _alike_of(self, one: _Sought) -> Sequence[DubEvent] | None:
+        """Return what is alike under a lead's customer; None: the lead is there."""
+        alike: list[DubEvent] = []
+        only = {one.entry.lead.id}
+        for customer_id in await self._customer_ids(one.entry):
+            begin, until = one.spans[0][0] - DAY, self._clock() + CLOCKS_MS
+            async for events in self._window(
+                one.kind, begin, until, customerId=customer_id
+            ):
+                if await self._shown_among(only, events):
+                    return None
+                alike += [each for each in events if self._is_alike(one.entry, each)]
+        return alike
+
+    async def _look_through(
+        self, kind: Kind, span: Span, left: dict[str, _Sought]
+    ) -> None:
+        """Take those leads out that the list shows in a time."""
+        begin, end = span
+        here = {
+            lead_id
+            for lead_id, one in left.items()
+            if any(begin <= each[0] <= end for each in one.spans)
+        }
+        if not here:
+            return
+        async for events in self._window(kind, begin, end):
+            for lead_id in await self._shown_among(here, events):
+                here.remove(lead_id)
+                del left[lead_id]
+            if not here:
+                return
+
+    async def _shown_among(
+        self, lead_ids: Collection[str], events: Sequence[DubEvent]
+    ) -> list[str]:
+        """Write down which of these leads events show, and return their ids."""
         pairing = pair(events, await self._entries_of(events))
-        for shown in pairing.shown:
-            if shown.entry.lead.id == entry.lead.id:
-                await self._shown(shown)
-                return True
+        found = [it for it in pairing.shown if it.entry.lead.id in lead_ids]
+        for shown in found:
+            await self._shown(shown)
         await self._still_mine()
-        return False
+        return [shown.entry.lead.id for shown in found]
 
     def _is_alike(self, entry: LeadRecord, event: DubEvent) -> bool:
         lead = replace(entry.lead, click_id="")
         return entry.lead.sale is None and fits(event, replace(entry, lead=lead))
 
-    async def _times_of(self, entry: LeadRecord) -> list[tuple[int, int]]:
-        """Return when calls may have been counted, as spans that do not touch.
-
-        A call whose end nobody wrote down may have been made at any time until then.
-        """
-        calls = await self._outbox.attempts(entry.lead.id)
-        times = [
-            (one.at, one.at + one.duration_ms)
-            for one in calls
-            if one.step in (Step.RECORD, Step.SALE)
-        ]
-        claimed = entry.key_claimed_at or entry.lead.created_at
-        spans: list[tuple[int, int]] = []
-        for begin, end in sorted([*times, (claimed, claimed)]):
-            late = end + AT_WORK_MS
-            if spans and begin - AT_WORK_MS <= spans[-1][1]:
-                spans[-1] = spans[-1][0], max(late, spans[-1][1])
-            else:
-                spans.append((begin - AT_WORK_MS, late))
-        return spans
+    async def _sought(self, entry: LeadRecord) -> _Sought:
+        return _sought(entry, await self._outbox.attempts(entry.lead.id))
 
     async def _customer_ids(self, entry: LeadRecord) -> list[str]:
         name = entry.lead.customer_external_id

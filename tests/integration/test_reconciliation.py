@@ -26,8 +26,8 @@ from relay.operations.reconcile import (
     BusyError,
     Reconciler,
     ReconcileTerms,
-    Report,
 )
+from relay.operations.reconcile_progress import Report
 from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox, Query, Wanted
@@ -512,6 +512,25 @@ async def test_many_pages_are_read_to_their_end(rig: Rig) -> None:
 
 
 @pytest.mark.usefixtures("short_pages")
+async def test_the_doubts_of_one_time_share_its_pages(
+    rig: Rig, short_pages: int
+) -> None:
+    """As after an outage of Dub's: the pages of its time are read once for all."""
+    for number in range(4 * short_pages):
+        await rig.delivered(f"u_{number}")
+    doubts = [await rig.in_doubt(f"d_{n}", cut="before") for n in range(4)]
+
+    report = await rig.look()
+
+    pages = 4 + 1  # and the empty one behind
+    by_customer = len(doubts) * 2
+    assert report.settled == len(doubts)
+    assert report.checked == 4 * short_pages + len(doubts)
+    assert report.calls <= 2 * pages + 2 + by_customer
+    for one in doubts:
+        assert (await rig.now_is(one)).status is LeadStatus.WAITING
+
+
 async def test_a_page_that_a_deleted_link_leaves_short_is_not_the_last(
     rig: Rig,
 ) -> None:

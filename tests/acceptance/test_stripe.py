@@ -237,7 +237,10 @@ async def test_a_refund_takes_the_commission_back_and_counts_no_sale(
 
         assert [it["sale"]["status"] for _, it in part] == ["queued", "duplicate"]
         [left] = [it for it in settled if it["status"] == "rejected"]
-        assert "A part was refunded (500 usd). The commission cm_" in left["lastError"]
+        assert left["lastError"].startswith("A part was refunded")
+        _, shown, _ = await relay.run("leads", "show", left["id"])
+        assert "a part refunded: 500 usd" in shown
+        assert "Dub shows the commission cm_" in shown
         assert before == {"in_1": "pending", "pi_2": "pending"}
         words = ["queued", "duplicate", "queued"]
         assert [it["sale"]["status"] for _, it in told] == words

@@ -32,10 +32,10 @@ PAID: Final = "The commission is paid out already, and Dub does not change it an
 ALREADY: Final = "The commission is marked as refunded already"
 BY_HAND: Final[Mapping[ByHand, str]] = MappingProxyType(
     {
-        "part": "A part was refunded ({amount} {currency}). The commission {id} stays"
-        " as it is: lower it at Dub if the partner should get less",
-        "dispute": "A dispute over {amount} {currency} was lost. The commission {id}"
-        " stays as it is: change it at Dub if the partner should get less",
+        "part": "A part was refunded, and the commission stays as it is: lower it at"
+        " Dub if the partner should get less",
+        "dispute": "A dispute was lost, and the commission stays as it is: change it at"
+        " Dub if the partner should get less",
     }
 )
 FORBIDDEN: Final = "Dub forbids the API key to read or change commissions (403)"
@@ -61,9 +61,7 @@ def refund_key(sale: Sale) -> str:
     return f"{REFUND_KEY}{sale.invoice_id or ''}{part}"
 
 
-def found_commission(
-    reply: Answer | NoAnswer, sale: Sale, now: int
-) -> Commission | Outcome:
+def found_commission(reply: Answer | NoAnswer, now: int) -> Commission | Outcome:
     """Read Dub's list of an invoice's commissions; an Outcome where that ends it."""
     if isinstance(reply, NoAnswer) or reply.status != 200:
         return _failed(reply, now)
@@ -71,21 +69,21 @@ def found_commission(
         case []:
             return Outcome(Meaning.NO_LINK, NO_COMMISSION, http_status=200)
         case [{"id": str(commission), "status": str(status)}, *_]:
-            return _judged(Commission(commission, status), sale)
+            return _judged(Commission(commission, status))
     return _not_understood()
 
 
-def _judged(found: Commission, sale: Sale) -> Commission | Outcome:
+def _judged(found: Commission) -> Commission | Outcome:
     if found.status == REFUNDED:
         return Outcome(Meaning.TAKEN, ALREADY, http_status=200)
     if found.status == "paid":
         return Outcome(Meaning.FINAL, PAID, http_status=200)
-    if sale.by_hand is not None:
-        reason = BY_HAND[sale.by_hand].format(
-            amount=sale.amount, currency=sale.currency, id=found.id
-        )
-        return Outcome(Meaning.FINAL, reason, http_status=200)
     return found
+
+
+def left_to_a_person(by_hand: ByHand) -> Outcome:
+    """End a refund whose commission was found, and which Dub cannot be told of."""
+    return Outcome(Meaning.FINAL, BY_HAND[by_hand], http_status=200)
 
 
 def interpret_refund(reply: Answer | NoAnswer, now: int) -> Outcome:

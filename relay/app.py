@@ -30,6 +30,7 @@ from relay.config.settings import Settings
 from relay.core.clock import now_ms, roll
 from relay.core.dub.retry import Policy
 from relay.core.http.consent import parse_consent
+from relay.core.http.front_probes import FrontProbes
 from relay.core.http.tickets import Opener
 from relay.core.providers import PROVIDERS
 from relay.core.providers.account import Provider
@@ -109,6 +110,7 @@ class Relay:
             ),
         )
         self.sightings = Sightings(self.outbox, self.landing, self.metrics, now_ms)
+        self.probes = FrontProbes(settings.secret, now_ms)
         self.trusted = Trusted(
             settings.trusted_proxies,
             # What may open the socket is the server in front, on this machine.
@@ -302,6 +304,7 @@ class Relay:
             self.overview,
             lambda: self.stopping,
             MetricsAccess(self.trusted, self.settings.metrics_token),
+            self.probes,
         )
 
     def _add_dashboard(self, app: web.Application) -> None:
@@ -465,7 +468,7 @@ class Relay:
             sightings=self.sightings,
             underscored=settings.underscore_headers,
             script=f"{settings.prefix}/script.js" if settings.inject_snippet else None,
-        ).install(app)
+        ).install(app, self.probes)
 
     async def overview(self) -> Overview:
         """Look at the outbox; raise OutboxUnavailableError if it cannot be read."""

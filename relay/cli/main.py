@@ -36,7 +36,7 @@ from relay.config.settings import (
     Listen,
     Settings,
 )
-from relay.config.values import listen
+from relay.config.values import front_url, listen
 from relay.core import VERSION
 from relay.core.clock import now_ms
 from relay.core.signing import sign_webhook
@@ -165,6 +165,13 @@ def sandbox(*, address: Listen, api_key: str | None) -> int:
     return run(address.host, address.port, api_key or API_KEY, settings.secret)
 
 
+def _front_url(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None else front_url(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @cli.command()
 @json_option
 @click.option(
@@ -174,8 +181,14 @@ def sandbox(*, address: Listen, api_key: str | None) -> int:
     help="Replay a saved sign-up, or a HAR file of a browser's, through the rules, and"
     " check nothing else.",
 )
+@click.option(
+    "--front",
+    metavar="URL",
+    callback=_front_url,
+    help="Visit this front server too, and look whether it goes around the relay.",
+)
 @config_option
-def check(*, as_json: bool, saved: str | None) -> int:
+def check(*, as_json: bool, saved: str | None, front: str | None) -> int:
     """Say line by line what works; exit 1 if anything fails.
 
     Changes nothing and records nothing at Dub.
@@ -184,9 +197,19 @@ def check(*, as_json: bool, saved: str | None) -> int:
         return _try_out(saved, as_json=as_json)
     settings = read_settings()
     outbox = make_outbox(settings)
-    from relay.operations.diagnostics import report_json, report_lines, run_checks  # noqa: PLC0415
+    from relay.operations.diagnostics import (  # noqa: PLC0415
+        Finding,
+        report_json,
+        report_lines,
+        run_checks,
+    )
+    from relay.operations.front_check import check_front  # noqa: PLC0415
 
-    findings = asyncio.run(run_checks(settings, outbox))
+    async def look() -> list[Finding]:
+        found = await run_checks(settings, outbox)
+        return [*found, await check_front(settings, front)] if front else found
+
+    findings = asyncio.run(look())
     if as_json:
         click.echo(json.dumps(report_json(settings, findings)))
     else:

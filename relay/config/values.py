@@ -299,6 +299,15 @@ def api_url(raw: object) -> str:
     return _http_url(text(raw), "such as https://api.dub.co").geturl().rstrip("/")
 
 
+def front_url(raw: object) -> str:
+    """Accept the http(s) address of a server, without a path."""
+    use = "such as https://www.example.com"
+    parts = _http_url(text(raw), use)
+    if parts.path not in {"", "/"}:
+        raise BadValueError(f"not an address without a path. Use {use}.")
+    return f"{parts.scheme}://{parts.netloc}/"
+
+
 def webhook_url(raw: object) -> str:
     """Accept an http(s) URL to post to; its path and query may be what guards it."""
     use = "such as https://ops.example.com/relay"

@@ -152,7 +152,9 @@ def _reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def own_answer(request: web.BaseRequest, status: int, message: str) -> SiteResponse:
+def own_answer(
+    request: web.BaseRequest, status: int, message: str, extra: Headers = ()
+) -> SiteResponse:
     """Make a small answer of the relay's own: a page, or JSON by Accept.
 
     It closes the connection: what is left of the request must not be read as
@@ -176,6 +178,7 @@ def own_answer(request: web.BaseRequest, status: int, message: str) -> SiteRespo
             (b"Content-Length", b"%d" % len(body)),
             (b"Cache-Control", b"no-store"),
             (b"X-Content-Type-Options", b"nosniff"),
+            *extra,
         ],
         length=len(body),
         empty=request.method == "HEAD",

@@ -199,7 +199,7 @@ async def _check_site(upstream: str, host: str | None) -> Finding:
     except TimeoutError:
         return fail("upstream", f"no answer within {TIMEOUT_S:g} s")
     except (aiohttp.ClientError, OSError) as error:
-        return fail("upstream", f"not reachable ({_kind(error)})")
+        return fail("upstream", unreachable(error))
     if status >= 500:
         return note("upstream", f"reachable, but answers HTTP {status}")
     named = f" as {host}" if host else ""
@@ -367,10 +367,11 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _kind(error: BaseException) -> str:
+def unreachable(error: BaseException) -> str:
     """Name an error without its text, which may quote an address."""
     number = getattr(error, "errno", None)
-    return os.strerror(number) if number else type(error).__name__
+    kind = os.strerror(number) if number else type(error).__name__
+    return f"not reachable ({kind})"
 
 
 def report_lines(settings: Settings, findings: Sequence[Finding]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from relay.core import VERSION
+from relay.core.http.front_probes import PROBE_HEADER, FrontProbes, ProbeWish
 from relay.core.leads import LeadStatus
 from relay.http.callers import Trusted
 from relay.http.responses import RefusedError, answer
@@ -227,6 +228,7 @@ class HealthEndpoints:
         overview: Callable[[], Awaitable[Overview]],
         stopping: Callable[[], bool],
         access: MetricsAccess,
+        probes: FrontProbes,
     ) -> None:
         self._outbox = outbox
         self._rendered = metrics
@@ -235,6 +237,7 @@ class HealthEndpoints:
         self._overview = overview
         self._stopping = stopping
         self._access = access
+        self._probes = probes
         self._text = Paced(self._render)
 
     async def livez(self, _: web.Request) -> web.StreamResponse:
@@ -245,6 +248,8 @@ class HealthEndpoints:
         """Answer 200 if leads can be committed, 503 if not or when stopping."""
         if self._stopping():
             raise RefusedError(503, "The relay is stopping.")
+        if self._probes.read(request.headers.get(PROBE_HEADER)) is ProbeWish.AROUND:
+            raise RefusedError(503, "The relay declines, as a probe asks it to.")
         if request.query.get("only") == "serving":
             # In front of a site, a database that is down must not take it down too.
             return answer({"status": "serving"})

@@ -17,6 +17,12 @@ from aiohttp import web
 
 from relay.capture.click_cookie import Landing, with_cookies
 from relay.core.http.forwarding import Forwarding
+from relay.core.http.front_probes import (
+    MARK_HEADER,
+    PROBE_HEADER,
+    FrontProbes,
+    ProbeWish,
+)
 from relay.core.http.headers import (
     Headers,
     with_forwarded,
@@ -130,17 +136,21 @@ class Proxy:
         )
         self._script = script
         self._sightings = sightings
+        self._probes: FrontProbes | None = None
         self._tasks = Tasks()
         report = sightings.judged if sightings else None
         self._store = Store(signups, landing, self._tasks, report)
         self._tunnels = Tunnels()
 
-    def install(self, app: web.Application) -> None:
+    def install(self, app: web.Application, probes: FrontProbes | None = None) -> None:
         """Send everything the application has no route for to the site.
+
+        But what ``probes`` can read, which is answered here.
 
         A route for all paths does it for nearly all; the middleware has what
         no route can match: ``OPTIONS *``, CONNECT, targets in absolute form.
         """
+        self._probes = probes
         app.setdefault(FAST_PATHS, []).append(self._fast)
         app.router.add_route("*", "/{path:(?s:.*)}", self.handle)
         app.middlewares.append(self._unrouted)
@@ -177,6 +187,8 @@ class Proxy:
         refusal = refuse(request.method, target, request.raw_headers, version)
         if refusal is not None:
             return own_answer(request, refusal.status, refusal.reason)
+        if (wish := self._wish(request)) is not None:
+            return _marked(request, wish)
         passage = _Passage(request, target, self._visit(request, target))
         try:
             return await self._pass(passage)
@@ -185,6 +197,11 @@ class Proxy:
             return own_answer(request, error.status, "The site does not answer.")
         except RequestBodyError as error:
             return own_answer(request, error.status, "The body did not come whole.")
+
+    def _wish(self, request: web.BaseRequest) -> ProbeWish | None:
+        if self._probes is None or request.method != "HEAD":
+            return None
+        return self._probes.read(request.headers.get(PROBE_HEADER))
 
     async def _pass(self, passage: _Passage) -> web.StreamResponse:
         begun = _begun(passage.request)
@@ -365,6 +382,13 @@ class Proxy:
             lines = [line for line in lines if line[0].lower() != b"content-length"]
         cookies = cookies or self._landing.cookies(passage.visit)
         return with_cookies(lines, cookies, passage.request.method)
+
+
+def _marked(request: web.BaseRequest, wish: ProbeWish) -> web.StreamResponse:
+    """Answer a probe of a front server, which the site does not see."""
+    status = 503 if wish is ProbeWish.AROUND else 200
+    mark = (MARK_HEADER.encode(), wish.encode())
+    return own_answer(request, status, "This is the relay.", [mark])
 
 
 class _Passage:

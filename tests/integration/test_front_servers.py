@@ -11,12 +11,10 @@ import os
 import signal
 import tomllib
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pytest_aiohttp import AiohttpServer
 
 from relay.config.settings import load
 from relay.config.values import listen
@@ -34,26 +32,14 @@ from tests.support.front_rig import (
     Site,
     all_is_served,
     fronted,
-    relay_before,
+    relay,
+    site,
 )
 from tests.support.harness import RelayProcess, SandboxDub
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
-
-@pytest.fixture
-async def site(aiohttp_server: AiohttpServer) -> Site:
-    return await Site.start(aiohttp_server)
-
-
-@pytest.fixture
-async def relay(
-    tmp_path: Path, dub: SandboxDub, site: Site
-) -> AsyncIterator[RelayProcess]:
-    folder = tmp_path / "relay"
-    folder.mkdir()
-    async with relay_before(site, folder, dub) as process:
-        yield process
+__all__ = ["relay", "site"]  # fixtures
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 import aiohttp
+import pytest
 from aiohttp import web
 from pytest_aiohttp import AiohttpServer
 
@@ -32,11 +33,16 @@ class Site:
     """Counts what it was asked; holds sign-ups while ``open`` is not set."""
 
     address: str = ""
+    broken: bool = False
     asked: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
     came: asyncio.Event = field(default_factory=asyncio.Event)
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
+        self.seen[request.method] += 1
+        if self.broken:
+            return web.Response(status=503)
         if request.method != "POST":
             return web.Response(
                 text="<!doctype html><title>site</title>", content_type="text/html"
@@ -83,6 +89,21 @@ async def relay_before(
     assert process.process is not None
     if process.process.returncode is None:
         assert await process.stop() == 0
+
+
+@pytest.fixture
+async def site(aiohttp_server: AiohttpServer) -> Site:
+    return await Site.start(aiohttp_server)
+
+
+@pytest.fixture
+async def relay(
+    tmp_path: Path, dub: SandboxDub, site: Site
+) -> AsyncIterator[RelayProcess]:
+    folder = tmp_path / "relay"
+    folder.mkdir()
+    async with relay_before(site, folder, dub) as process:
+        yield process
 
 
 @dataclass

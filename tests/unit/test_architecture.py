@@ -77,6 +77,7 @@ CALLERS = (
     "relay.capture.pass_through",  # passes browsers' calls on to Dub
     "relay.operations.alerts.watcher",  # the operator's webhook
     "relay.operations.diagnostics",  # `check` tries whether upstream answers
+    "relay.operations.front_check",  # and what a front server makes of probes
     "relay.sandbox",  # plays the site and Dub, webhooks included
     "relay.sandbox.demo",  # plays the visitor
 )

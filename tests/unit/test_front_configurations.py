@@ -134,3 +134,10 @@ def test_a_relay_that_would_not_believe_the_front_server_is_named() -> None:
 
     assert code == 0
     assert "RELAY_TRUSTED_PROXIES: is not set" in said
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_example_of_a_rule_is_a_path_of_it(pattern: str) -> None:
+    compiled = parse_pattern(pattern)
+
+    assert compiled.match(compiled.example) is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 # A name that JMESPath can look up without quotes: path.team.
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -74,6 +74,12 @@ class PathPattern:
     def names_end(self) -> bool:
         """Whether the last segment is a name, not a placeholder or what is below."""
         return not (self.below or self.segments[-1].is_placeholder)
+
+    @property
+    def example(self) -> str:
+        """Return a path that the pattern fits, escaped."""
+        parts = ["x" if it.is_placeholder else quote(it.text) for it in self.segments]
+        return "/".join(parts) + ("/x" if self.below else "")
 
     @property
     def superset(self) -> str:

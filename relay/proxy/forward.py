@@ -139,7 +139,7 @@ class Proxy:
         self._probes: FrontProbes | None = None
         self._tasks = Tasks()
         report = sightings.judged if sightings else None
-        self._store = Store(signups, landing, self._tasks, report)
+        self._store = Store(signups, landing, self._tasks, trusted, report)
         self._tunnels = Tunnels()
 
     def install(self, app: web.Application, probes: FrontProbes | None = None) -> None:
@@ -342,7 +342,12 @@ class Proxy:
     def _visit(self, request: web.BaseRequest, target: str) -> Visit:
         scheme, host = self._trusted.scheme_host(request)
         return Visit(
-            request.method, target, request.raw_headers, host, scheme == "https"
+            request.method,
+            target,
+            request.raw_headers,
+            host,
+            scheme == "https",
+            request.remote,
         )
 
     def _outgoing(self, request: web.BaseRequest, framed: Framing) -> Headers:

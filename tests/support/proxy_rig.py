@@ -62,6 +62,7 @@ class Remembering:
         click_id: str | None,
         origin: Mapping[str, str],
         held: Held | None,
+        address: str,
         patience: float,  # noqa: ARG002 - the protocol's
     ) -> bool:
         lead = {
@@ -71,12 +72,16 @@ class Remembering:
             "origin": origin,
             "held": held.lead_id if held else None,
             "problem": draft.problem,
+            "address": address,
         }
         self.calls.append(("take", lead))
         return self.safe
 
     async def drop(self, held: Held) -> None:
         self.calls.append(("drop", held.lead_id))
+
+    async def unanswered(self, held: Held, address: str) -> None:
+        self.calls.append(("unanswered", (held.lead_id, address)))
 
     def missed(self, reason: str) -> None:
         self.reasons.append(reason)

@@ -10,7 +10,7 @@ from aiohttp import web
 from relay.core import signing
 from relay.core.clock import Clock
 from relay.core.dub.credit import credited_link
-from relay.core.dub.events import DubEvent, Kind, fits
+from relay.core.dub.events import CLOCKS_MS, DubEvent, Kind, epoch_ms, fits
 from relay.core.leads import LeadRecord, LeadStatus
 from relay.http.responses import RefusedError, answer, read_json, try_again
 from relay.observability.logging import get_logger
@@ -27,9 +27,11 @@ def _shown_by(event: DubEvent, records: Sequence[LeadRecord]) -> list[str]:
     """Return the ids of what a webhook confirms, of a customer's records.
 
     Each sale has a webhook of its own, so one without an invoice confirms one sale,
-    the oldest that it fits.
+    the oldest that it fits. A webhook can be sent again at any time: it says nothing of
+    a lead that came after its event.
     """
-    fit = [each.lead for each in records if fits(event, each) and _may_count(each)]
+    before = [each for each in records if each.lead.created_at <= event.at + CLOCKS_MS]
+    fit = [each.lead for each in before if fits(event, each) and _may_count(each)]
     if event.kind is Kind.SALES and not event.invoice_id:
         fit = sorted(fit, key=lambda lead: (lead.created_at, lead.id))[:1]
     return [lead.id for lead in fit]
@@ -99,10 +101,11 @@ def _read(document: Any, now: int) -> DubEvent | None:
             said = click.get("id") if isinstance(click, Mapping) else None
             sale = _sold(rest.get("sale")) if kind is Kind.SALES else {}
             amount, invoice = sale.get("amount"), sale.get("invoiceId")
+            at = epoch_ms(document.get("createdAt"))
             return DubEvent(
                 kind,
                 str(document.get("id")),
-                now,
+                now if at is None else min(at, now),
                 name,
                 click_id=said if isinstance(said, str) else None,
                 external_id=id_,

@@ -106,6 +106,9 @@ async def test_forged_webhooks_and_other_events_change_nothing(
         data | {"click": {"id": "anotherClick1234"}},
     ):
         assert await post(envelope | {"data": other}) == (200, "unknown")
+    # Dub's webhooks can be sent again: of this customer and event, but years ago.
+    replayed = envelope | {"createdAt": "2024-11-26T10:00:00.000Z"}
+    assert await post(replayed) == (200, "unknown")
     assert [lead["status"] for lead in await confirmed_relay.leads()] == ["delivered"]
 
     assert await post(envelope) == (200, "confirmed")

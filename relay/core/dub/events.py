@@ -153,7 +153,7 @@ def _event(kind: Kind, said: object) -> DubEvent | None:
     if not isinstance(said, Mapping):
         return None
     id_, name = _text(said.get("eventId")), _text(said.get("eventName"))
-    at = _epoch_ms(said.get("timestamp"))
+    at = epoch_ms(said.get("timestamp"))
     if id_ is None or name is None or at is None:
         return None
     click, customer, sale = (_part(said, key) for key in ("click", "customer", "sale"))
@@ -183,7 +183,7 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _epoch_ms(stamp: object) -> int | None:
+def epoch_ms(stamp: object) -> int | None:
     """Read a time; one without a zone is UTC, as Dub's store writes it."""
     try:
         at = datetime.fromisoformat(str(stamp))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from email import message_from_bytes
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import aiohttp
 import pytest
@@ -26,6 +29,21 @@ customer_external_id = "form.email || json.email"
 """
 KINDS = ("nginx", "caddy", "haproxy", "traefik", "envoy")
 SHAPES = ("--only-what-matters", "--all")
+
+
+def email_of(kind: str, body: bytes) -> str:
+    """Read a sign-up, in any of the ways that it is written."""
+    if kind.startswith("application/json"):
+        return str(json.loads(body)["email"])
+    if kind.startswith("application/x-www-form-urlencoded"):
+        return parse_qs(body.decode())["email"][0]
+    form = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    for part in form.walk():
+        if part.get_param("name", header="Content-Disposition") == "email":
+            content = part.get_payload(decode=True)
+            assert isinstance(content, bytes)
+            return content.decode()
+    raise AssertionError("a form without an email")
 
 
 @dataclass
@@ -47,24 +65,11 @@ class Site:
             return web.Response(
                 text="<!doctype html><title>site</title>", content_type="text/html"
             )
-        email = await self._email(request)
+        email = email_of(request.headers["Content-Type"], await request.read())
         self.asked[email] += 1
         self.came.set()
         await self.open.wait()
         return web.Response(status=303, headers={"Location": "/welcome"})
-
-    async def _email(self, request: web.Request) -> str:
-        if request.content_type == "application/json":
-            return str((await request.json())["email"])
-        if request.content_type != "multipart/form-data":
-            return str((await request.post())["email"])
-        # aiohttp's own reading leaves a file open when an upload is cut off.
-        email = ""
-        async for part in await request.multipart():
-            assert isinstance(part, aiohttp.BodyPartReader)
-            content = await part.read()
-            email = content.decode() if part.name == "email" else email
-        return email
 
     @classmethod
     async def start(cls, serve: AiohttpServer) -> Site:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
@@ -22,6 +23,9 @@ from relay.observability import metrics as prometheus
 from relay.observability.metrics import Metrics
 from relay.operations.status import Overview
 from relay.outbox.contract import Outbox, OutboxUnavailableError
+
+SPARE_DESCRIPTORS: Final = 16
+"""A request through the relay takes two; so many may come until it is asked again."""
 
 RENDER_EVERY_S: Final = 1.0
 """Metrics of half a million leads take up to 0.8 s of CPU."""
@@ -218,6 +222,24 @@ class Paced:
         return await self._make()
 
 
+def has_descriptors() -> bool:
+    """Whether this process can open some more files or connections.
+
+    One that cannot still answers on connections that it has, and would be sent requests
+    on new ones, which it cannot accept.
+    """
+    opened: list[int] = []
+    try:
+        opened += os.pipe()
+        opened += (os.dup(opened[0]) for _ in range(SPARE_DESCRIPTORS - 2))
+    except OSError:
+        return False
+    finally:
+        for each in opened:
+            os.close(each)
+    return True
+
+
 class HealthEndpoints:
     """The three endpoints. ``overview`` raises OutboxUnavailableError."""
 
@@ -248,6 +270,8 @@ class HealthEndpoints:
         """Answer 200 if leads can be committed, 503 if not or when stopping."""
         if self._stopping():
             raise RefusedError(503, "The relay is stopping.")
+        if not has_descriptors():
+            raise RefusedError(503, "The relay cannot open more connections.")
         if self._probes.read(request.headers.get(PROBE_HEADER)) is ProbeWish.AROUND:
             raise RefusedError(503, "The relay declines, as a probe asks it to.")
         if request.query.get("only") == "serving":

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import kubernetes_validate
@@ -22,7 +23,9 @@ import pytest
 import yaml
 
 from relay.config.settings import SETTINGS, Settings, load
+from relay.core.http.cookies import CLICK_COOKIE
 from relay.delivery.worker import STOP_GRACE_S
+from relay.operations.front_servers import BEYOND_S
 from relay.server.listeners import REQUEST_GRACE_S
 from tests.support.harness import RelayProcess, post_hook
 from tests.support.servers import DEPLOY, TOP, program
@@ -527,3 +530,67 @@ async def test_a_relay_with_a_token_is_scraped_as_the_sample_does(
 @pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.toml")), ids=str)
 def test_every_sample_is_toml(path: Path) -> None:
     assert tomllib.loads(path.read_text())
+
+
+GATEWAY = {
+    (document["kind"], document["metadata"]["name"]): document["spec"]
+    for document in documents("gateway/envoy-gateway.yaml")
+}
+
+
+def references(value: Any) -> Iterator[dict[str, Any]]:
+    """What a document names: other documents, by kind and name."""
+    if isinstance(value, dict):
+        if "kind" in value and "name" in value:
+            yield value
+        for each in value.values():
+            yield from references(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from references(each)
+
+
+def test_the_gateway_names_nothing_that_is_not_there() -> None:
+    named = {(it["kind"], it["name"]) for it in references(list(GATEWAY.values()))}
+
+    assert named <= GATEWAY.keys()
+    assert {each for each in GATEWAY if each[0] == "Backend"} <= named
+
+
+def test_the_gateway_goes_around_the_relays_with_what_matters() -> None:
+    settings = load(str(KUBERNETES / "relay.toml"), {}, complete=False)
+    [rule] = GATEWAY["HTTPRoute", "dub-relay-or-site"]["rules"]
+    policy = GATEWAY["BackendTrafficPolicy", "dub-relay-or-site"]
+
+    click, *signups = rule["matches"]
+    assert click["queryParams"][0]["name"] == CLICK_COOKIE
+    assert [it["path"]["value"] for it in signups] == [
+        signup.pattern.superset for signup in settings.signup
+    ]
+    first, second = (GATEWAY["Backend", it["name"]] for it in rule["backendRefs"])
+    assert not first.get("fallback")
+    assert second["fallback"]
+    assert settings.upstream
+    site = urlsplit(settings.upstream[0])
+    [endpoint] = second["endpoints"]
+    assert endpoint["fqdn"]["hostname"] == f"{site.hostname}.cluster.local"
+    assert endpoint["fqdn"]["port"] == site.port
+    assert GATEWAY["Backend", "site-alone"]["endpoints"] == second["endpoints"]
+
+    assert policy["retry"]["retryOn"] == {"triggers": ["connect-failure"]}
+    assert policy["retry"]["numAttemptsPerPriority"] == 1
+    asked = policy["healthCheck"]["active"]["http"]
+    assert asked["path"] == f"{settings.prefix}/readyz?only=serving"
+    assert 503 not in asked["expectedStatuses"]
+    waits = settings.limits_upstream_answer + BEYOND_S
+    assert policy["timeout"]["http"]["requestTimeout"] == f"{waits:.0f}s"
+
+
+def test_the_gateway_closes_the_paths_for_operators() -> None:
+    closed, own, rest = GATEWAY["HTTPRoute", "site"]["rules"]
+
+    paths = {each["path"]["value"] for each in closed["matches"]}
+    assert paths == {"/_dub/livez", "/_dub/readyz", "/_dub/metrics"}
+    assert "backendRefs" not in closed
+    assert own["backendRefs"] == [{"name": "dub-relay", "port": 80}]
+    assert rest["backendRefs"][0]["name"] == "site-alone"

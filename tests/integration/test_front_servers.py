@@ -31,6 +31,7 @@ from tests.support.front_rig import (
     SHAPES,
     Site,
     all_is_served,
+    bypass_log,
     fronted,
     relay,
     site,
@@ -71,16 +72,6 @@ async def test_a_relay_that_is_killed_is_gone_around_at_once(
         assert await inside in (502, 503, 504)
         await all_is_served(front, site, "killed-again")
         assert site.asked["inside@example.com"] == 1
-
-
-def bypass_log(kind: str, folder: Path) -> Path:
-    """The file that the bypassed sign-ups are in, of HAProxy's without its messages."""
-    if kind != "haproxy":
-        return folder / "bypass.log"
-    lines = (folder / "server.log").read_text("latin-1").splitlines(keepends=True)
-    log = folder / "haproxy.log"
-    log.write_text("".join(each for each in lines if each.startswith("{")), "latin-1")
-    return log
 
 
 @pytest.mark.parametrize("kind", ["nginx", "haproxy", "envoy"])

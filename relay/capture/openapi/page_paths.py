@@ -215,7 +215,7 @@ HEALTH: Final[Paths] = {
             {
                 "200": response("They are.", status_of("ready")),
                 "503": {
-                    **error(503, "It is stopping, or the database cannot be written."),
+                    **error(503, "It stops, is out of descriptors, or cannot write."),
                     "headers": {},
                 },
             },

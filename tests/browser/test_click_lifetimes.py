@@ -30,12 +30,12 @@ IN_WEBKIT = pytest.mark.skipif(ENGINE != "webkit", reason="WebKit's protection a
 
 LANDED = """<script>
 addEventListener('load', () => {
-  const landed = () => fetch('/api/track/landed', {
-    method: 'POST', body: JSON.stringify(document.cookie)});
-  window.dubAnalytics ? dubAnalytics('ready', landed) : landed();
+  const landed = script => fetch('/api/track/landed', {
+    method: 'POST', body: JSON.stringify({script, cookies: document.cookie})});
+  window.dubAnalytics ? dubAnalytics('ready', () => landed(true)) : landed(false);
 });
 </script>"""
-"""Says what the page has as its click, once the landing is dealt with."""
+"""Says, after the landing, whether a script ran, and which cookies the page sees."""
 
 
 class Person(Protocol):
@@ -167,7 +167,7 @@ async def test_a_click_is_kept_as_the_docs_say(
     async with how(site) as url, person.opened(f"{url}?dub_id={CLICK}"):
         (held,) = await site.called("landed")
         await judged(seen, name, ENGINE, person, cookies)
-    assert f"dub_id={CLICK}" in held
+    assert f"dub_id={CLICK}" in held["cookies"]
 
 
 async def test_a_click_that_was_lost_comes_back_for_its_full_time(
@@ -181,7 +181,7 @@ async def test_a_click_that_was_lost_comes_back_for_its_full_time(
     async with person.opened(site.url("/signup")):
         *_, held = await site.called("landed", 2)
         await judged(seen, "restored", ENGINE, person, ("dub_id",))
-    assert f"dub_id={CLICK}" in held
+    assert f"dub_id={CLICK}" in held["cookies"]
 
 
 async def test_in_front_of_the_site_no_script_is_needed(
@@ -201,10 +201,11 @@ async def test_in_another_sites_frame_nothing_is_kept_and_nothing_breaks(
     site.pages["/"] = f'<iframe src="{site.url(f"/in?dub_id={CLICK}")}"></iframe>'
     site.pages["/in"] = site.pages["/later"] = LANDED
     async with person.opened(site.url("/", "blog.test")):
-        await site.called("landed")
+        (framed,) = await site.called("landed")
     async with person.opened(site.url("/later")):
         *_, held = await site.called("landed", 2)
-    assert "dub_id" not in held
+    assert framed == {"script": True, "cookies": ""}
+    assert "dub_id" not in held["cookies"]
 
 
 # What WebKit alone has

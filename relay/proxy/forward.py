@@ -178,6 +178,8 @@ class Proxy:
         if refusal is not None:
             return own_answer(request, refusal.status, refusal.reason)
         passage = _Passage(request, target, self._visit(request, target))
+        if self._landing.comes_too_early(passage.visit):
+            return own_answer(request, 503, "Landings are not fetched ahead.")
         try:
             return await self._pass(passage)
         except UpstreamError as error:

@@ -57,6 +57,7 @@ HOLDS: Final = {
     "test_in_front_of_the_site_no_script_is_needed": SERVERS,
     "test_a_landing_through_the_proxy_needs_no_javascript": SERVERS,
     "test_an_image_plants_no_click": SERVERS,
+    "test_in_front_of_the_site_what_is_fetched_ahead_costs_no_click": SERVERS,
     "test_no_other_origin_can_plant_a_click": SERVERS,
 }
 """What is so without a snippet, by the test's name, and why the test is there."""

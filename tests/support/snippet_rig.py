@@ -205,7 +205,7 @@ def snippet(
 
 @contextlib.asynccontextmanager
 async def running(
-    more: Callable[[web.Application], None] | None = None,
+    more: Callable[[web.Application], object] | None = None,
 ) -> AsyncIterator[Site]:
     """Run a site on a free port."""
     site = Site()

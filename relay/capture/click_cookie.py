@@ -124,6 +124,19 @@ class Landing:
         """
         return self._storing.landing == "consent" or bool(self._uncleared)
 
+    def comes_too_early(self, visit: Visit) -> bool:
+        """Whether a landing is fetched ahead of its visit, to be shown unasked later.
+
+        Nothing is stored for what may never be seen. A browser that is refused here
+        asks again when the person goes there, and that is the landing.
+        """
+        return (
+            visit.method == "GET"
+            and self._storing.landing != "never"
+            and cookies.landing_click(visit.target) is not None
+            and any(b"prefetch" in it for it in _said(visit, b"sec-purpose"))
+        )
+
     def cookies(self, visit: Visit) -> list[bytes]:
         """Return the Set-Cookie values to go out with the answer; mostly none.
 

@@ -190,6 +190,8 @@ class Proxy:
         if (wish := self._wish(request)) is not None:
             return _marked(request, wish)
         passage = _Passage(request, target, self._visit(request, target))
+        if self._landing.comes_too_early(passage.visit):
+            return own_answer(request, 503, "Landings are not fetched ahead.")
         try:
             return await self._pass(passage)
         except UpstreamError as error:

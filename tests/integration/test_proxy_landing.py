@@ -207,6 +207,23 @@ async def test_what_nobody_has_gone_to_plants_no_click(
     assert later.all("Set-Cookie") == []
 
 
+@pytest.mark.parametrize(
+    ("target", "purpose", "status"),
+    [
+        (f"/?dub_id={CLICK}", "prefetch", 503),
+        (f"/?dub_id={CLICK}", "prefetch;prerender", 503),
+        ("/", "prefetch", 200),
+        ("/?dub_id=", "prefetch", 200),
+    ],
+)
+async def test_a_landing_is_not_fetched_ahead_of_its_visit(
+    port: int, target: str, purpose: str, status: int
+) -> None:
+    """A browser shows what it has fetched without asking, and no click was stored."""
+    line = request(f"GET {target}", f"Sec-Purpose: {purpose}")
+    assert (await ask(port, line)).status == status
+
+
 @pytest.mark.parametrize("held", ["", f"; dub_id={CLICK}"])
 async def test_a_used_click_is_not_set_again_by_its_address(
     port: int, held: str

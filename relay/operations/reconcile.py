@@ -14,8 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from relay.config.settings import Settings
@@ -24,6 +33,7 @@ from relay.core.dub.events import (
     CLOCKS_MS,
     PAGE,
     DubEvent,
+    EventsPage,
     Kind,
     NotNow,
     NotProvable,
@@ -42,7 +52,7 @@ from relay.core.signing import sign_call
 from relay.delivery.dub_client import DubClient
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
-from relay.operations.reconcile_progress import Progress, Report
+from relay.operations.looks import Progress, Report
 from relay.outbox.contract import (
     Outbox,
     OutboxUnavailableError,
@@ -67,7 +77,12 @@ AT_ONCE: Final = 200
 the times of their calls."""
 
 SOON_S: Final = 60.0
-"""How soon to look again where Dub did not answer."""
+"""How soon to look again where a look ended early."""
+
+TRIES: Final = 3
+"""Calls for one page: an answer that is lost now and then ends no look."""
+
+MORE: Final = f"{AT_ONCE} leads were asked for by themselves; others follow soon"
 
 MANY: Final = 10_000
 
@@ -205,11 +220,11 @@ class Reconciler:
         """Look unless it is too soon; return how many seconds to wait then."""
         try:
             last = Progress.read(await self._outbox.reconciliation()).report
-            due = 0 if last is None else last.at + round(self._terms.every_s * 1000)
-            if (early := due - self._clock()) > 0:
-                return min(early / 1000, SOON_S)
-            report = await self.once()
-            _log_look(report)
+            if last is not None:
+                due = last.at + round(self._pause_after(last) * 1000)
+                if (early := due - self._clock()) > 0:
+                    return min(early / 1000, SOON_S)
+            _log_look(await self.once())
         except OutboxUnavailableError as error:
             log.error("reconcile.database_unavailable", reason=str(error))
             return SOON_S
@@ -218,7 +233,12 @@ class Reconciler:
         except Exception as error:  # noqa: BLE001 - logged; the next look may do better
             log.error("reconcile.failed", error=type(error).__name__, detail=str(error))
             return min(self._terms.every_s, SOON_S)
-        return SOON_S if report.unfinished else min(self._terms.every_s, SOON_S)
+        return min(self._terms.every_s, SOON_S)
+
+    def _pause_after(self, report: Report) -> float:
+        """Return how many seconds after a look the next is due."""
+        every_s = self._terms.every_s
+        return min(every_s, SOON_S) if report.unfinished else every_s
 
     async def once(self, since: int | None = None) -> Report:
         """Look once, from ``since`` (epoch ms) or where the last look ended.
@@ -333,12 +353,29 @@ class Reconciler:
                 "page": str(number),
                 **more,
             }
-            await self._analytics_turn()
-            reply = await self._dub.list_events(query, self._signature())
-            page = _read(read_page(reply, kind))
+            page = await self._ask(partial(self._page, kind, query))
             self._count(unreadable=page.unreadable)
             yield page.events
             number, last = number + 1, page.last
+
+    async def _page(
+        self, kind: Kind, query: Mapping[str, str]
+    ) -> EventsPage | NotProvable | NotNow:
+        await self._analytics_turn()
+        return read_page(await self._dub.list_events(query, self._signature()), kind)
+
+    async def _ask(self, ask: Callable[[], Awaitable[T | NotProvable | NotNow]]) -> T:
+        """Return what Dub let us read; raise _StoppedError for anything else."""
+        found = await ask()
+        for _ in range(TRIES - 1):
+            if isinstance(found, NotNow):
+                await self._still_mine()
+                found = await ask()
+        if isinstance(found, NotProvable):
+            raise _StoppedError(denied=found.reason)
+        if isinstance(found, NotNow):
+            raise _StoppedError(unfinished=found.reason)
+        return found
 
     async def _compare(self, events: Sequence[DubEvent]) -> Sequence[DubEvent]:
         """Confirm what events show; return those that no lead of ours made."""
@@ -402,6 +439,8 @@ class Reconciler:
         until = min(self._progress.until.values()) - self._terms.after_ms
         unproven = await self._outbox.unproven(since, until, AT_ONCE)
         await self._ask_for_taken([one for one in unproven if makes_event(one.lead)])
+        if len(unproven) == AT_ONCE:
+            raise _StoppedError(unfinished=MORE)
 
     async def _ask_for_missing(self) -> None:
         """Ask again for what is missing: a list that lags may have it by now."""
@@ -434,15 +473,22 @@ class Reconciler:
         query = Query(status=LeadStatus.UNCONFIRMED, limit=MANY)
         for entry in await self._outbox.list(query):
             readable = entry.erased_at is None and entry.sealed is None
-            if not readable or not makes_event(entry.lead):
+            young = self._is_young(entry.lead.created_at)
+            if not readable or young or not makes_event(entry.lead):
                 continue
             one = await self._sought(entry)
-            if one.called_until + AT_WORK_MS + self._terms.after_ms <= self._clock():
+            if not self._is_young(one.called_until):
                 sought.append(one)
-            if len(sought) == AT_ONCE:
+            if len(sought) > AT_ONCE:
                 break
-        async for entry, alike in self._absent(sought):
+        async for entry, alike in self._absent(sought[:AT_ONCE]):
             await self._settle_doubt(entry, alike)
+        if len(sought) > AT_ONCE:
+            raise _StoppedError(unfinished=MORE)
+
+    def _is_young(self, called_at: int) -> bool:
+        """Whether Dub's list may not have yet what a call then has counted."""
+        return self._clock() < called_at + AT_WORK_MS + self._terms.after_ms
 
     async def _settle_doubt(self, entry: LeadRecord, alike: Sequence[DubEvent]) -> None:
         now = self._clock()
@@ -541,10 +587,12 @@ class Reconciler:
         name = entry.lead.customer_external_id
         if name.startswith(ERASED):
             return []  # what stands for an erased id, Dub does not know
-        plan = self._terms.plan
-        await self._outbox.spend(plan, self._clock(), 1)
+        return await self._ask(partial(self._customers, name))
+
+    async def _customers(self, name: str) -> list[str] | NotProvable | NotNow:
+        await self._outbox.spend(self._terms.plan, self._clock(), 1)
         reply = await self._dub.find_customer(name, self._signature())
-        return _read(read_customers(reply, name))
+        return read_customers(reply, name)
 
     def _signature(self) -> str:
         self._count(calls=1)
@@ -568,15 +616,6 @@ def _log_look(report: Report) -> None:
         doubled=report.doubled,
         reason=report.not_provable or report.unfinished,
     )
-
-
-def _read(found: T | NotProvable | NotNow) -> T:
-    """Return what was read; raise _StoppedError for anything else."""
-    if isinstance(found, NotProvable):
-        raise _StoppedError(denied=found.reason)
-    if isinstance(found, NotNow):
-        raise _StoppedError(unfinished=found.reason)
-    return found
 
 
 def _again(entry: LeadRecord, now: int, reason: str) -> Resolution:

@@ -1,4 +1,4 @@
-"""What reconciliation keeps between its looks, and what a look has found."""
+"""What one look at Dub's list of events found, and what is kept between looks. Pure."""
 
 from __future__ import annotations
 

@@ -541,7 +541,6 @@ async def test_more_than_one_look_asks_for_are_asked_for_soon(
     for number in range(3):
         await rig.delivered(f"u_{number}")
     rig.dub.leads.clear()
-    await rig.look()
 
     report = await rig.look()
     assert (report.missing, report.unfinished) == (2, reconcile.MORE)

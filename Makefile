@@ -44,7 +44,7 @@ quick: $(READY) ## run the tests that start no other program
 		-m "not (process or postgres or browser or slow)" $(ARGS) \
 		tests/unit tests/integration
 
-chaos: $(READY) ## run relays through faults at random; ARGS="--leads 20000 --seed 1"
+chaos: $(READY) ## run relays through faults at random; ARGS="--scenario proof --leads 20000"
 	@.ci/postgres
 	@.ci/faketime
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -310,8 +310,8 @@ def told(
         yield posted(path, "application/json", body.encode(), *said(signed, body))
     for name, *texts in SLOW_TO_MATCH:
         for text in texts:
-            value = f"{text[:1]}{fill(text[1:], 100_000)}!"
-            body = json.dumps(fields("") | {LEADS_NAMES[name]: value})
+            stubborn = f"{text[:1]}{fill(text[1:], 100_000)}!"
+            body = json.dumps(fields("") | {LEADS_NAMES[name]: stubborn})
             yield posted(path, "application/json", body.encode(), *said(signed, body))
     long = "é" * 500_000
     for value in (

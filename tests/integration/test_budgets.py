@@ -24,11 +24,14 @@ SLACK: Final = 3
 """How much slower a machine may be. What has no bound takes ten times as long."""
 
 TRIES: Final = 3
-RULES: Final = """
+RULES: Final = '''
 [[signup]]
 path = "/signup"
-customer_external_id = "form.id || json.data[?ok].id | [0] || parse_json(form.a).id"
-customer_name = "split(form.a, '%') | [1] || url_query(form.a).a || jwt_claims(form.b)"
+customer_external_id = """
+form.id || json.id || (json.data[?ok].id | [0]) || parse_json(form.a).id"""
+customer_name = """
+(split(form.a, '%') | [1]) || url_query(form.a).a || jwt_claims(form.b)"""
+customer_email = "form.email || json.customerEmail"
 
 [[hook]]
 path = "mapped"
@@ -37,9 +40,9 @@ header = "X-Signature"
 secret_env = "MAPPED_SECRET"
 when = "json.eventName == 'Sign Up'"
 customer_external_id = "json.customerExternalId"
-customer_name = "json.metadata[?id].email_address | [0] || json.customerName"
+customer_name = "(json.metadata[?id].email_address | [0]) || json.customerName"
 click = "json.clickId"
-"""
+'''
 
 
 def budgets() -> dict[str, float]:

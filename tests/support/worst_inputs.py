@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, count, islice
 from typing import Final
+from urllib.parse import quote_plus
 
 import brotli  # type: ignore[import-untyped]  # ships no types
 from backports import zstd
@@ -90,6 +91,15 @@ def heads(path: str = "/page") -> Iterator[bytes]:
     yield request(f"GET {path}", f"{fill('N', 30_000)}: a")
 
 
+SLOW_TO_MATCH: Final = (
+    ("id", "0 ", "-_", "nnull ", "yyour_", "iid_here_", "[[object ", "<> ", "{}", "__"),
+    ("email", "aa.", "''", "@@", "a@a-", "a@a.", "..", "aa@"),
+    ("name", "  ", "\t\t", "aa\u0300"),
+)
+"""A field, and texts that make an expression try again: a first letter, and what is
+repeated behind it."""
+
+
 def forms(path: str, *fields: str) -> Iterator[bytes]:
     """Forms, each of 1 MiB or of what it may be."""
     for text in (
@@ -107,6 +117,11 @@ def forms(path: str, *fields: str) -> Iterator[bytes]:
         ";",
     ):
         yield posted(path, FORM, fill(text, MIB).encode("utf-8")[:MIB], *fields)
+    for name, *texts in SLOW_TO_MATCH:
+        for text in texts:
+            value = quote_plus(f"{text[:1]}{fill(text[1:], 300_000)}!")
+            yield posted(path, FORM, f"{name}={value}".encode()[:MIB], *fields)
+    yield posted(path, FORM, fill("email", MIB - 9).encode() + b"confirm=1", *fields)
     for charset in (
         "punycode",
         "idna",
@@ -166,6 +181,11 @@ def documents(path: str, *fields: str, size: int = MIB) -> Iterator[bytes]:
         yield posted(path, "application/json", fill(text, size).encode(), *fields)
     many = json.dumps({f"k{n}": n for n in range(60_000)}).encode()[:MIB]
     rows = json.dumps({"data": [{"id": n, "ok": True} for n in range(40_000)]}).encode()
+    for name, *texts in SLOW_TO_MATCH:
+        for text in texts:
+            value = f"{text[:1]}{fill(text[1:], size // 3)}!"
+            lead = a_lead("") | {LEADS_NAMES[name]: value, "id": value}
+            yield posted(path, "application/json", json.dumps(lead).encode(), *fields)
     for body in (
         many[:size],
         rows[:size],
@@ -279,7 +299,7 @@ def by_token(_: str) -> Mapping[str, str]:
 
 
 def told(
-    path: str, signed: Signed, fields: Callable[[object], object]
+    path: str, signed: Signed, fields: Callable[[object], dict[str, object]]
 ) -> Iterator[bytes]:
     """What is proved to come from who may send it, and is the worst he can say.
 
@@ -288,6 +308,11 @@ def told(
     for text in ("[", "[[],", '{"a":', "1e9,", "-0.0,", '"\\u0041', "9", "[1.5e3,"):
         body = fill(text, MIB - 1)
         yield posted(path, "application/json", body.encode(), *said(signed, body))
+    for name, *texts in SLOW_TO_MATCH:
+        for text in texts:
+            stubborn = f"{text[:1]}{fill(text[1:], 100_000)}!"
+            body = json.dumps(fields("") | {LEADS_NAMES[name]: stubborn})
+            yield posted(path, "application/json", body.encode(), *said(signed, body))
     long = "é" * 500_000
     for value in (
         {f"k{number}": number for number in range(40_000)},
@@ -309,7 +334,14 @@ def said(signed: Signed, body: str) -> Iterator[str]:
     return (f"{name}: {value}" for name, value in signed(body).items())
 
 
-def a_lead(value: object) -> object:
+LEADS_NAMES: Final = {
+    "id": "customerExternalId",
+    "email": "customerEmail",
+    "name": "customerName",
+}
+
+
+def a_lead(value: object) -> dict[str, object]:
     return {
         "clickId": "hQWlM2kPzX9aBcDe",
         "eventName": "Sign Up",
@@ -318,14 +350,14 @@ def a_lead(value: object) -> object:
     }
 
 
-def a_user(value: object) -> object:
+def a_user(value: object) -> dict[str, object]:
     user = f"user_{next(_numbers)}"
     place = "first_name" if isinstance(value, str) else "email_addresses"
     data = {"id": user, "unsafe_metadata": {"dubTicket": "a.b.c"}, place: value}
     return {"type": "user.created", "object": "event", "data": data}
 
 
-def an_event(value: object) -> object:
+def an_event(value: object) -> dict[str, object]:
     customer = {"id": "c", "externalId": f"u_{next(_numbers)}", "name": value}
     data = {"eventName": "Sign Up", "customer": customer, "click": {"id": "c"}}
     return {"id": "evt_1", "event": "lead.created", "data": data}
@@ -404,8 +436,10 @@ def worst() -> Mapping[str, Iterator[bytes]]:
             documents(f"{own}/track/lead", "Authorization: Bearer dub_wrong"),
             documents(f"{own}/track/sale", "Authorization: Bearer dub_wrong"),
             [request(f"POST {own}/track/lead", f"Authorization: Bearer {fill('a')}")],
-            told(f"{own}/track/lead", by_token, a_lead),
-            told(f"{own}/track/sale", by_token, a_lead),
+            from_many(
+                told(f"{own}/track/lead", by_token, a_lead),
+                told(f"{own}/track/sale", by_token, a_lead),
+            ),
         ),
         "`track/click`, `track/open`": chain(
             documents(f"{own}/track/click"),

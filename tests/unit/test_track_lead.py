@@ -440,6 +440,15 @@ def test_a_placeholder_is_no_customer(name: str, text: str) -> None:
     assert caught.value.issue.status == 422
 
 
+@pytest.mark.parametrize("text", ["0" + " " * 500_000 + "!", "your_" * 100_000])
+def test_a_text_too_long_for_an_id_is_not_looked_through(text: str) -> None:
+    """The expression for placeholders would take hours with it."""
+    with pytest.raises(InvalidFieldError) as caught:
+        sanitise({"eventName": "Sign Up", "customerExternalId": text})
+
+    assert "placeholder" not in caught.value.issue.text
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -297,9 +297,11 @@ def _customer_id(body: Body) -> str:
     """Read the first customer id that is not empty: 1 to 100 units, no placeholder."""
     for name in CUSTOMER_ID_NAMES:
         if value := read_trimmed(body, name):
+            # First: the expression for placeholders takes its time with a long text.
+            limited(name, value, MAX_CUSTOMER_ID)
             if is_placeholder(value):
                 raise refused(name, "custom", PLACEHOLDER)
-            return _storable(name, limited(name, value, MAX_CUSTOMER_ID))
+            return _storable(name, value)
     name = CUSTOMER_ID_NAMES[0]
     given = body.get(name, MISSING)
     if isinstance(given, str):

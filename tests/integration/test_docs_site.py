@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,23 +15,13 @@ from aiohttp import web
 from playwright.async_api import Page
 from pytest_aiohttp import AiohttpServer
 
+from tests.support.docs_site import build
+
 pytestmark = pytest.mark.process
 
 TOP = Path(__file__).parents[2]
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "srcset"}
 NOT_LOADED = {"canonical", "next", "prev", "alternate"}
-
-
-def build(top: Path, to: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(to)],
-        cwd=top,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -293,6 +293,7 @@ def relay_env(folder: Path, port: int) -> dict[str, str]:
         "RELAY_DRAIN": "10ms",
         # All the load comes from one address.
         "RELAY_LIMITS_CONNECTIONS": "0",
+        "RELAY_LIMITS_SIGNUP_RATE": "0",
     }
 
 

@@ -461,7 +461,12 @@ class Relay:
         Proxy(
             sites,
             settings.signup,
-            ProxiedSignups(self.intake, self.spill, self.metrics),
+            ProxiedSignups(
+                self.intake,
+                self.spill,
+                self.metrics,
+                per_minute=settings.limits_signup_rate,
+            ),
             self.landing,
             trusted=self.trusted,
             prefix=settings.prefix,

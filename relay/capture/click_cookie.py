@@ -108,6 +108,7 @@ class Landing:
         self._domain = domain
         self._clock = clock
         self._metrics = metrics
+        self._consent_told = False
         self._uncleared: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     @property
@@ -122,6 +123,19 @@ class Landing:
         could not clear it.
         """
         return self._storing.landing == "consent" or bool(self._uncleared)
+
+    def comes_too_early(self, visit: Visit) -> bool:
+        """Whether a landing is fetched ahead of its visit, to be shown unasked later.
+
+        Nothing is stored for what may never be seen. A browser that is refused here
+        asks again when the person goes there, and that is the landing.
+        """
+        return (
+            visit.method == "GET"
+            and self._storing.landing != "never"
+            and cookies.landing_click(visit.target) is not None
+            and any(b"prefetch" in it for it in _said(visit, b"sec-purpose"))
+        )
 
     def cookies(self, visit: Visit) -> list[bytes]:
         """Return the Set-Cookie values to go out with the answer; mostly none.
@@ -140,6 +154,7 @@ class Landing:
             return []
         consent = self._consent(visit)
         if consent is False:
+            self._look_at_refusal(visit)
             return self._refused(visit)
         return self._arrived(visit) if consent else []
 
@@ -176,6 +191,18 @@ class Landing:
         if terms.landing == "never" or terms.consent is None:
             return None
         return terms.consent.verdict(visit.pairs)
+
+    def _look_at_refusal(self, visit: Visit) -> None:
+        """Count a landing whose visitor may have said yes, in words of another form."""
+        consent = self._storing.consent
+        if consent is None or consent.is_readable(visit.pairs):
+            return
+        if cookies.landing_click(visit.target) is None or not is_navigation(visit):
+            return
+        if not self._consent_told:
+            self._consent_told = True
+            log.warning("consent.unreadable", cookie=consent.name)
+        self._metrics.unread_consent.inc()
 
     def _refused(self, visit: Visit) -> list[bytes]:
         """Remove what is still kept of a visitor who says no."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
@@ -11,69 +10,37 @@ from aiohttp import web
 from relay.core import signing
 from relay.core.clock import Clock
 from relay.core.dub.credit import credited_link
-from relay.core.dub.track_lead import fold_event
-from relay.core.leads import CreditedLink, Lead, LeadRecord, LeadStatus, Mode
+from relay.core.dub.events import CLOCKS_MS, DubEvent, Kind, epoch_ms, fits
+from relay.core.leads import LeadRecord, LeadStatus
 from relay.http.responses import RefusedError, answer, read_json, try_again
 from relay.observability.logging import get_logger
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Proof, Query
 
 log = get_logger()
 
-LEAD_CREATED: Final = "lead.created"
-SALE_CREATED: Final = "sale.created"
+_KINDS: Final = {"lead.created": Kind.LEADS, "sale.created": Kind.SALES}
 
 _SENT: Final = frozenset({LeadStatus.DELIVERED, LeadStatus.UNCONFIRMED})
 
 
-@dataclass(frozen=True, slots=True)
-class _Recorded:
-    """What a webhook says was recorded; ``sold`` is the webhook's ``sale``."""
+def _shown_by(event: DubEvent, records: Sequence[LeadRecord]) -> list[str]:
+    """Return the ids of what a webhook confirms, of a customer's records.
 
-    customer: str
-    event: str
-    click_id: str | None
-    link: CreditedLink | None
-    sold: Mapping[str, Any] | None = None
+    Each sale has a webhook of its own, so one without an invoice confirms one sale,
+    the oldest that it fits. A webhook can be sent again at any time: it says nothing of
+    a lead that came after its event.
+    """
+    before = [each for each in records if each.lead.created_at <= event.at + CLOCKS_MS]
+    fit = [each.lead for each in before if fits(event, each) and _may_count(each)]
+    if event.kind is Kind.SALES and not event.invoice_id:
+        fit = sorted(fit, key=lambda lead: (lead.created_at, lead.id))[:1]
+    return [lead.id for lead in fit]
 
-    def among(self, records: Sequence[LeadRecord]) -> list[str]:
-        """Return the ids of what this webhook confirms, of a customer's records.
 
-        Each sale has a webhook of its own, so one without an invoice confirms one
-        sale, the oldest that it fits.
-        """
-        fit = [each.lead for each in records if self._is_of(each)]
-        if self.sold is not None and not self.sold.get("invoiceId"):
-            fit = sorted(fit, key=lambda lead: (lead.created_at, lead.id))[:1]
-        return [lead.id for lead in fit]
-
-    def _is_of(self, record: LeadRecord) -> bool:
-        """Whether this may be that lead. A deferred one is recorded as nothing."""
-        lead = record.lead
-        if self.sold is not None:
-            sent = record.in_doubt or record.status in _SENT
-            is_sale = lead.sale is not None and not lead.sale.refund
-            return is_sale and sent and self._is_sale(lead, self.sold)
-        return (
-            lead.mode is not Mode.DEFERRED
-            and lead.sale is None
-            and fold_event(lead.event_name) == fold_event(self.event)
-            and lead.click_id in ("", self.click_id or lead.click_id)
-        )
-
-    def _is_sale(self, lead: Lead, sold: Mapping[str, Any]) -> bool:
-        """Compare by the invoice, else by name and amount.
-
-        Dub converts amounts into its own currency: then the invoice alone shows it.
-        """
-        assert lead.sale is not None  # noqa: S101 - asked by _is_of
-        if invoice := sold.get("invoiceId"):
-            return bool(lead.sale.invoice_id == invoice)
-        return (
-            not lead.sale.invoice_id
-            and lead.event_name == self.event
-            and lead.sale.amount == sold.get("amount")
-            and lead.sale.currency == sold.get("currency")
-        )
+def _may_count(record: LeadRecord) -> bool:
+    """Whether a call was made for it, if it is a sale: name and amount may repeat."""
+    sent = record.in_doubt or record.status in _SENT
+    return record.lead.sale is None or sent
 
 
 class DubHook:
@@ -100,42 +67,52 @@ class DubHook:
         signature = request.headers.get("Dub-Signature", "")
         if not signing.verify_dub_webhook(self._secrets, signature, body):
             raise RefusedError(401, "Dub-Signature does not fit DUB_WEBHOOK_SECRET.")
-        recorded = _read(read_json(body))
-        if recorded is None:
+        event = _read(read_json(body), self._clock())
+        if event is None:
             return answer({"status": "ignored"})
         try:
-            confirmed = await self._confirm(recorded)
+            confirmed = await self._confirm(event)
         except OutboxUnavailableError:
             raise try_again(
                 "The database takes nothing at the moment. Send it again."
             ) from None
         return answer({"status": "confirmed" if confirmed else "unknown"})
 
-    async def _confirm(self, recorded: _Recorded) -> int:
-        entries = await self._outbox.list(Query(customer=recorded.customer))
-        ids = recorded.among(entries)
-        proof = Proof("webhook", link=recorded.link)
+    async def _confirm(self, event: DubEvent) -> int:
+        entries = await self._outbox.list(Query(customer=event.external_id))
+        ids = _shown_by(event, entries)
+        proof = Proof("webhook", link=event.link)
         confirmed = await self._outbox.confirm(ids, self._clock(), proof)
         for lead_id in ids if confirmed else ():
             log.info("lead.confirmed", lead=lead_id)
         return confirmed
 
 
-def _read(document: Any) -> _Recorded | None:
-    """Take what matters out of an envelope; None for another kind of event."""
+def _read(document: Any, now: int) -> DubEvent | None:
+    """Read an envelope as the event that it announces; None for another kind."""
     if not isinstance(document, Mapping):
         raise RefusedError(422, "A webhook of Dub's is a JSON object.")
-    kind = document.get("event")
-    if kind not in (LEAD_CREATED, SALE_CREATED):
+    kind = _KINDS.get(str(document.get("event")))
+    if kind is None:
         return None
     match document.get("data"):
-        case {"eventName": str(event), "customer": {"externalId": str(id_)}, **rest}:
+        case {"eventName": str(name), "customer": {"externalId": str(id_)}, **rest}:
             click = rest.get("click")
             said = click.get("id") if isinstance(click, Mapping) else None
-            click_id = said if isinstance(said, str) else None
-            sold = _sold(rest.get("sale")) if kind == SALE_CREATED else None
-            link = credited_link(rest.get("link"))
-            return _Recorded(id_, event, click_id, link, sold)
+            sale = _sold(rest.get("sale")) if kind is Kind.SALES else {}
+            amount, invoice = sale.get("amount"), sale.get("invoiceId")
+            at = epoch_ms(document.get("createdAt"))
+            return DubEvent(
+                kind,
+                str(document.get("id")),
+                now if at is None else min(at, now),
+                name,
+                click_id=said if isinstance(said, str) else None,
+                external_id=id_,
+                link=credited_link(rest.get("link")),
+                invoice_id=invoice if isinstance(invoice, str) and invoice else None,
+                amount=amount if type(amount) is int else None,
+            )
         case _:
             raise RefusedError(422, "data needs eventName and customer.externalId.")
 

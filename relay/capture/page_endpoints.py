@@ -57,6 +57,10 @@ class CookieEndpoint:
         if content_type(request)[0] != "application/json":
             raise RefusedError(415, "The Content-Type must be application/json.")
         document = read_object(await read_small(request, MAX_BODY))
+        click_id = document.get(FIELD)
+        is_text = isinstance(click_id, str) and is_click_id(click_id)
+        if click_id is not None and not is_text:
+            raise RefusedError(422, f"{FIELD}: is no click id.")
         if "options" in document:
             self._on_difference("data-cookie-options")
             return _silent(self._landing.without_used(visit))
@@ -67,11 +71,8 @@ class CookieEndpoint:
             self._on_difference(f"data-attribution-model={model}")
         if FIELD not in document:
             return _silent(self._landing.restored(visit))
-        click_id = document[FIELD]
         if click_id is None:
             return _silent(self._landing.forgotten(visit))
-        if not isinstance(click_id, str) or not is_click_id(click_id):
-            raise RefusedError(422, f"{FIELD}: is no click id.")
         lines = self._landing.reported(visit, click_id, _page(request), model)
         return _silent(lines)
 

@@ -62,6 +62,9 @@ goes to the spill file. Supabase gives a hook five seconds."""
 STATUS: Final = {"queued": 202, "unattributed": 202}
 """What is answered with; anything else with 200."""
 
+TOGETHER: Final = 50
+"""Events of one call that are with the database at once: they share a commit."""
+
 KNOWN_BEFORE: Final = "This purchase is of a customer known before."
 UNKNOWN: Final = (
     "The relay has no lead and no sale of this customer, and the event does not name"
@@ -221,7 +224,9 @@ class Taking:
         except InvalidFieldError as error:
             raise RefusedError(422, error.issue.text) from None
         if sale.refund and fields.sale is not None:
-            refund = replace(fields.sale, refund=True, unnamed=sale.unnamed)
+            refund = replace(
+                fields.sale, refund=True, unnamed=sale.unnamed, by_hand=sale.by_hand
+            )
             fields = replace(fields, sale=refund)
         brought = found is not None and found.click_id is not None
         capture = Capture(
@@ -348,22 +353,45 @@ class MappedHook:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer as ``hooks/signup`` does; with 200 what no rule takes for a lead."""
         body = await request.read()
-        said = await self._taking.take(self._event(request, body))
+        verified = self._verified(request, body)
+        first, _ = verified[0]
+        try:
+            documents = hook_events.events(first, _document(request, body))
+        except PayloadError as error:
+            raise RefusedError(422, str(error)) from None
+        if first.each is None:
+            said = await self._taking.take(_event(verified, documents[0]))
+        else:
+            said = await self._many(verified, documents)
         return answer(said, STATUS.get(said["status"], 200))
 
-    def _event(self, request: web.Request, body: bytes) -> Event:
-        document: Document | None = None
-        event: Event | None = None
-        for rule, message_id in self._verified(request, body):
-            document = document or _document(request, body)
-            try:
-                event = hook_events.read(rule, document, message_id)
-            except PayloadError as error:
-                raise RefusedError(422, str(error)) from None
-            if not isinstance(event, Ignored):
-                return event
-        assert event is not None  # noqa: S101 - one rule at least was verified
-        return event
+    async def _many(
+        self, verified: Sequence[tuple[HookRule, str]], documents: Sequence[Document]
+    ) -> dict[str, Any]:
+        """Take a list of events, in its order; the answer has what came of each.
+
+        One that lacks what a lead needs costs the others nothing. Where the database
+        is away all come again, and those that were taken count once.
+        """
+        results: list[dict[str, Any]] = []
+        for begin in range(0, len(documents), TOGETHER):
+            some = documents[begin : begin + TOGETHER]
+            numbered = enumerate(some, begin)
+            taken = (self._one(verified, it, number) for number, it in numbered)
+            results += await asyncio.gather(*taken)
+        queued = any(said["status"] == "queued" for said in results)
+        return {"status": "queued" if queued else "done", "results": results}
+
+    async def _one(
+        self, verified: Sequence[tuple[HookRule, str]], document: Document, number: int
+    ) -> dict[str, Any]:
+        ids = [(rule, f"{said}:{number}" if said else "") for rule, said in verified]
+        try:
+            return await self._taking.take(_event(ids, document))
+        except RefusedError as refused:
+            if refused.status >= 500:
+                raise
+            return self._taking.ignored(refused.message)
 
     def _verified(
         self, request: web.Request, body: bytes
@@ -381,6 +409,20 @@ class MappedHook:
             self._taking.count(refused.result)
             raise refused
         return found
+
+
+def _event(verified: Sequence[tuple[HookRule, str]], document: Document) -> Event:
+    """Read an event by the first rule whose ``when`` holds."""
+    event: Event | None = None
+    for rule, message_id in verified:
+        try:
+            event = hook_events.read(rule, document, message_id)
+        except PayloadError as error:
+            raise RefusedError(422, str(error)) from None
+        if not isinstance(event, Ignored):
+            return event
+    assert event is not None  # noqa: S101 - one rule at least was verified
+    return event
 
 
 def _document(request: web.Request, body: bytes) -> Document:

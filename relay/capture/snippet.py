@@ -38,7 +38,7 @@ NAMES: Final = tuple(
 """The eight file names: one for each subset of the extensions."""
 
 EXTRAS: Final = "script.extras.js"
-"""What the base script fetches from beside it where a tag asks for more: it needs
+"""What a script fetches from beside it where a tag asks for more: it needs
 no settings. The address never changes, so that a page of any age finds it."""
 
 TOKEN: Final = "__DUB_RELAY_DEFAULTS__"  # noqa: S105 - a placeholder, no secret
@@ -128,8 +128,9 @@ class Snippet:
             for name in NAMES
         }
         self._served = dict(_served(self._scripts.values()))
-        extras = _encodings(_read(sources / EXTRAS).encode())
-        self._served[EXTRAS] = _answers(extras, STABLE)
+        extras = Script(EXTRAS, _read(sources / EXTRAS).encode())
+        self._served[EXTRAS] = _answers(_encodings(extras.text), STABLE)
+        self.extras_integrity: Final = extras.integrity
 
     @classmethod
     def of(cls, settings: Settings) -> Snippet:

@@ -102,7 +102,7 @@ def _imported(
         if options.dry_run:
             await work.preview(tally)
             return tally
-        say(f"{tally.read - tally.erased - len(tally.wrong)} leads to be imported.")
+        say(f"{tally.leads} leads to be imported.")
         await work.run(tally)
         operator = Operator(outbox, system_user())
         await operator.note("import", name, _words(tally))
@@ -134,5 +134,6 @@ def _ahead(settings: Settings) -> int:
 def _words(tally: ImportTally) -> str:
     return (
         f"{tally.new} new, {tally.to_be_sent} of them to be sent; {tally.duplicate}"
-        f" known already, {tally.erased} erased before, {len(tally.wrong)} wrong"
+        f" known already, {tally.erased} erased before, {tally.refunds} refunds,"
+        f" {len(tally.wrong)} wrong"
     )

@@ -29,15 +29,14 @@ from relay.config.settings import ConfigError, Settings
 from relay.core.clock import iso, now_ms
 from relay.core.leads import LeadStatus
 from relay.observability.metrics import Metrics
+from relay.operations.looks import Report, report_json
 from relay.operations.operator import Operator, system_user
 from relay.operations.presentation import span
 from relay.operations.reconcile import (
     BusyError,
     Reconciler,
-    Report,
     reading_client,
     reconciler,
-    report_json,
 )
 from relay.operations.status import Overview, delivery_state, look, overview_json
 from relay.outbox.contract import Alert, Outbox, Query

@@ -116,8 +116,8 @@ class LeadSettings:
         "keep_days",
         values.whole(0, 36_500),
         400,
-        help="How many days the rows of leads that Dub has are kept at all; they go by"
-        " whole months. 0 means for ever.",
+        help="How many days the rows of leads that Dub has, and of held ones, are kept"
+        " at all; they go by whole months. 0 means for ever.",
     )
     data_key: tuple[str, ...] = secret_list(
         "data_key",

@@ -87,6 +87,14 @@ class ServerSettings:
         help="Connections that one address may hold open (trusted proxies: any"
         " number); 0 means any number. 256 is good where visitors come directly.",
     )
+    limits_signup_rate: int = setting(
+        "limits.signup_rate",
+        values.whole(0, 1_000_000),
+        60,
+        help="Sign-ups a minute of one address through the proxy whose leads go as any"
+        " other's; of more, the leads go once no other lead is due. Sign-ups pass in"
+        " any case; 0 means any number.",
+    )
     # As nginx has it; aiohttp alone would keep one for an hour.
     limits_idle: float = setting(
         "limits.idle",

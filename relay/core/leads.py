@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 
 class Mode(StrEnum):
@@ -143,6 +143,11 @@ class Step(StrEnum):
     REFUND = "refund"
 
 
+ByHand: TypeAlias = Literal["part", "dispute"]
+"""Money that went back in a way that Dub cannot be told of: a part of a payment, or a
+dispute that was lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sale:
     """What a sale has and a lead has not (``POST /track/sale``).
@@ -152,6 +157,7 @@ class Sale:
     ``lead_event_name`` names the lead that it belongs to, None the latest.
     ``refund``: it takes the commission of ``invoice_id`` back instead, and is no sale.
     ``unnamed``: that id is but the payment's, for the refund names no invoice.
+    ``by_hand``: the commission is found, and a person is asked to change it.
     """
 
     amount: int
@@ -161,6 +167,7 @@ class Sale:
     lead_event_name: str | None = None
     refund: bool = False
     unnamed: bool = False
+    by_hand: ByHand | None = None
 
 
 @dataclass(frozen=True, slots=True)

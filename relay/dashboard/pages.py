@@ -27,8 +27,8 @@ from relay.http.request_body import read_form
 from relay.http.responses import RefusedError
 from relay.observability.logging import get_logger
 from relay.operations.diagnostics import run_checks
+from relay.operations.looks import Progress
 from relay.operations.presentation import events_words, span
-from relay.operations.reconcile import Progress
 from relay.operations.rule_report import rule_candidates, rule_reports
 from relay.outbox.backends import open_outbox
 from relay.outbox.contract import Outbox, OutboxUnavailableError, Query

@@ -29,6 +29,7 @@ from relay.core.dub.refunds import (
     Commission,
     found_commission,
     interpret_refund,
+    left_to_a_person,
 )
 from relay.core.dub.replies import (
     Answer,
@@ -285,18 +286,26 @@ class Delivery:
         )
         found = found_commission(reply, self._clock())
         if isinstance(found, Commission):
-            outcome = Outcome(
-                Meaning.TAKEN, "Dub shows the commission", http_status=200
-            )
+            shown = f"Dub shows the commission {found.id}"
+            outcome = Outcome(Meaning.TAKEN, shown, http_status=200)
             await self._noted(calls, Step.LOOK_UP, outcome, at, took)
-            mark = partial(self._dub.refund_commission, found.id, REFUND_BODY)
-            reply, at, took = await self._asked(lead, REFUND_BODY, mark)
-            outcome = interpret_refund(reply, self._clock())
+            outcome = await self._change(lead, sale, found, calls)
         else:
             outcome = found
-        await self._noted(calls, Step.REFUND, outcome, at, took)
+            await self._noted(calls, Step.REFUND, outcome, at, took)
         decision = self._decide(claim.entry, Step.REFUND, outcome)
         return await self._settle(claim, decision, outcome, calls)
+
+    async def _change(
+        self, lead: Lead, sale: Sale, commission: Commission, calls: list[Call]
+    ) -> Outcome:
+        if sale.by_hand is not None:
+            return left_to_a_person(sale.by_hand)
+        mark = partial(self._dub.refund_commission, commission.id, REFUND_BODY)
+        reply, at, took = await self._asked(lead, REFUND_BODY, mark)
+        outcome = interpret_refund(reply, self._clock())
+        await self._noted(calls, Step.REFUND, outcome, at, took)
+        return outcome
 
     async def _asked(
         self,

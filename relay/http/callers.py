@@ -71,7 +71,7 @@ class Visit:
     """One request, as far as cookies go.
 
     ``host`` is the host the visitor sees (it may carry a port), ``secure``
-    whether the visitor came by https.
+    whether the visitor came by https, ``peer`` the connection's other end.
     """
 
     method: str
@@ -79,6 +79,7 @@ class Visit:
     headers: Headers
     host: str
     secure: bool
+    peer: str | None = None
     unsealed: list[cookies.SignedCookie | None] = field(
         default_factory=list, compare=False, repr=False
     )
@@ -196,11 +197,16 @@ def _digest(key: str) -> bytes:
 
 
 class VisitorRate:
-    """Lets each address call so many times a minute, all at once if it likes."""
+    """Lets each address call so many times a minute, all at once if it likes.
 
-    def __init__(self, per_minute: int, *, most: int = MAX_BUCKETS) -> None:
-        self._burst = float(per_minute)
-        self._per_second = per_minute / 60
+    ``span``: so many times in so many seconds instead.
+    """
+
+    def __init__(
+        self, calls: int, *, span: float = 60.0, most: int = MAX_BUCKETS
+    ) -> None:
+        self._burst = float(calls)
+        self._per_second = calls / span
         self._most = most
         # How many calls were left, and when that was, in seconds.
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -212,14 +218,31 @@ class VisitorRate:
         nothing.
         """
         key = _customer(address)
-        left, at = self._buckets.pop(key, (self._burst, now))
-        left = min(self._burst, left + max(0.0, now - at) * self._per_second)
+        left = self._left(key, now)
         passes = left >= 1
-        self._buckets[key] = (left - passes, now)
+        self._keep(key, left - passes, now)
+        return 0.0 if passes else (1 - left) / self._per_second
+
+    def turn(self, address: str, now: float, most: float) -> float:
+        """Count a call that passes in any case; return the seconds until its turn.
+
+        Calls that come too fast have their turns one after the other, at the rate,
+        and none later than after ``most`` seconds.
+        """
+        key = _customer(address)
+        left = max(self._left(key, now) - 1, -most * self._per_second)
+        self._keep(key, left, now)
+        return max(0.0, -left / self._per_second)
+
+    def _left(self, key: str, now: float) -> float:
+        left, at = self._buckets.pop(key, (self._burst, now))
+        return min(self._burst, left + max(0.0, now - at) * self._per_second)
+
+    def _keep(self, key: str, left: float, now: float) -> None:
+        self._buckets[key] = (left, now)
         if len(self._buckets) > self._most:
             oldest = islice(self._buckets.items(), LOOKED_AT)
             del self._buckets[max(oldest, key=lambda item: item[1])[0]]
-        return 0.0 if passes else (1 - left) / self._per_second
 
 
 def _customer(address: str) -> str:

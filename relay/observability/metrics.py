@@ -73,6 +73,13 @@ class Metrics:
             "Sign-ups that passed the proxy but whose lead could not be kept.",
             registry=own,
         )
+        self.bounded = Counter(
+            "dub_relay_signups_bounded_total",
+            "Sign-ups through the proxy that came too fast from one address, by what"
+            " became of their leads.",
+            ("result",),
+            registry=own,
+        )
         self.undecided = Counter(
             "dub_relay_signups_undecided_total",
             "Responses to sign-ups that a rule without a when cannot decide.",
@@ -88,6 +95,11 @@ class Metrics:
         self.landings = Counter(
             "dub_relay_landings_total",
             "Visits that brought a click id through the proxy.",
+            registry=own,
+        )
+        self.unread_consent = Counter(
+            "dub_relay_consent_unreadable_total",
+            "Landings whose click was not kept: their consent cookie is no yes or no.",
             registry=own,
         )
         self.capture = Histogram(

@@ -74,6 +74,13 @@ class ErasedRowError(Exception):
     """A row whose personal data was erased: there is no lead to be made of it."""
 
 
+class RefundRowError(Exception):
+    """A row of a refund, which was the other ledger's to tell Dub of.
+
+    An export does not have all of a refund; taken for a sale it would count.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a row of the file begins: its offset in bytes, and its line from 1."""
@@ -217,9 +224,11 @@ def _unguarded(cell: str) -> str:
 
 
 def imported_lead(row: Row, now: int) -> ImportedLead:
-    """Make the lead of a row; raise WrongRowError or ErasedRowError."""
+    """Make the lead of a row; raise WrongRowError, ErasedRowError or RefundRowError."""
     if row.get("erasedAt") is not None:
         raise ErasedRowError
+    if row.get("kind") == "refund":
+        raise RefundRowError
     status = _status(row.get("status"))
     created_at = _time(row, "createdAt", now)
     if created_at is None:
@@ -277,7 +286,6 @@ def _time(row: Row, name: str, now: int) -> int | None:
 def _fields(row: Row) -> tuple[LeadFields, tuple[str, ...]]:
     body = {name: value for name, value in row.items() if value is not None}
     if row.get("kind") not in (None, "lead", "sale"):
-        # A refund, say: taken for a lead or a sale it would count.
         raise WrongRowError("kind: neither lead nor sale")
     is_sale = row.get("kind") == "sale" or (
         row.get("kind") is None and row.get("amount") is not None
@@ -359,7 +367,13 @@ class ImportTally:
     to_be_sent: int = 0
     duplicate: int = 0
     erased: int = 0
+    refunds: int = 0
     wrong: list[str] = field(default_factory=list)
+
+    @property
+    def leads(self) -> int:
+        """Rows that leads can be made of."""
+        return self.read - self.erased - self.refunds - len(self.wrong)
 
     def json(self) -> dict[str, int]:
         """Return the counts, as ``--json`` prints them."""
@@ -369,6 +383,7 @@ class ImportTally:
             "toBeSent": self.to_be_sent,
             "duplicate": self.duplicate,
             "erased": self.erased,
+            "refunds": self.refunds,
             "wrong": len(self.wrong),
         }
 
@@ -406,6 +421,8 @@ class LeadImport:
                 one = self._lead(place)
             except ErasedRowError:
                 tally.erased += 1
+            except RefundRowError:
+                tally.refunds += 1
             except WrongRowError as error:
                 tally.wrong.append(f"line {place.line}: {error}")
             else:

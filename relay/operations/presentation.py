@@ -279,7 +279,12 @@ def click_origin(entry: LeadRecord) -> str:
 
 def sale_words(sale: Sale) -> str:
     """Describe a sale in a line. How many decimals a currency has, Dub knows."""
-    what = "a refund of " if sale.refund else ""
+    back = {
+        None: "a refund of ",
+        "part": "a part refunded: ",
+        "dispute": "a dispute of ",
+    }
+    what = back[sale.by_hand] if sale.refund else ""
     parts = [f"{what}{sale.amount} {sale.currency} (in its smallest unit)"]
     parts += [f"invoice {sale.invoice_id}" if sale.invoice_id else "no invoice id"]
     parts += [f"paid by {sale.payment_processor}"]

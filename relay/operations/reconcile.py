@@ -14,17 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from relay.config.settings import Settings
-from relay.core import jsontext
 from relay.core.clock import Clock, iso, ticks_ms
 from relay.core.dub.events import (
     CLOCKS_MS,
     PAGE,
     DubEvent,
+    EventsPage,
     Kind,
     NotNow,
     NotProvable,
@@ -38,11 +47,12 @@ from relay.core.dub.events import (
 )
 from relay.core.dub.replies import Answer, NoAnswer
 from relay.core.dub.retry import AT_WORK_MS, DAY, KEY_HELD_MS, key_free_at
-from relay.core.leads import LeadRecord, LeadStatus, Step
+from relay.core.leads import Attempt, LeadRecord, LeadStatus, Step
 from relay.core.signing import sign_call
 from relay.delivery.dub_client import DubClient
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
+from relay.operations.looks import Progress, Report
 from relay.outbox.contract import (
     Outbox,
     OutboxUnavailableError,
@@ -63,10 +73,16 @@ LEASE_MS: Final = 90_000
 """How long the work is one relay's after its last word: longer than any call."""
 
 AT_ONCE: Final = 200
-"""Leads that are asked for by themselves in one look: three calls each."""
+"""Leads that are asked for by themselves in one look: two calls each, and the pages of
+the times of their calls."""
 
 SOON_S: Final = 60.0
-"""How soon to look again where Dub did not answer."""
+"""How soon to look again where a look ended early."""
+
+TRIES: Final = 3
+"""Calls for one page: an answer that is lost now and then ends no look."""
+
+MORE: Final = f"{AT_ONCE} leads were asked for by themselves; others follow soon"
 
 MANY: Final = 10_000
 
@@ -102,68 +118,53 @@ class ReconcileTerms:
     resend: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one look found. Times are epoch ms.
-
-    ``checked``: leads and sales compared. ``confirmed``: those that the list has shown
-    for the first time, ``settled``: those in doubt that it has settled.
-    ``elsewhere``: events that no lead of ours made, by where they come from.
-    ``not_provable`` says why Dub's events cannot be read, ``unfinished`` why the look
-    ended early.
-    """
-
-    at: int = 0
-    checked: int = 0
-    confirmed: int = 0
-    settled: int = 0
-    missing: int = 0
-    doubled: int = 0
-    elsewhere: Mapping[str, int] = field(default_factory=dict)
-    unreadable: int = 0
-    calls: int = 0
-    not_provable: str | None = None
-    unfinished: str | None = None
+Span = tuple[int, int]
+"""A time's begin and end, epoch ms."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What is kept between looks: JSON in the database.
+class _Sought:
+    """A lead that is asked for by itself.
 
-    ``since`` is from when on the lists were read, ``until`` how far each was;
-    ``holder`` looks until ``leased_until`` at least.
+    ``spans``: when calls of it may have been counted, in order, apart from each other;
+    ``called_until``: the end of its last call.
     """
 
-    since: int | None = None
-    until: Mapping[str, int] = field(default_factory=dict)
-    holder: str = ""
-    leased_until: int = 0
-    report: Report | None = None
+    entry: LeadRecord
+    spans: Sequence[Span]
+    called_until: int
 
     @property
-    def read_until(self) -> int | None:
-        """How far both lists were read (epoch ms)."""
-        return min(self.until.values(), default=None)
-
-    @property
-    def not_provable(self) -> str | None:
-        """Why Dub's events could not be read when they were last asked for."""
-        return None if self.report is None else self.report.not_provable
-
-    @classmethod
-    def read(cls, stored: str) -> Progress:
-        """Read what was kept."""
-        said = jsontext.decode(stored)
-        report = said.get("report")
-        known = {name: said[name] for name in cls.__slots__ if name in said}
-        return cls(**known | {"report": report and Report(**report)})
-
-    def write(self) -> str:
-        """Write it as :meth:`read` takes it."""
-        return jsontext.encode(asdict(self)).decode()
+    def kind(self) -> Kind:
+        return Kind.LEADS if self.entry.lead.sale is None else Kind.SALES
 
 
-NEVER: Final = Progress()
+def _sought(entry: LeadRecord, calls: Sequence[Attempt]) -> _Sought:
+    """Take the times of a lead's calls together.
+
+    A call whose end nobody wrote down may have been made at any time until then.
+    """
+    ends = (one.at + one.duration_ms for one in calls)
+    claimed = entry.key_claimed_at or entry.lead.created_at
+    times = [(claimed, claimed)]
+    times += (
+        (one.at, one.at + one.duration_ms)
+        for one in calls
+        if one.step in (Step.RECORD, Step.SALE)
+    )
+    spans = _joined((begin - AT_WORK_MS, end + AT_WORK_MS) for begin, end in times)
+    return _Sought(entry, spans, max(ends, default=entry.lead.created_at))
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """Join spans that touch; the result is in order."""
+    joined: list[Span] = []
+    for begin, end in sorted(spans):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((begin, end))
+    return joined
 
 
 class _StoppedError(Exception):
@@ -178,23 +179,6 @@ class _StoppedError(Exception):
 
 class BusyError(Exception):
     """Another relay, or command, is looking just now."""
-
-
-def report_json(report: Report) -> dict[str, object]:
-    """Return a report as ``reconcile --json`` prints it."""
-    return {
-        "checked": report.checked,
-        "confirmed": report.confirmed,
-        "missing": report.missing,
-        "doubled": report.doubled,
-        "elsewhere": sum(report.elsewhere.values()),
-        "settled": report.settled,
-        "notProvable": report.not_provable,
-        "elsewhereBy": dict(report.elsewhere),
-        "unreadable": report.unreadable,
-        "calls": report.calls,
-        "unfinished": report.unfinished,
-    }
 
 
 class Reconciler:
@@ -236,11 +220,11 @@ class Reconciler:
         """Look unless it is too soon; return how many seconds to wait then."""
         try:
             last = Progress.read(await self._outbox.reconciliation()).report
-            due = 0 if last is None else last.at + round(self._terms.every_s * 1000)
-            if (early := due - self._clock()) > 0:
-                return min(early / 1000, SOON_S)
-            report = await self.once()
-            _log_look(report)
+            if last is not None:
+                due = last.at + round(self._pause_after(last) * 1000)
+                if (early := due - self._clock()) > 0:
+                    return min(early / 1000, SOON_S)
+            _log_look(await self.once())
         except OutboxUnavailableError as error:
             log.error("reconcile.database_unavailable", reason=str(error))
             return SOON_S
@@ -249,7 +233,12 @@ class Reconciler:
         except Exception as error:  # noqa: BLE001 - logged; the next look may do better
             log.error("reconcile.failed", error=type(error).__name__, detail=str(error))
             return min(self._terms.every_s, SOON_S)
-        return SOON_S if report.unfinished else min(self._terms.every_s, SOON_S)
+        return min(self._terms.every_s, SOON_S)
+
+    def _pause_after(self, report: Report) -> float:
+        """Return how many seconds after a look the next is due."""
+        every_s = self._terms.every_s
+        return min(every_s, SOON_S) if report.unfinished else every_s
 
     async def once(self, since: int | None = None) -> Report:
         """Look once, from ``since`` (epoch ms) or where the last look ended.
@@ -364,12 +353,29 @@ class Reconciler:
                 "page": str(number),
                 **more,
             }
-            await self._analytics_turn()
-            reply = await self._dub.list_events(query, self._signature())
-            page = _read(read_page(reply, kind))
+            page = await self._ask(partial(self._page, kind, query))
             self._count(unreadable=page.unreadable)
             yield page.events
             number, last = number + 1, page.last
+
+    async def _page(
+        self, kind: Kind, query: Mapping[str, str]
+    ) -> EventsPage | NotProvable | NotNow:
+        await self._analytics_turn()
+        return read_page(await self._dub.list_events(query, self._signature()), kind)
+
+    async def _ask(self, ask: Callable[[], Awaitable[T | NotProvable | NotNow]]) -> T:
+        """Return what Dub let us read; raise _StoppedError for anything else."""
+        found = await ask()
+        for _ in range(TRIES - 1):
+            if isinstance(found, NotNow):
+                await self._still_mine()
+                found = await ask()
+        if isinstance(found, NotProvable):
+            raise _StoppedError(denied=found.reason)
+        if isinstance(found, NotNow):
+            raise _StoppedError(unfinished=found.reason)
+        return found
 
     async def _compare(self, events: Sequence[DubEvent]) -> Sequence[DubEvent]:
         """Confirm what events show; return those that no lead of ours made."""
@@ -428,24 +434,29 @@ class Reconciler:
     # --- What the list did not show. ---
 
     async def _ask_for_unproven(self) -> None:
-        """Ask for each lead that Dub has taken and that the list has not shown."""
+        """Ask for what Dub has taken and the list has not shown."""
         since = self._progress.since or 0
         until = min(self._progress.until.values()) - self._terms.after_ms
-        for entry in await self._outbox.unproven(since, until, AT_ONCE):
-            if makes_event(entry.lead):
-                await self._ask_for_taken(entry)
+        unproven = await self._outbox.unproven(since, until, AT_ONCE)
+        await self._ask_for_taken([one for one in unproven if makes_event(one.lead)])
+        if len(unproven) == AT_ONCE:
+            raise _StoppedError(unfinished=MORE)
 
     async def _ask_for_missing(self) -> None:
         """Ask again for what is missing: a list that lags may have it by now."""
         missing = await self._outbox.list(Query(missing=True, limit=MANY))
         missing.sort(key=lambda entry: entry.missing_at or 0)
-        for entry in missing[:AT_ONCE]:
-            if self._clock() - (entry.missing_at or 0) >= self._terms.after_ms:
-                await self._ask_for_taken(entry)
+        until = self._clock() - self._terms.after_ms
+        await self._ask_for_taken(
+            [one for one in missing[:AT_ONCE] if (one.missing_at or 0) <= until]
+        )
 
-    async def _ask_for_taken(self, entry: LeadRecord) -> None:
-        if await self._others_of(entry) is None:
-            return
+    async def _ask_for_taken(self, entries: Sequence[LeadRecord]) -> None:
+        sought = [await self._sought(entry) for entry in entries]
+        async for entry, _ in self._absent(sought):
+            await self._miss(entry)
+
+    async def _miss(self, entry: LeadRecord) -> None:
         now = self._clock()
         waits = entry.status is not LeadStatus.DELIVERED
         if waits or not self._terms.resend or entry.erased_at is not None:
@@ -458,27 +469,32 @@ class Reconciler:
 
     async def _settle_doubts(self) -> None:
         """Ask for what is in doubt, once Dub cannot be at work on it any more."""
+        sought: list[_Sought] = []
         query = Query(status=LeadStatus.UNCONFIRMED, limit=MANY)
-        asked = 0
         for entry in await self._outbox.list(query):
             readable = entry.erased_at is None and entry.sealed is None
-            if not readable or not makes_event(entry.lead):
+            young = self._is_young(entry.lead.created_at)
+            if not readable or young or not makes_event(entry.lead):
                 continue
-            if self._clock() < await self._provable_at(entry):
-                continue
-            if asked >= AT_ONCE:
-                return
-            asked += 1
-            await self._settle_doubt(entry)
+            one = await self._sought(entry)
+            if not self._is_young(one.called_until):
+                sought.append(one)
+            if len(sought) > AT_ONCE:
+                break
+        async for entry, alike in self._absent(sought[:AT_ONCE]):
+            await self._settle_doubt(entry, alike)
+        if len(sought) > AT_ONCE:
+            raise _StoppedError(unfinished=MORE)
 
-    async def _settle_doubt(self, entry: LeadRecord) -> None:
-        others = await self._others_of(entry)
-        if others is None:
-            return
+    def _is_young(self, called_at: int) -> bool:
+        """Whether Dub's list may not have yet what a call then has counted."""
+        return self._clock() < called_at + AT_WORK_MS + self._terms.after_ms
+
+    async def _settle_doubt(self, entry: LeadRecord, alike: Sequence[DubEvent]) -> None:
         now = self._clock()
-        if others:
+        if alike:
             reason = "Dub has this customer and event of another click"
-            note = f"{reason}: its event {others[0].id} of {iso(others[0].at)}."
+            note = f"{reason}: its event {alike[0].id} of {iso(alike[0].at)}."
             end = Resolution(LeadStatus.DUPLICATE, reason, note)
         else:
             reason = "Dub's list of events shows that the call recorded nothing"
@@ -487,83 +503,96 @@ class Reconciler:
             log.info("lead.settled", lead=entry.lead.id, status=end.status.value)
             self._count(settled=1)
 
-    async def _provable_at(self, entry: LeadRecord) -> int:
-        """Return from when on the absence of a lead shows that it did not count."""
-        calls = await self._outbox.attempts(entry.lead.id)
-        ends = (one.at + one.duration_ms for one in calls)
-        last = max(ends, default=entry.lead.created_at)
-        return last + AT_WORK_MS + self._terms.after_ms
+    async def _absent(
+        self, sought: Iterable[_Sought]
+    ) -> AsyncIterator[tuple[LeadRecord, Sequence[DubEvent]]]:
+        """Ask Dub for leads; write down what is there, and yield those that are not.
 
-    async def _others_of(self, entry: LeadRecord) -> Sequence[DubEvent] | None:
-        """Ask Dub for one lead: None where it is there, which is then written down.
-
-        Else those events of its customer that are alike but of another click. It is
-        looked for under its customer and in the time of its calls: a customer who was
-        deleted at Dub, or came back, is not found by the first.
+        Each with those events of its customer that are alike but of another click. It
+        is looked for under its customer, and in the times of its calls: a customer who
+        was deleted at Dub, or came back, is not found by the first. Leads of one time,
+        as those of an outage, share its pages.
         """
-        self._count(checked=1)
-        kind = Kind.LEADS if entry.lead.sale is None else Kind.SALES
-        spans = await self._times_of(entry)
-        alike: list[DubEvent] = []
-        for customer_id in await self._customer_ids(entry):
-            whole = self._clock() + CLOCKS_MS
-            async for events in self._window(
-                kind, spans[0][0] - DAY, whole, customerId=customer_id
+        nowhere: list[_Sought] = []
+        for one in sought:
+            alike = await self._alike_of(one)
+            if alike:
+                self._count(checked=1)
+                yield one.entry, alike
+            elif alike is not None:
+                nowhere.append(one)
+        for kind in Kind:
+            left = {one.entry.lead.id: one for one in nowhere if one.kind is kind}
+            for begin, end in _joined(
+                span for one in left.values() for span in one.spans
             ):
-                if await self._shows(entry, events):
-                    return None
-                alike += [one for one in events if self._is_alike(entry, one)]
-        if alike:
-            return alike
-        for begin, end in spans:
-            async for events in self._window(kind, begin, end):
-                if await self._shows(entry, events):
-                    return None
-        return ()
+                await self._look_through(kind, (begin, end), left)
+                for one in [one for one in left.values() if one.spans[-1][1] <= end]:
+                    del left[one.entry.lead.id]
+                    self._count(checked=1)
+                    yield one.entry, ()
 
-    async def _shows(self, entry: LeadRecord, events: Sequence[DubEvent]) -> bool:
-        """Write down what events show, and return whether this lead is among it."""
+    async def _alike_of(self, one: _Sought) -> Sequence[DubEvent] | None:
+        """Return what is alike under a lead's customer; None: the lead is there."""
+        alike: list[DubEvent] = []
+        only = {one.entry.lead.id}
+        for customer_id in await self._customer_ids(one.entry):
+            begin, until = one.spans[0][0] - DAY, self._clock() + CLOCKS_MS
+            async for events in self._window(
+                one.kind, begin, until, customerId=customer_id
+            ):
+                if await self._shown_among(only, events):
+                    return None
+                alike += [each for each in events if self._is_alike(one.entry, each)]
+        return alike
+
+    async def _look_through(
+        self, kind: Kind, span: Span, left: dict[str, _Sought]
+    ) -> None:
+        """Take those leads out that the list shows in a time."""
+        begin, end = span
+        here = {
+            lead_id
+            for lead_id, one in left.items()
+            if any(begin <= each[0] <= end for each in one.spans)
+        }
+        if not here:
+            return
+        async for events in self._window(kind, begin, end):
+            for lead_id in await self._shown_among(here, events):
+                here.remove(lead_id)
+                del left[lead_id]
+            if not here:
+                return
+
+    async def _shown_among(
+        self, lead_ids: Collection[str], events: Sequence[DubEvent]
+    ) -> list[str]:
+        """Write down which of these leads events show, and return their ids."""
         pairing = pair(events, await self._entries_of(events))
-        for shown in pairing.shown:
-            if shown.entry.lead.id == entry.lead.id:
-                await self._shown(shown)
-                return True
+        found = [it for it in pairing.shown if it.entry.lead.id in lead_ids]
+        for shown in found:
+            await self._shown(shown)
         await self._still_mine()
-        return False
+        return [shown.entry.lead.id for shown in found]
 
     def _is_alike(self, entry: LeadRecord, event: DubEvent) -> bool:
         lead = replace(entry.lead, click_id="")
         return entry.lead.sale is None and fits(event, replace(entry, lead=lead))
 
-    async def _times_of(self, entry: LeadRecord) -> list[tuple[int, int]]:
-        """Return when calls may have been counted, as spans that do not touch.
-
-        A call whose end nobody wrote down may have been made at any time until then.
-        """
-        calls = await self._outbox.attempts(entry.lead.id)
-        times = [
-            (one.at, one.at + one.duration_ms)
-            for one in calls
-            if one.step in (Step.RECORD, Step.SALE)
-        ]
-        claimed = entry.key_claimed_at or entry.lead.created_at
-        spans: list[tuple[int, int]] = []
-        for begin, end in sorted([*times, (claimed, claimed)]):
-            late = end + AT_WORK_MS
-            if spans and begin - AT_WORK_MS <= spans[-1][1]:
-                spans[-1] = spans[-1][0], max(late, spans[-1][1])
-            else:
-                spans.append((begin - AT_WORK_MS, late))
-        return spans
+    async def _sought(self, entry: LeadRecord) -> _Sought:
+        return _sought(entry, await self._outbox.attempts(entry.lead.id))
 
     async def _customer_ids(self, entry: LeadRecord) -> list[str]:
         name = entry.lead.customer_external_id
         if name.startswith(ERASED):
             return []  # what stands for an erased id, Dub does not know
-        plan = self._terms.plan
-        await self._outbox.spend(plan, self._clock(), 1)
+        return await self._ask(partial(self._customers, name))
+
+    async def _customers(self, name: str) -> list[str] | NotProvable | NotNow:
+        await self._outbox.spend(self._terms.plan, self._clock(), 1)
         reply = await self._dub.find_customer(name, self._signature())
-        return _read(read_customers(reply, name))
+        return read_customers(reply, name)
 
     def _signature(self) -> str:
         self._count(calls=1)
@@ -587,15 +616,6 @@ def _log_look(report: Report) -> None:
         doubled=report.doubled,
         reason=report.not_provable or report.unfinished,
     )
-
-
-def _read(found: T | NotProvable | NotNow) -> T:
-    """Return what was read; raise _StoppedError for anything else."""
-    if isinstance(found, NotProvable):
-        raise _StoppedError(denied=found.reason)
-    if isinstance(found, NotNow):
-        raise _StoppedError(unfinished=found.reason)
-    return found
 
 
 def _again(entry: LeadRecord, now: int, reason: str) -> Resolution:

@@ -11,7 +11,7 @@ from typing import Any
 from relay.core.clock import iso
 from relay.core.leads import LeadStatus
 from relay.core.pacing import Budget, rate_at
-from relay.operations.reconcile import NEVER, Progress
+from relay.operations.looks import NEVER, Progress
 from relay.outbox.contract import NO_FINDINGS, Circuit, Findings, Outbox
 
 

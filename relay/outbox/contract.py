@@ -64,7 +64,8 @@ class NewLead:
     to be explained (``reason``). By its dedupe key only a QUEUED new lead is a repeat,
     and never of a HELD or REJECTED lead: nothing came of those, so a good lead must
     not be lost for them. ``as_held``: a held row has all of this QUEUED new lead
-    already, its ``dedupe_key`` too, and a release need only let it go.
+    already, its ``dedupe_key`` too, and a release need only let it go. ``waits_ms``:
+    it is due so much later than it came, and earlier where nothing else is.
     """
 
     lead: Lead
@@ -75,6 +76,7 @@ class NewLead:
     status: LeadStatus = LeadStatus.QUEUED
     reason: str | None = None
     as_held: bool = False
+    waits_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,12 @@ itself slowed by a quarter at most."""
 FRESH_SCAN: Final = 1_000
 """Newest leads looked at for those: some milliseconds at most."""
 
+LAST_SCAN: Final = 64
+"""Next due leads looked at for what need not wait any longer."""
+
+LAST_MS: Final = 3_600_000
+"""How far ahead of its time that is claimed: an hour, as long as any waits there."""
+
 OLDEST: Final = sql(
     """
     SELECT {entry}, l.seq, {behind} FROM leads AS l
@@ -60,6 +66,25 @@ NEWEST: Final = sql(
     """  # noqa: S608 - of constants
 )
 """The newest that were never tried; without a limit yet."""
+
+# (|| '': SQLite's planner would walk every queued lead.)
+LAST: Final = sql(
+    f"""
+    SELECT {{entry}}, l.seq, NULL FROM leads AS l
+    WHERE l.seq IN (
+        SELECT seq FROM (
+            SELECT seq FROM leads WHERE due_at <= $1
+            ORDER BY due_at, seq LIMIT {LAST_SCAN}
+        ) AS next
+    )
+        AND (l.status || '') = 'queued'
+        AND l.due_at = l.round_at AND l.due_at > l.created_at
+        AND {{behind}} IS NULL
+    ORDER BY l.due_at, l.seq
+    """  # noqa: S608 - of constants
+)
+"""Of those that are due before long, what came to stand behind others (``waits_ms``);
+without a limit yet. To be claimed when nothing is due."""
 
 _STATUS: Final = ENTRY_COLUMNS.index("status")
 _DUE_AT: Final = ENTRY_COLUMNS.index("due_at")
@@ -95,6 +120,10 @@ class Lease(NamedTuple):
     token: str
     now: int
     until: int
+
+    def ahead(self, ms: int) -> Lease:
+        """Return it for leads that are due so much later."""
+        return self._replace(now=self.now + ms)
 
 
 class Due(NamedTuple):

@@ -97,7 +97,9 @@ def migrate_sqlite(connection: sqlite3.Connection) -> None:
             )
             connection.execute(f"PRAGMA user_version = {step.version}")
     except BaseException:
-        connection.execute("ROLLBACK")
+        # SQLite itself has rolled back after some errors.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 

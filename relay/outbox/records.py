@@ -160,6 +160,7 @@ def row_of(new_lead: NewLead, seal: Seal = PLAIN) -> Row:
     Raises UnstorableError for a text that no database can keep.
     """
     lead = new_lead.lead
+    due_at = lead.created_at + new_lead.waits_ms
     key = request_key(new_lead)
     _require_text(
         f"{lead.id}{lead.source}{lead.customer_external_id}{lead.event_name}"
@@ -178,8 +179,8 @@ def row_of(new_lead: NewLead, seal: Seal = PLAIN) -> Row:
         lead.created_at,
         str(new_lead.status),
         readable(new_lead.reason),
-        lead.created_at if new_lead.status is LeadStatus.QUEUED else None,
-        lead.created_at,
+        due_at if new_lead.status is LeadStatus.QUEUED else None,
+        due_at,
         new_lead.dedupe_key,
         key,
         new_lead.body_hash,

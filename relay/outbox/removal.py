@@ -1,4 +1,4 @@
-"""How rows of finished leads go once they are old.
+"""How rows of finished leads, and of held ones, go once they are old.
 
 In small steps, in the order in which the leads came. What was not received in the order
 of its time, such as an import, goes with the leads around it. Where a repeat must be
@@ -27,15 +27,19 @@ class _Looked(NamedTuple):
     is_sale: bool
     is_old: bool
     is_finished: bool
+    was_held: bool
 
 
-# What Dub's list of events does not have, a person has to see first.
+# What Dub's list of events does not have, a person has to see first. What is held after
+# all that time, nobody will decide.
 _NEXT: Final = sql(
     """
     SELECT seq, id, customer, dedupe_key, created_at, sale IS NOT NULL,
         created_at < $2,
-        status IN {settled} AND missing_at IS NULL AND token IS NULL
-            AND created_at < $2 AND round_at < $2 AND coalesce(delivered_at, 0) < $2
+        (status IN {settled} OR status = 'held') AND missing_at IS NULL
+            AND token IS NULL AND created_at < $2 AND round_at < $2
+            AND coalesce(delivered_at, 0) < $2,
+        status = 'held'
     FROM leads WHERE seq > $1 ORDER BY seq LIMIT $3
     """
 )
@@ -68,7 +72,8 @@ async def remove_old(
     """Remove what is finished and of before then, of the next leads above a seq."""
     rows = [_Looked(*row) for row in await db.fetch(_NEXT, above, before, limit)]
     gone = [row for row in rows if row.is_finished]
-    known = (row for row in gone if for_ever or _is_invoice(row))
+    counted = (row for row in gone if not row.was_held)
+    known = (row for row in counted if for_ever or _is_invoice(row))
     await db.execute_many(_REMEMBER, sorted(map(_kept, known)))
     removed = await _delete(db, [row.seq for row in gone])
     is_end = not any(row.is_old for row in rows)

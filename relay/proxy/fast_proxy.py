@@ -151,14 +151,16 @@ class FastProxy:
         bodied = onward.length is not None
         if bodied or self._may_get_cookies(message.path, onward.cookies):
             return None
-        close = message.should_close
+        watcher = None
+        if "code=" in message.path:
+            watcher = self._watcher(visitor, message, onward)
         return _PlainRequest(
             visitor,
             ("GET", onward.head),
             self._sites,
             self._declines,
-            self._watcher(message, onward) if "code=" in message.path else None,
-            close=close,
+            watcher,
+            close=message.should_close,
         )
 
     def _may_get_cookies(self, target: str, given: Sequence[bytes]) -> bool:
@@ -166,11 +168,13 @@ class FastProxy:
             return True
         return _may_get_cookies(target, given)
 
-    def _watcher(self, message: RawRequestMessage, onward: Onward) -> Watcher | None:
+    def _watcher(
+        self, visitor: Visitor, message: RawRequestMessage, onward: Onward
+    ) -> Watcher | None:
         """Return what looks at a request, if it may carry a click."""
         if not any(_CLICKS.search(value) for value in onward.cookies):
             return None
-        return self._watch(_visit(message, onward))
+        return self._watch(_visit(visitor, message, onward))
 
     def _post(
         self,
@@ -186,10 +190,10 @@ class FastProxy:
                 ("POST", onward.head),
                 self._sites,
                 self._declines,
-                self._watcher(message, onward),
+                self._watcher(visitor, message, onward),
                 close=close,
             )
-        visit = _visit(message, onward)
+        visit = _visit(visitor, message, onward)
 
         def start(body: bytes) -> asyncio.Task[Settled]:
             return self._sign_up(found, visit, onward.head, body)
@@ -197,9 +201,15 @@ class FastProxy:
         return _SignupRequest(visitor, start, self._declines, close=close)
 
 
-def _visit(message: RawRequestMessage, onward: Onward) -> Visit:
-    secure = onward.scheme == "https"
-    return Visit(message.method, message.path, message.raw_headers, onward.host, secure)
+def _visit(visitor: Visitor, message: RawRequestMessage, onward: Onward) -> Visit:
+    return Visit(
+        message.method,
+        message.path,
+        message.raw_headers,
+        onward.host,
+        onward.scheme == "https",
+        visitor.peer,
+    )
 
 
 def _may_get_cookies(target: str, given: Sequence[bytes]) -> bool:

@@ -139,7 +139,7 @@ class Proxy:
         self._probes: FrontProbes | None = None
         self._tasks = Tasks()
         report = sightings.judged if sightings else None
-        self._store = Store(signups, landing, self._tasks, report)
+        self._store = Store(signups, landing, self._tasks, trusted, report)
         self._tunnels = Tunnels()
 
     def install(self, app: web.Application, probes: FrontProbes | None = None) -> None:
@@ -190,6 +190,8 @@ class Proxy:
         if (wish := self._wish(request)) is not None:
             return _marked(request, wish)
         passage = _Passage(request, target, self._visit(request, target))
+        if self._landing.comes_too_early(passage.visit):
+            return own_answer(request, 503, "Landings are not fetched ahead.")
         try:
             return await self._pass(passage)
         except UpstreamError as error:
@@ -342,7 +344,12 @@ class Proxy:
     def _visit(self, request: web.BaseRequest, target: str) -> Visit:
         scheme, host = self._trusted.scheme_host(request)
         return Visit(
-            request.method, target, request.raw_headers, host, scheme == "https"
+            request.method,
+            target,
+            request.raw_headers,
+            host,
+            scheme == "https",
+            request.remote,
         )
 
     def _outgoing(self, request: web.BaseRequest, framed: Framing) -> Headers:

@@ -32,7 +32,7 @@ from relay.core.rules.evaluation import (
 )
 from relay.core.rules.rule import Match, SignupRule
 from relay.core.rules.success import Asked, Verdict
-from relay.http.callers import Visit
+from relay.http.callers import Trusted, Visit
 from relay.http.request_body import RequestBodyError, Tasks
 from relay.observability.logging import get_logger
 from relay.proxy.copies import (
@@ -74,6 +74,7 @@ class Store:
     signups: Signups
     landing: Landing
     tasks: Tasks
+    trusted: Trusted
     report: Report | None = None
 
 
@@ -132,6 +133,10 @@ class SignupExchange:
     def drop(self) -> None:
         """Forget it: the site cannot have taken it."""
         self._store.tasks.start(self._drop())
+
+    def unanswered(self) -> None:
+        """Leave it to a person: the site has it, and did not answer."""
+        self._store.tasks.start(self._leave())
 
     async def conclude(
         self, status: int, headers: Headers, body: Copy | None
@@ -197,6 +202,7 @@ class SignupExchange:
                 click_id=click.id,
                 origin=_origin(click, rule),
                 held=self._held,
+                address=self._address,
                 patience=0.0 if hangs else self._patience,
             )
         except Exception as error:  # noqa: BLE001 - ours; the sign-up must pass
@@ -225,6 +231,20 @@ class SignupExchange:
                 await self._store.signups.drop(self._held)
         except Exception as error:  # noqa: BLE001 - ours; it stays held, for a person
             log.error("signup.drop_failed", error=type(error).__name__)
+
+    async def _leave(self) -> None:
+        try:
+            if self._holding is not None:
+                await self._holding
+            if self._held is not None:
+                await self._store.signups.unanswered(self._held, self._address)
+        except Exception as error:  # noqa: BLE001 - ours; it stays held, for a person
+            log.error("signup.leave_failed", error=type(error).__name__)
+
+    @property
+    def _address(self) -> str:
+        visit = self._visit
+        return self._store.trusted.address_of(visit.headers, visit.peer)
 
     async def _bounded(self, task: asyncio.Task[None]) -> None:
         started = time.monotonic()
@@ -289,7 +309,9 @@ async def settle(
     try:
         answer = await send(body)
     except UpstreamError as error:
-        if not error.sent:
+        if error.sent:
+            signup.unanswered()
+        else:
             signup.drop()
         raise
     except RequestBodyError:

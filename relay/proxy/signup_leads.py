@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from relay.capture.intake import Intake
 from relay.capture.spill import Spill
 from relay.core.leads import LeadStatus
 from relay.core.rules.evaluation import Draft
+from relay.http.callers import MAX_BUCKETS, VisitorRate
+from relay.http.limits import tally
 from relay.http.request_body import Tasks
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
@@ -19,6 +23,18 @@ from relay.outbox.contract import InsertResult, NewLead, OutboxUnavailableError
 log = get_logger()
 
 SOURCE: Final = "proxy"
+
+UNANSWERED_PER_HOUR: Final = 100
+"""Sign-ups of one address that stay held without an answer of the site. An office signs
+up fewer people in an hour of trouble, and nobody looks through thousands."""
+
+LONGEST_TURN_S: Final = 3600.0
+"""How long a lead may have to stand behind others. After that it is due as they are:
+where a proxy in front is not named, one address is everybody."""
+
+BEHIND: Final = (
+    "more than limits.signup_rate came from its address: it goes once no other is due"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +73,20 @@ class Signups(Protocol):
         click_id: str | None,
         origin: Mapping[str, str],
         held: Held | None,
+        address: str,
         patience: float,
     ) -> bool:
         """Commit the lead, or why there is none; True when it is safe.
 
         After ``patience`` seconds it is written to the spill file instead.
+        ``address`` is the visitor's.
         """
 
     async def drop(self, held: Held) -> None:
         """Forget a held lead: it was no sign-up after all."""
+
+    async def unanswered(self, held: Held, address: str) -> None:
+        """Leave a held lead to a person: the site never said whether it took it."""
 
     def missed(self, reason: str) -> None:
         """Count and log a sign-up whose lead could not be kept."""
@@ -74,11 +95,23 @@ class Signups(Protocol):
 class ProxiedSignups:
     """Keeps the proxy's sign-ups; never raises for a store in trouble."""
 
-    def __init__(self, intake: Intake, spill: Spill, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        spill: Spill,
+        metrics: Metrics,
+        *,
+        per_minute: int = 0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keep them; beyond ``per_minute`` of one address leads go last (0: none)."""
         self._intake = intake
         self._spill = spill
         self._metrics = metrics
         self._committing = Tasks()
+        self._rate = VisitorRate(per_minute) if per_minute else None
+        self._unanswered = _Unanswered()
+        self._monotonic = monotonic
 
     def prepare(
         self,
@@ -110,6 +143,7 @@ class ProxiedSignups:
         click_id: str | None,
         origin: Mapping[str, str],
         held: Held | None,
+        address: str,
         patience: float,
     ) -> bool:
         """Commit the lead of a sign-up that the site took; True when it is safe.
@@ -122,6 +156,7 @@ class ProxiedSignups:
             self._intake.unattributed(SOURCE)
             return False
         new_lead = self._final(draft, notes, click_id, origin, held)
+        new_lead = self._in_turn(new_lead, address)
         lead_id = held.lead_id if held is not None else None
         reason = await self._commit(new_lead, lead_id, patience)
         if reason and not await self._spill.keep(new_lead, lead_id):
@@ -129,6 +164,19 @@ class ProxiedSignups:
             log.error("signup.in_memory", lead=new_lead.lead.id, reason=reason)
             return False
         return new_lead.status is LeadStatus.QUEUED
+
+    def _in_turn(self, new_lead: NewLead, address: str) -> NewLead:
+        """Put a lead behind others, if too many came from its address."""
+        if self._rate is None or new_lead.status is not LeadStatus.QUEUED:
+            return new_lead
+        wait = self._rate.turn(address, self._monotonic(), LONGEST_TURN_S)
+        if not wait:
+            return new_lead
+        tally.note("signup.behind_others", address)
+        self._metrics.bounded.labels("behind").inc()
+        lead = replace(new_lead.lead, notes=(*new_lead.lead.notes, BEHIND))
+        waits_ms = round(wait * 1000)
+        return replace(new_lead, lead=lead, waits_ms=waits_ms, as_held=False)
 
     async def _commit(
         self, new_lead: NewLead, held: str | None, patience: float
@@ -169,6 +217,22 @@ class ProxiedSignups:
             # It stays in the ledger as held, where a person sees it.
             log.error("signup.not_dropped", lead=held.lead_id, reason=str(error))
 
+    async def unanswered(self, held: Held, address: str) -> None:
+        """Leave a held sign-up to a person, unless its address left so many already.
+
+        Repeats, by one click and for one customer, are one: the last of them stays.
+        """
+        if not isinstance(held.ready, NewLead):
+            raise TypeError("a sign-up that was not prepared here")
+        found = self._unanswered.add(held.ready, address, self._monotonic())
+        log.warning("signup.unanswered", lead=held.lead_id, result=found.result)
+        if found.result != "held":
+            self._metrics.bounded.labels(found.result).inc()
+        if found.result == "not_held":
+            tally.note("signup.too_many_unanswered", address)
+        if found.goes is not None:
+            await self._intake.drop(found.goes)
+
     def missed(self, reason: str) -> None:
         """Count and log a sign-up that passed without its lead being kept."""
         log.error("signup.missed", reason=reason)
@@ -191,6 +255,37 @@ class ProxiedSignups:
             origin=origin,
             lead_id=held,
         )
+
+
+class _Admission(NamedTuple):
+    """What becomes of an unanswered sign-up, and which lead goes for it."""
+
+    result: Literal["held", "folded", "not_held"]
+    goes: str | None = None
+
+
+class _Unanswered:
+    """Bounds the sign-ups that stay held because the site never answered.
+
+    By address, in this process; what a crash leaves behind is not counted.
+    """
+
+    def __init__(self) -> None:
+        self._rate = VisitorRate(UNANSWERED_PER_HOUR, span=3600.0)
+        # The last lead of each address, click and customer, by their hash.
+        self._last: OrderedDict[int, str] = OrderedDict()
+
+    def add(self, new_lead: NewLead, address: str, now: float) -> _Admission:
+        """Count a sign-up; ``now`` is a monotonic time in seconds."""
+        lead = new_lead.lead
+        key = hash((address, lead.click_id, lead.customer_external_id))
+        earlier = self._last.pop(key, None)
+        if earlier is None and self._rate.take(address, now):
+            return _Admission("not_held", lead.id)
+        self._last[key] = lead.id
+        if len(self._last) > MAX_BUCKETS:
+            self._last.popitem(last=False)
+        return _Admission("held" if earlier is None else "folded", earlier)
 
 
 def _is_logged(task: asyncio.Task[InsertResult]) -> None:

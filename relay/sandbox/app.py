@@ -19,6 +19,7 @@ from relay.sandbox.commissions import CommissionsApi
 from relay.sandbox.console import Console, Control, Feed, guard
 from relay.sandbox.dub import Dub
 from relay.sandbox.faults import Faults, Options
+from relay.sandbox.listings import ListingsApi
 from relay.sandbox.model import Link
 from relay.sandbox.serving import MAX_BODY, Endpoint, Server
 from relay.sandbox.site import make_site
@@ -117,15 +118,15 @@ def make_dub(
 def _add_api(
     app: web.Application, server: Server, api: Api, browser: BrowserApi
 ) -> None:
-    commissions = CommissionsApi(api)
+    commissions, listings = CommissionsApi(api), ListingsApi(api)
     endpoints: Mapping[tuple[str, str], Endpoint] = {
         ("POST", "/track/lead"): api.track_lead,
         ("POST", "/track/sale"): api.track_sale,
         ("GET", "/commissions"): commissions.listed,
         ("PATCH", "/commissions/{id}"): commissions.changed,
-        ("GET", "/customers"): api.customers,
-        ("GET", "/events"): api.events,
-        ("GET", "/customers/{id:.+}"): api.customer,
+        ("GET", "/customers"): listings.customers,
+        ("GET", "/events"): listings.events,
+        ("GET", "/customers/{id:.+}"): listings.customer,
         ("POST", "/track/lead/client"): api.track_lead_client,
         ("POST", "/track/sale/client"): api.track_sale_client,
         ("POST", "/track/click"): browser.track_click,

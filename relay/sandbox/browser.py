@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
@@ -30,13 +30,21 @@ _BOT: Final = re.compile(
 )
 """A part of Dub's list; a headless browser and an HTTP library are bots to it."""
 
-_NOT_FORWARDED: Final = frozenset({"redir_url", "qr"})
+_NO_TRACK: Final = "dub-no-track"
+
+_NOT_FORWARDED: Final = frozenset({"redir_url", _NO_TRACK})
 """The short link's own parameters; every other one goes to the destination."""
+
+_FLAGS: Final = frozenset({"qr", "skip_deeplink_preview"})
+"""Parameters that are the short link's own if they are 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """A request for a short link, as far as the click depends on it."""
+    """A request for a short link, as far as the click depends on it.
+
+    ``in_app``: a deep link opened an app, which no bot does.
+    """
 
     address: str
     agent: str
@@ -45,16 +53,17 @@ class Visitor:
     no_track: bool = False
     fresh: bool = False
     count_bots: bool = False
+    in_app: bool = False
     referrer: str = ""
 
     @property
     def counted(self) -> bool:
         """Whether the click is recorded; if not, its id is a phantom."""
         names = {name for name, _ in self.query}
-        if self.method == "HEAD" or self.no_track or "dub-no-track" in names:
+        if self.method == "HEAD" or self.no_track or _NO_TRACK in names:
             return False
         bot = "bot" in names or bool(_BOT.search(self.agent))
-        return self.count_bots or not bot
+        return self.count_bots or self.in_app or not bot
 
     @property
     def identity(self) -> str | None:
@@ -77,22 +86,26 @@ def final_url(link: Link, click_id: str, query: Iterable[tuple[str, str]]) -> st
     The visitor's own parameters go along and win, ``dub_id`` included.
     """
     parts = urlsplit(link.url)
+    own = dict(query)
     parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
     if link.hands_on:
-        parameters.update(_handed_on(link, click_id, parameters))
-    own = {name: value for name, value in query if name not in _NOT_FORWARDED}
-    parameters.update(own)
-    return urlunsplit(parts._replace(query=urlencode(parameters)))
+        _hand_on(link, click_id, parameters, tracked=_NO_TRACK not in own)
+    parameters |= {k: v for k, v in own.items() if k not in _NOT_FORWARDED}
+    shown = {k: v for k, v in parameters.items() if k not in _FLAGS or v != "1"}
+    return urlunsplit(parts._replace(query=urlencode(shown)))
 
 
-def _handed_on(
-    link: Link, click_id: str, parameters: Mapping[str, str]
-) -> dict[str, str]:
+def _hand_on(
+    link: Link, click_id: str, parameters: dict[str, str], *, tracked: bool
+) -> None:
     if parameters.get("dub_client_reference_id") == "1":
         # Stripe's payment links take no other parameter through.
-        return {"client_reference_id": f"dub_id_{click_id}"}
-    via = {"via": link.key} if link.partner else {}
-    return {"dub_id": click_id, **via}
+        del parameters["dub_client_reference_id"]
+        parameters["client_reference_id"] = f"dub_id_{click_id}"
+    elif tracked:
+        parameters["dub_id"] = click_id
+    if link.partner:
+        parameters["via"] = link.key
 
 
 OPEN_MS: Final = 3600 * 1000
@@ -114,7 +127,7 @@ class BrowserApi:
             agent=call.headers.get("User-Agent", ""),
             method=call.method,
             query=tuple(call.query.items()),
-            no_track="dub-no-track" in call.headers,
+            no_track=_NO_TRACK in call.headers,
             fresh=self._api.options.fresh,
             count_bots=self._api.options.count_bots,
             referrer=call.headers.get("Referer", ""),
@@ -133,7 +146,7 @@ class BrowserApi:
         return _open_to_all(self._click, call)
 
     def track_visit(self, call: Incoming, _: Conditions) -> Reply:
-        """``POST /track/visit``: a page of the site itself was seen."""
+        """``POST /track/visit``: a page of the site that a link has the path of."""
         return _open_to_all(self._visit, call)
 
     def track_open(self, call: Incoming, _: Conditions) -> Reply:
@@ -141,11 +154,7 @@ class BrowserApi:
         return _open_to_all(self._open, call)
 
     def _click(self, call: Incoming) -> Any:
-        domain, key = _required(call, "domain"), _required(call, "key")
-        link = self._dub.link_at(key) if self._is_ours(domain, call) else None
-        if link is None or link.gone:
-            message = f"Link not found for domain: {domain} and key: {key}."
-            raise RefusalError("not_found", message)
+        link = self._link(_required(call, "domain"), _required(call, "key"), call)
         self._api.require_hostname(call)
         visitor = replace(self.visitor(call), referrer=_text(call, "referrer") or "")
         answer: dict[str, Any] = {"clickId": self.visit(link, visitor)}
@@ -163,39 +172,48 @@ class BrowserApi:
         domain, url = _text(call, "domain"), _text(call, "url")
         if not domain or not url:
             raise RefusalError(errors.BAD_REQUEST, "Missing domain or url")
+        link = self._link(domain, _parts(url).path.removeprefix("/") or "_root", call)
         try:
             self._api.require_hostname(call)
         except RefusalError:
             # Dub answers before it looks: the id is never recorded.
             return {"clickId": self._dub.phantom()}
-        return {"clickId": self.visit(self._site_link(url), self.visitor(call))}
+        return {"clickId": self.visit(link, self.visitor(call))}
 
-    def _site_link(self, url: str) -> Link:
-        """Return the link that stands for a page of the site."""
-        key = f"visit:{_parts(url).path or '/'}"
-        link = Link(id=f"link_{key}", key=key, path=key, url=url)
-        return self._dub.links.setdefault(key, link)
+    def _link(self, domain: str, key: str, call: Incoming) -> Link:
+        link = self._dub.link_at(key) if self._is_ours(domain, call) else None
+        if link is None or link.gone:
+            message = f"Link not found for domain: {domain} and key: {key}."
+            raise RefusalError("not_found", message)
+        return link
 
     def _open(self, call: Incoming) -> Any:
         deep_link, domain = _text(call, "deepLink"), _text(call, "dubDomain")
         if not deep_link and not domain:
-            text = "custom: : Either deepLink or dubDomain must be provided."
+            text = (
+                "custom: : You need to provide either `deepLink` or `dubDomain` for"
+                " deferred deep linking."
+            )
             raise RefusalError(errors.UNPROCESSABLE, text)
         if not deep_link:
-            return self._recent(call)
+            return self._recent(domain or "", call)
         link = self._dub.link_at(_parts(deep_link).path.lstrip("/"))
         if link is None or link.gone:
             raise RefusalError("not_found", f"Deep link not found: {deep_link}")
-        return self._opened(link, self.visit(link, self.visitor(call)))
+        visitor = replace(self.visitor(call), in_app=True)
+        return self._opened(
+            link, self.visit(link, visitor) if visitor.counted else None
+        )
 
-    def _recent(self, call: Incoming) -> Any:
+    def _recent(self, domain: str, call: Incoming) -> Any:
         click = self._by_address.get(call.address)
         known = click is not None and click.id in self._dub.clicks
-        if click is None or not known or call.now - click.at >= OPEN_MS:
+        ours = self._is_ours(domain, call)
+        if click is None or not known or not ours or call.now - click.at >= OPEN_MS:
             return {"clickId": None, "link": None}
         return self._opened(self._dub.links[click.link_key], click.id)
 
-    def _opened(self, link: Link, click_id: str) -> Any:
+    def _opened(self, link: Link, click_id: str | None) -> Any:
         domain = self._dub.domain
         shown = {"id": link.id, "domain": domain, "key": link.key, "url": link.url}
         return {"clickId": click_id, "link": shown}

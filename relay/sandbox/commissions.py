@@ -14,6 +14,9 @@ from relay.sandbox.wire import Incoming, Reply
 
 STATUSES: Final = ("pending", "refunded", "duplicate", "canceled", "fraud")
 
+_PUT_ASIDE: Final = ("duplicate", "canceled", "fraud")
+"""What the list leaves out, unless it is asked for that status."""
+
 _PATH: Final = "/commissions/"
 
 
@@ -33,13 +36,18 @@ class CommissionsApi:
         return self._api.served(call, conditions, self._change)
 
     def _list(self, call: Incoming, _: Conditions) -> Reply:
-        wanted = call.query.get("invoiceId")
-        sales = (
-            sale
+        wanted, status = (call.query.get(name) for name in ("invoiceId", "status"))
+        shown = (
+            self._json(sale)
             for sale in self._api.dub.sales
             if sale.invoice_id is not None and wanted in (None, sale.invoice_id)
         )
-        return Reply(200, [self._json(sale) for sale in sales])
+        listed = [
+            one
+            for one in shown
+            if (one["status"] == status if status else one["status"] not in _PUT_ASIDE)
+        ]
+        return Reply(200, listed)
 
     def _change(self, call: Incoming, _: Conditions) -> Reply:
         wanted = call.path.removeprefix(_PATH)
@@ -54,9 +62,15 @@ class CommissionsApi:
                 f"invalid_value: status: Invalid option: expected one of {options}"
             )
             raise RefusalError("unprocessable_entity", message)
+        if status == self._status(sale):
+            message = f"This commission is already in the {status} status."
+            raise RefusalError("bad_request", message)
         self._statuses[wanted] = status
         self._api.dub.changed()
         return Reply(200, self._json(sale))
+
+    def _status(self, sale: RecordedSale) -> str:
+        return self._statuses.get(_id(sale), "pending")
 
     def _json(self, sale: RecordedSale) -> dict[str, Any]:
         return {
@@ -65,7 +79,7 @@ class CommissionsApi:
             "amount": sale.amount,
             "earnings": sale.amount // 10,
             "currency": sale.currency,
-            "status": self._statuses.get(_id(sale), "pending"),
+            "status": self._status(sale),
             "invoiceId": sale.invoice_id,
             "quantity": 1,
         }

@@ -25,6 +25,7 @@ from relay.sandbox.model import (
     Call,
     Click,
     Customer,
+    Event,
     Link,
     RecordedLead,
     RecordedSale,
@@ -51,13 +52,15 @@ class Around:
     """What surrounds one call: its signature and the faults that hit it.
 
     ``click_delay`` and ``lead_delay`` (ms) say how long a click or a lead stays
-    invisible; ``crash`` lets Dub fail just after it claimed the dedupe key.
+    invisible; ``crash`` lets Dub fail just after it claimed the dedupe key;
+    ``avatar_fails``: the avatar that the call brings cannot be fetched.
     """
 
     signed: str = "unchecked"
     click_delay: int = 0
     lead_delay: int = 0
     crash: bool = False
+    avatar_fails: bool = False
 
 
 NOTHING: Final = Around()
@@ -96,7 +99,7 @@ class Dub:
         self.customers: dict[str, Customer] = {}
         self.leads: list[RecordedLead] = []
         self.sales: list[RecordedSale] = []
-        self.invoices: dict[str, Mapping[str, Any]] = {}
+        self.invoices: dict[str, tuple[int, Mapping[str, Any]]] = {}
         self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
         self.phantoms = 0
         self._claims: dict[tuple[str, str], int] = {}
@@ -183,7 +186,7 @@ class Dub:
             raise internal_error()
         click = self.find_click(click_id, around.click_delay)
         customer = known or self._create(click, fields)
-        _forget_bad_avatar(customer, fields)
+        _forget_bad_avatar(customer, fields, fails=around.avatar_fails)
         link = self.links[click.link_key]
         body = self._body(click_id, link, customer_json(customer))
         lead = None if deferred else self._record(customer, click, fields, around)
@@ -199,19 +202,26 @@ class Dub:
         self._claims[key] = now + DEDUPE_MS
         return True
 
-    def find_click(self, click_id: str, delay: int = 0) -> Click:
-        """Look a click and its link up; each way to fail is a 404 of its own."""
+    def find_click(self, click_id: str, delay: int = 0, what: str = "lead") -> Click:
+        """Look a click and its link up; each way to fail is a 404 of its own.
+
+        ``what`` is what is not tracked then: a lead or a sale.
+        """
         click = self.clicks.get(click_id)
         if click is None or self.clock() - click.at < delay:
             raise _not_found(errors.click_not_found(click_id))
         link = self.links[click.link_key]
         if link.gone:
             raise _not_found(errors.link_not_found(click_id))
-        if link.foreign:
-            raise _not_found(errors.link_elsewhere(link.id, click_id))
-        if link.disabled:
-            raise _not_found(errors.link_disabled(link.id, click_id))
+        _require_link(link, f"clickId {click_id}", what)
         return click
+
+    def require_customers_link(self, customer: Customer) -> None:
+        """Hold a sale to the link of its customer's first click, as Dub does."""
+        link = self.links[customer.click.link_key]
+        if link.gone:
+            raise _not_found(errors.customers_link_not_found(customer.id))
+        _require_link(link, f"customer {customer.id}", "sale")
 
     def _create(self, click: Click, fields: LeadFields) -> Customer:
         if len(fields.customer_external_id) > MAX_STORED_ID:
@@ -271,7 +281,7 @@ class Dub:
         self.changed()
         return lead
 
-    def events(self, kind: str) -> Sequence[RecordedLead] | Sequence[RecordedSale]:
+    def events(self, kind: str) -> Sequence[Event]:
         """List what counts, oldest first: "leads" or "sales"; clicks are not kept so.
 
         A lead with a quantity stands there so many times.
@@ -327,6 +337,13 @@ def _not_found(message: str) -> RefusalError:
     return RefusalError("not_found", message)
 
 
+def _require_link(link: Link, whose: str, what: str) -> None:
+    if link.foreign:
+        raise _not_found(errors.link_elsewhere(link.id, whose))
+    if link.disabled:
+        raise _not_found(errors.link_disabled(link.id, whose, what))
+
+
 def _chosen_click_id(fields: LeadFields, known: Customer | None) -> str:
     """Take the call's click id, or the customer's first when it is empty."""
     if fields.click_id:
@@ -336,14 +353,16 @@ def _chosen_click_id(fields: LeadFields, known: Customer | None) -> str:
     return known.click.id
 
 
-def _forget_bad_avatar(customer: Customer, fields: LeadFields) -> None:
+def _forget_bad_avatar(customer: Customer, fields: LeadFields, *, fails: bool) -> None:
     """Set an avatar that cannot be fetched to null, an existing one too.
 
-    Dub does so after its answer, and also to a customer that had a good one.
-    The sandbox fetches nothing: every http(s) address counts as good.
+    Dub does so after its answer, at each call that brings one, and also to a customer
+    that had a good one. The sandbox fetches nothing: unless the fetch is to fail, every
+    http(s) address counts as good.
     """
     avatar = fields.customer_avatar
-    if avatar and not avatar.startswith(("http://", "https://", "data:")):
+    good = (avatar or "").startswith(("http://", "https://", "data:"))
+    if avatar and (fails or not good):
         customer.avatar = None
 
 

@@ -88,9 +88,12 @@ KNOBS: Final[Mapping[str, Knob]] = {
         "close the connection before or after the work, or inside the answer",
     ),
     "crash": Knob(_flag, "true", "fail with 500 just after the dedupe key was claimed"),
+    "avatar_fails": Knob(_flag, "true", "the avatar that a call brings is not fetched"),
     "key": Knob(_one_of(KEY_STATES), " | ".join(KEY_STATES), "what the key is worth"),
     "plan": Knob(_one_of(PLANS), " | ".join(PLANS), "free: 403, need higher plan"),
-    "rate": Knob(_whole(0, 10**9), "calls a minute", "429 beyond it"),
+    "rate": Knob(
+        _whole(0, 10**9), "calls a minute, to /events a second", "429 beyond it"
+    ),
     "click_delay": Knob(_seconds, "seconds", "younger clicks are not found (404)"),
     "events_lag": Knob(_seconds, "seconds", "a lead stands in /events that late"),
     "analytics": Knob(_flag, "true or false", "false: /events is refused (403)"),
@@ -113,6 +116,7 @@ class Conditions:
     slow: float = 0.0
     cut: str | None = None
     crash: bool = False
+    avatar_fails: bool = False
     key: str = "valid"
     plan: str = "business"
     rate: int | None = None
@@ -241,8 +245,8 @@ class Options:
     same id for an hour). ``count_bots`` records the clicks of bots, headless
     browsers among them. ``require_signature`` refuses calls without a good
     ``Relay-Signature``. ``allowed_hostnames`` is the workspace's list; empty
-    allows all. With ``webhook_url``, ``lead.created`` is posted there, signed
-    with ``webhook_secret``.
+    allows all. With ``webhook_url``, ``lead.created`` and ``sale.created`` are posted
+    there, signed with ``webhook_secret``.
     """
 
     fresh: bool = False

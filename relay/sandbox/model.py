@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from relay.core.dub import errors
 
@@ -115,6 +115,10 @@ class RecordedSale:
     invoice_id: str | None
     metadata: Mapping[str, Any] | None
     at: int
+
+
+Event: TypeAlias = RecordedLead | RecordedSale
+"""What counts: listed by ``GET /events``, and announced by a webhook."""
 
 
 @dataclass(frozen=True, slots=True)

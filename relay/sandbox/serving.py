@@ -13,8 +13,8 @@ from aiohttp import web
 
 from relay.sandbox.api import Api
 from relay.sandbox.faults import Conditions, Faults
-from relay.sandbox.model import Call, RecordedLead
-from relay.sandbox.state import lead_created, post
+from relay.sandbox.model import Call, Event
+from relay.sandbox.state import announcement, post
 from relay.sandbox.wire import Incoming, Reply, made_up, with_retry_after
 
 Endpoint = Callable[[Incoming, Conditions], Reply]
@@ -67,9 +67,9 @@ class Server:
         try:
             return await self._send(request, conditions, reply)
         finally:
-            # Also when the caller has gone: the lead counts all the same.
-            if reply.lead is not None:
-                self._announce(reply.lead)
+            # Also when the caller has gone: what was recorded counts all the same.
+            for event in reply.recorded:
+                self._announce(event)
 
     def _reply(
         self, call: Incoming, conditions: Conditions, endpoint: Endpoint
@@ -77,8 +77,9 @@ class Server:
         """Ask the endpoint, unless a fault answers; with work, both happen."""
         if conditions.status is None:
             return endpoint(call, conditions)
-        lead = endpoint(call, conditions).lead if conditions.work else None
-        return replace(made_up(conditions, self._api.rate_headers()), lead=lead)
+        recorded = endpoint(call, conditions).recorded if conditions.work else ()
+        made = made_up(conditions, self._api.rate_headers())
+        return replace(made, recorded=recorded)
 
     async def _send(
         self, request: web.Request, conditions: Conditions, reply: Reply
@@ -131,28 +132,30 @@ class Server:
 
     # Webhooks
 
-    def _announce(self, lead: RecordedLead) -> None:
+    def _announce(self, event: Event) -> None:
         url = self._api.options.webhook_url
         if url is None:
             return
-        task = asyncio.create_task(self._post(url, lead))
+        task = asyncio.create_task(self._post(url, event))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _post(self, url: str, lead: RecordedLead) -> None:
+    async def _post(self, url: str, event: Event) -> None:
         dub, secret = self._api.dub, self._api.options.webhook_secret
         if self._session is None:
             self._session = aiohttp.ClientSession()
-        status = await post(self._session, url, secret, lead_created(dub, lead))
+        envelope = announcement(dub, event)
+        status = await post(self._session, url, secret, envelope)
+        name = envelope["event"]
         dub.note(
             Call(
                 method="WEBHOOK",
                 path=url,
                 at=dub.clock(),
                 status=status,
-                note="lead.created" if status else "lead.created: no answer",
-                customer=lead.customer.external_id,
-                event=lead.event_name,
+                note=name if status else f"{name}: no answer",
+                customer=event.customer.external_id,
+                event=event.event_name,
             )
         )
 

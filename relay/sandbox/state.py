@@ -20,6 +20,7 @@ from relay.sandbox.model import (
     Call,
     Click,
     Customer,
+    Event,
     Link,
     RecordedLead,
     RecordedSale,
@@ -104,6 +105,22 @@ def api_customer_json(customer: Customer) -> dict[str, Any]:
     }
 
 
+def expanded_customer_json(dub: Dub, customer: Customer) -> dict[str, Any]:
+    """Write a customer with the link, program and partner that brought it."""
+    link = dub.links[customer.click.link_key]
+    shown = link_json(link, dub.domain)
+    return {
+        **api_customer_json(customer),
+        "link": {
+            name: shown[name]
+            for name in ("id", "domain", "key", "shortLink", "url", "programId")
+        },
+        "programId": shown["programId"],
+        "partner": _partner_json(link),
+        "discount": None,
+    }
+
+
 def lead_json(dub: Dub, lead: RecordedLead) -> dict[str, Any]:
     """Write a lead that counts."""
     return {
@@ -137,39 +154,38 @@ def sale_json(sale: RecordedSale) -> dict[str, Any]:
     }
 
 
-def event_json(dub: Dub, event: RecordedLead | RecordedSale) -> dict[str, Any]:
+def event_json(dub: Dub, event: Event) -> dict[str, Any]:
     """Write an event as ``GET /events`` does."""
     link, customer = dub.links[event.click.link_key], event.customer
     deleted = customer.external_id not in dub.customers
-    document = {
+    document: dict[str, Any] = {
         "event": "lead" if isinstance(event, RecordedLead) else "sale",
         "timestamp": iso(event.at),
         "eventId": event.id,
         "eventName": event.event_name,
-        "metadata": event.metadata,
         "click": {
             "id": event.click.id,
             "timestamp": iso(event.click.at),
             "url": link.url,
         },
         "link": link_json(link, dub.domain),
-        "customer": {
-            **api_customer_json(customer),
-            **(
-                {"externalId": customer.id, "name": "Deleted Customer", "email": None}
-                if deleted
-                else {}
-            ),
-        },
+        "customer": _deleted_json(customer) if deleted else api_customer_json(customer),
+        **_sold(event),
     }
-    if isinstance(event, RecordedSale):
-        document["sale"] = {
-            "amount": event.amount,
-            "currency": event.currency,
-            "invoiceId": event.invoice_id,
-            "paymentProcessor": event.processor,
-        }
+    if event.metadata:
+        document["metadata"] = event.metadata
     return document
+
+
+def _deleted_json(customer: Customer) -> dict[str, Any]:
+    """Write a customer who was deleted: Dub's own id is all that is left."""
+    return {
+        "id": customer.id,
+        "name": "Deleted Customer",
+        "email": "deleted@customer.com",
+        "externalId": customer.id,
+        "createdAt": iso(0),
+    }
 
 
 def call_json(call: Call) -> dict[str, Any]:
@@ -189,36 +205,55 @@ def call_json(call: Call) -> dict[str, Any]:
     }
 
 
-# --- Dub's ``lead.created`` webhook: the envelope, its signature, one delivery. ---
+# --- Dub's webhooks of leads and sales: envelope, signature, one delivery. ---
 
 TIMEOUT_S: Final = 5.0
 """Long enough for a relay on this machine, short enough to stop with."""
 
 
-def lead_created(dub: Dub, lead: RecordedLead) -> dict[str, Any]:
-    """Make the envelope of a lead; one a call, whatever its quantity."""
-    link = dub.links[lead.click.link_key]
-    partner = {"id": link.partner_id, "name": link.partner} if link.partner else None
+def announcement(dub: Dub, event: Event) -> dict[str, Any]:
+    """Make the envelope of a lead or a sale; one a call, whatever its quantity."""
+    link = dub.links[event.click.link_key]
     return {
         "id": f"evt_{dub.new_id(25)}",
-        "event": "lead.created",
+        "event": (
+            "sale.created" if isinstance(event, RecordedSale) else "lead.created"
+        ),
         "createdAt": iso(dub.clock()),
         "data": {
-            "eventName": lead.event_name,
-            "customer": api_customer_json(lead.customer),
+            "eventName": event.event_name,
+            "customer": api_customer_json(event.customer),
             "click": {
-                "id": lead.click.id,
-                "timestamp": iso(lead.click.at),
+                "id": event.click.id,
+                "timestamp": iso(event.click.at),
                 "url": link.url,
                 "trigger": "link",
-                "referer": lead.click.referrer or "(direct)",
+                "referer": event.click.referrer or "(direct)",
                 "qr": False,
             },
             "link": link_json(link, dub.domain),
-            "partner": partner,
-            "metadata": lead.metadata,
+            "partner": _partner_json(link),
+            "metadata": event.metadata,
+            **_sold(event),
         },
     }
+
+
+def _partner_json(link: Link) -> dict[str, Any] | None:
+    return {"id": link.partner_id, "name": link.partner} if link.partner else None
+
+
+def _sold(event: Event) -> dict[str, Any]:
+    """Write what a sale was worth; Dub's store has an empty text for no invoice."""
+    if not isinstance(event, RecordedSale):
+        return {}
+    sold = {
+        "amount": event.amount,
+        "currency": event.currency,
+        "paymentProcessor": event.processor,
+        "invoiceId": event.invoice_id or "",
+    }
+    return {"sale": sold}
 
 
 def sign(secret: str, body: bytes) -> str:

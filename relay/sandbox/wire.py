@@ -14,12 +14,10 @@ from relay.core.dub.browser_calls import (
     UNKNOWN_KEY,
     host_refused,
     is_allowed,
-    key_of,
-    malformed_key,
     page_host,
 )
 from relay.sandbox.faults import Conditions
-from relay.sandbox.model import RecordedLead, RefusalError
+from relay.sandbox.model import Event, RefusalError
 
 LEAD_PATHS: Final = ("/track/lead", "/track/lead/client")
 
@@ -76,12 +74,12 @@ def _no_constant(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the API answers; ``lead`` is set when one was recorded."""
+    """What the API answers, and the leads and sales that it recorded."""
 
     status: int
     body: Any
     headers: Mapping[str, str] = field(default_factory=dict)
-    lead: RecordedLead | None = None
+    recorded: tuple[Event, ...] = ()
     code: str | None = None
     note: str = ""
 
@@ -167,6 +165,13 @@ DEFAULT_RATE: Final = 1200
 PUBLISHABLE_RATE: Final = 600
 """Calls a minute of a publishable key, for all visitors together."""
 
+ANALYTICS_RATE: Final = 4
+"""Calls a second of Dub's Business plan to ``/events``, apart from all others; shown
+in headers, held only by the knob."""
+
+SERVER: Final = "server"
+"""The workspace's own key, among those whose calls are counted."""
+
 _MINUTE_MS: Final = 60_000
 
 _WORTH: Final[Mapping[str, tuple[str, str]]] = {
@@ -177,6 +182,35 @@ _WORTH: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 _BEFORE_RATE: Final = ("revoked", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Calls that are counted together: those of a key, by the minute or the second."""
+
+    key: str
+    analytics: bool = False
+
+    @classmethod
+    def of(cls, path: str, key: str) -> Meter:
+        """Return the meter of a key's call: Dub goes by ``/events`` in the path."""
+        return cls(key, "/events" in path)
+
+    @property
+    def span_ms(self) -> int:
+        """How long a call counts."""
+        return 1000 if self.analytics else _MINUTE_MS
+
+    @property
+    def plan(self) -> int:
+        """The plan's figure, as the headers show it."""
+        if self.key != SERVER:
+            return PUBLISHABLE_RATE
+        return ANALYTICS_RATE if self.analytics else DEFAULT_RATE
+
+    def held_to(self, rate: int | None) -> int | None:
+        """Return the rate that holds: the knob's, else only a publishable key's own."""
+        return PUBLISHABLE_RATE if rate is None and self.key != SERVER else rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +237,7 @@ class Circuit:
     def __init__(self, api_key: str, publishable_key: str) -> None:
         self.api_key = api_key
         self.publishable_key = publishable_key
-        self._calls: dict[str, deque[int]] = {}
+        self._calls: dict[Meter, deque[int]] = {}
 
     def reset(self) -> None:
         """Forget the calls that were counted."""
@@ -223,33 +257,28 @@ class Circuit:
         if conditions.key in _BEFORE_RATE:
             raise RefusalError(*_WORTH[conditions.key])
 
-    def identify_publishable(self, authorization: str | None) -> None:
-        """Check a browser's key; raise RefusalError."""
-        if (problem := malformed_key(authorization)) is not None:
-            raise RefusalError(*problem)
-        if key_of(authorization or "") != self.publishable_key:
+    def require_publishable(self, key: str) -> None:
+        """Check a browser's key, whose call was counted; raise RefusalError."""
+        if key != self.publishable_key:
             raise RefusalError(*UNKNOWN_KEY)
 
-    def count(self, key: str, now: int, rate: int | None) -> tuple[bool, Allowance]:
-        """Count a call; whether it may pass, and its rate headers.
-
-        Rate None holds nobody, and shows the plan's figure in the headers.
-        """
-        used = self._used(key, now)
+    def count(self, meter: Meter, now: int, rate: int | None) -> tuple[bool, Allowance]:
+        """Count a call; whether it may pass, and its rate headers."""
+        used, rate = self._used(meter, now), meter.held_to(rate)
         passed = rate is None or used < rate
         if passed:
-            self._calls[key].append(now)
-        return passed, self.standing(key, now, rate)
+            self._calls[meter].append(now)
+        return passed, self.standing(meter, now, rate)
 
-    def standing(self, key: str, now: int, rate: int | None = None) -> Allowance:
+    def standing(self, meter: Meter, now: int, rate: int | None = None) -> Allowance:
         """Return the rate headers as they stand, without counting a call."""
-        limit = DEFAULT_RATE if rate is None else rate
-        reset = (now // _MINUTE_MS + 1) * _MINUTE_MS
-        return Allowance(limit, max(0, limit - self._used(key, now)), reset)
+        limit = meter.plan if rate is None else rate
+        reset = (now // meter.span_ms + 1) * meter.span_ms
+        return Allowance(limit, max(0, limit - self._used(meter, now)), reset)
 
-    def _used(self, key: str, now: int) -> int:
-        calls = self._calls.setdefault(key, deque())
-        while calls and calls[0] <= now - _MINUTE_MS:
+    def _used(self, meter: Meter, now: int) -> int:
+        calls = self._calls.setdefault(meter, deque())
+        while calls and calls[0] <= now - meter.span_ms:
             calls.popleft()
         return len(calls)
 

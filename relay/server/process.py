@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 import tempfile
@@ -19,14 +18,10 @@ from relay.http.aiohttp_internals import has_c_parser
 from relay.observability import logging as logs
 from relay.observability.metrics import share_among_workers
 from relay.outbox.contract import OutboxError
-from relay.server import supervision
+from relay.server import memory, supervision
 from relay.server.listeners import Listeners, WebSide
 
 log = logs.get_logger()
-
-GARBAGE: Final = 10_000
-"""New objects before the collector looks at them; Python's own 700 are the
-objects of a dozen requests."""
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long a thread that computes may keep another waiting; CPython's own is 0.005 s.
@@ -106,10 +101,10 @@ async def _serve(relay: Service, listeners: Listeners | None, *, delivery: bool)
             return 1
         if listeners is not None and not await listeners.start(stack):
             return 1
-        _settle_memory()
+        memory.settle()
         supervision.notify("READY=1")
-        alive = asyncio.create_task(supervision.watchdog())
-        stack.callback(alive.cancel)
+        for work in (supervision.watchdog(), memory.give_back()):
+            stack.callback(asyncio.create_task(work).cancel)
         await stop.wait()
         relay.stopping = True
         supervision.notify("STOPPING=1")
@@ -118,14 +113,3 @@ async def _serve(relay: Service, listeners: Listeners | None, *, delivery: bool)
             await listeners.drain()
     log.info("relay.stopped")
     return 0
-
-
-def _settle_memory() -> None:
-    """Keep the collector away from what stays for good, and let it come seldom.
-
-    Otherwise it walks all modules again and again under load, in the middle of
-    requests. What requests leave behind has few cycles, and is small.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE, 20, 50)

@@ -42,11 +42,7 @@ async function bundle(contents, extensions) {
   const flag = name => [name.toUpperCase().replaceAll('-', '_'), `${extensions.includes(name)}`];
   const result = await build({
     stdin: { contents, resolveDir: join(here, 'src') },
-    define: {
-      ...Object.fromEntries(EXTENSIONS.map(flag)),
-      // Only the base, which is to be small, fetches them when they are asked for.
-      EXTRAS: `${extensions.length > 0}`,
-    },
+    define: Object.fromEntries(EXTENSIONS.map(flag)),
     bundle: true,
     format: 'esm',
     minifySyntax: true,

@@ -55,6 +55,31 @@ async def test_a_lead_is_proved_then_recorded_signed_and_credited_to_its_click(
     assert click in story
 
 
+@pytest.mark.parametrize(("steps", "kept"), [("2", True), ("1", False)])
+async def test_an_avatar_that_proving_has_brought_is_not_lost_by_recording(
+    dub: SandboxDub,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    steps: str,
+    *,
+    kept: bool,
+) -> None:
+    """Dub fetches an avatar at each call, and deletes it where that fails."""
+    await dub.fault(avatar_fails=True, step="record")
+    relay = RelayProcess(tmp_path, {"DUB_API_URL": dub.url})
+    relay.environment["RELAY_DELIVERY_STEPS"] = steps
+    await relay.start()
+
+    lead = body(await dub.click(), customerAvatar="https://a.example/ada.png")
+    await post_hook(session, relay.url, lead)
+    [settled] = await relay.settled(1)
+
+    assert await relay.stop() == 0
+    assert settled["status"] == "delivered"
+    [customer] = await dub.state("customers")
+    assert (customer["avatar"] is not None) is kept
+
+
 @pytest.mark.parametrize(
     "fault",
     [

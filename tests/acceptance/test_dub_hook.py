@@ -37,12 +37,12 @@ async def webhooks_on(
         assert answer.status == 200
 
 
-async def becomes(relay: RelayProcess, status: str) -> dict[str, Any]:
+async def becomes(relay: RelayProcess, status: str, leads: int = 1) -> None:
+    """Wait until all of so many leads have a status."""
     async with asyncio.timeout(30):
         while True:
-            [lead] = await relay.leads()
-            if lead["status"] == status:
-                return lead
+            if [it["status"] for it in await relay.leads()] == [status] * leads:
+                return
             await asyncio.sleep(0.05)
 
 
@@ -106,6 +106,9 @@ async def test_forged_webhooks_and_other_events_change_nothing(
         data | {"click": {"id": "anotherClick1234"}},
     ):
         assert await post(envelope | {"data": other}) == (200, "unknown")
+    # Dub's webhooks can be sent again: of this customer and event, but years ago.
+    replayed = envelope | {"createdAt": "2024-11-26T10:00:00.000Z"}
+    assert await post(replayed) == (200, "unknown")
     assert [lead["status"] for lead in await confirmed_relay.leads()] == ["delivered"]
 
     assert await post(envelope) == (200, "confirmed")
@@ -177,3 +180,20 @@ async def test_a_sale_is_confirmed_by_its_invoice_or_one_by_name_and_amount(
     assert await post(sold(None)) == (200, "confirmed")
     assert await post(sold(None)) == (200, "unknown")
     assert await confirmed() == {in_1, first, second}
+
+
+async def test_a_sale_that_dub_converted_is_confirmed_by_dubs_own_webhook(
+    dub: SandboxDub, session: aiohttp.ClientSession, confirmed_relay: RelayProcess
+) -> None:
+    """Without an invoice: what it cost in dollars is Dub's to say."""
+    relay = confirmed_relay
+    await webhooks_on(dub, session, relay)
+    await hook(session, relay, await dub.click())
+    sale = {"customerExternalId": "u_1", "amount": 4900, "currency": "eur"}
+    key = {"Authorization": f"Bearer {API_KEY}"}
+    await session.post(f"{relay.url}/_dub/track/sale", json=sale, headers=key)
+
+    await becomes(relay, "confirmed", leads=2)
+
+    [counted] = await dub.state("sales")
+    assert (counted["amount"], counted["currency"]) == (6125, "usd")

@@ -210,7 +210,7 @@ async def test_typeform_cal_and_zapier_as_each_sends_and_signs(
             "hidden": {"dub_id": click},
             "answers": [
                 {"type": "text", "text": "Ada", "field": {"id": "a"}},
-                {"type": "email", "email": "ada@example.com", "field": {"id": "b"}},
+                {"type": "email", "email": "Ada@example.com", "field": {"id": "b"}},
             ],
         },
     }
@@ -220,11 +220,26 @@ async def test_typeform_cal_and_zapier_as_each_sends_and_signs(
         "payload": {
             "uid": "bFJeNb2uX8ANpT3JL5EfXw",
             "attendees": [{"email": "Bob@example.com", "name": "Bob"}],
-            "responses": {"dub_id": {"label": "dub_id", "value": click}},
+            "responses": {
+                "name": {"label": "your_name", "value": "Bob", "isHidden": False},
+                "dub_id": {"label": "dub_id", "value": click, "isHidden": True},
+            },
+            "metadata": {"videoCallUrl": "https://app.cal.com/video/1"},
         },
     }
+    linked = json.loads(json.dumps(booking)) | {"createdAt": "2026-11-26T11:00:00.000Z"}
+    linked["payload"] |= {
+        "uid": "another",
+        "attendees": [{"email": "cy@example.com", "name": "Cy"}],
+        # Where a booking had to be confirmed, older versions send no responses.
+        "responses": None,
+        "metadata": {"dub_id": click},
+    }
+    nobody = json.loads(json.dumps(form))
+    nobody["form_response"]["answers"].pop()
     typed, booked = json.dumps(form).encode(), json.dumps(booking).encode()
-    zapped = f"email=eve%40example.com&dub_id={click}".encode()
+    confirmed, unnamed = json.dumps(linked).encode(), json.dumps(nobody).encode()
+    zapped = f"email=Eve%40example.com&dub_id={click}".encode()
     signature = base64.b64encode(digest("TYPEFORM_SECRET", typed)).decode()
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
     sent = [
@@ -243,15 +258,77 @@ async def test_typeform_cal_and_zapier_as_each_sends_and_signs(
             assert (status, told["status"]) == (202, "queued"), path
             unsigned = dict.fromkeys(headers, "sha256=00") | urlencoded
             assert (await post(session, relay, path, body, unsigned))[0] == 401, path
-        settled = await relay.settled(3)
+        by_link = {"X-Cal-Signature-256": digest("CAL_SECRET", confirmed).hex()}
+        assert (await post(session, relay, "cal", confirmed, by_link))[0] == 202
+        signature = base64.b64encode(digest("TYPEFORM_SECRET", unnamed)).decode()
+        unsure = {"Typeform-Signature": f"sha256={signature}"}
+        status, told = await post(session, relay, "typeform", unnamed, unsure)
+        assert (status, told["status"]) == (200, "ignored")
+        settled = await relay.settled(4)
 
-        assert [it["status"] for it in settled] == ["delivered"] * 3
+        assert [it["status"] for it in settled] == ["delivered"] * 4
         leads = await dub.state("leads")
         assert {(it["customerExternalId"], it["eventName"]) for it in leads} == {
             ("ada@example.com", "Sign Up"),
             ("bob@example.com", "Booked a demo"),
+            ("cy@example.com", "Booked a demo"),
             ("eve@example.com", "Sign Up"),
         }
+
+
+LIST: Final = """
+[[hook]]
+path = "batch"
+scheme = "bearer"
+header = "X-Key"
+secret = "batch-key-0123456789"
+each = "json"
+when = "json.event == 'Sign Up'"
+customer_external_id = "json.userId"
+click = "json.context.traits.clickId"
+id = "json.messageId"
+"""
+
+
+async def test_a_list_of_events_makes_a_lead_of_each_and_comes_again_harmlessly(
+    dub: SandboxDub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """As Segment's destination sends them with a batch size."""
+    click = await dub.click()
+    events: list[object] = [
+        track(click, f"ajs-{number}") | {"userId": f"u_{number}"}
+        for number in range(120)
+    ]
+    events[3:3] = [track(click) | {"event": "Page Viewed"}, {"event": "Sign Up"}, 7]
+    relay = RelayProcess(tmp_path, {"DUB_API_URL": dub.url})
+    relay.config = LIST
+    await relay.start()
+
+    try:
+        key = {"X-Key": "batch-key-0123456789"}
+        body = json.dumps(events).encode()
+        first, again = [
+            await post(session, relay, "batch", body, key) for _ in range(2)
+        ]
+        single = await post(
+            session, relay, "batch", json.dumps(events[0]).encode(), key
+        )
+        none = await post(session, relay, "batch", b"[]", key)
+        settled = await relay.settled(120, within=60)
+    finally:
+        assert await relay.stop() == 0
+
+    assert (first[0], first[1]["status"]) == (202, "queued")
+    assert (again[0], again[1]["status"]) == (200, "done")
+    assert (none[0], none[1]) == (200, {"status": "done", "results": []})
+    assert single[0] == 422
+    words = [it["status"] for it in first[1]["results"]]
+    assert words == ["queued"] * 3 + ["ignored"] * 3 + ["queued"] * 117
+    assert "customer_external_id" in first[1]["results"][4]["reason"]
+    assert [it["status"] for it in again[1]["results"]].count("duplicate") == 120
+    ids = [it["id"] for it in first[1]["results"] if it["status"] == "queued"]
+    assert sorted(it["id"] for it in settled) == sorted(ids)
+    assert {it["status"] for it in settled} == {"delivered"}
 
 
 async def test_where_tickets_are_wanted_a_mapped_hook_takes_no_plain_click(

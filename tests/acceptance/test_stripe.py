@@ -86,7 +86,7 @@ async def test_a_checkout_by_reference_is_a_direct_sale_and_its_renewals_are_sal
         sales = await dub.state("sales")
         assert [(it["eventName"], it["amount"], it["currency"]) for it in sales] == [
             ("Subscription creation", 2000, "usd"),
-            ("Invoice paid", 2000, "eur"),
+            ("Invoice paid", 2500, "usd"),  # 20 euros: Dub keeps dollars
         ]
         # As in Dub's app: the lead behind the sale pays no commission of its own.
         [lead] = await dub.state("leads")
@@ -131,7 +131,7 @@ async def test_a_trial_counts_its_seats_on_the_click_of_the_sign_up(
         ]
         assert {it["clickId"] for it in leads} == {both["dubClickId"]}
         [sale] = await dub.state("sales")
-        assert (sale["eventName"], sale["amount"]) == ("Invoice paid", 2000)
+        assert (sale["eventName"], sale["amount"]) == ("Invoice paid", 2500)
         assert sale["metadata"] == {"plan": "pro", "productId": "prod_1"}
 
 
@@ -228,19 +228,24 @@ async def test_a_refund_takes_the_commission_back_and_counts_no_sale(
         await post(session, relay, bought)
         await post(session, relay, once)
         await relay.settled(2)
-        part = await post(session, relay, refund(refunded=False))
+        some = refund(refunded=False, amount_refunded=500) | {"id": "evt_5"}
+        part = [await post(session, relay, some) for _ in range(2)]
         before = await commissions(dub)
         await dub.fault(status=503, count=1)
         told = [await post(session, relay, it) for it in (refund(), refund(), unnamed)]
-        settled = await relay.settled(4)
+        settled = await relay.settled(5)
 
-        assert part[1]["status"] == "ignored"
-        assert "Only a part" in part[1]["reason"]
+        assert [it["sale"]["status"] for _, it in part] == ["queued", "duplicate"]
+        [left] = [it for it in settled if it["status"] == "rejected"]
+        assert left["lastError"].startswith("A part was refunded")
+        _, shown, _ = await relay.run("leads", "show", left["id"])
+        assert "a part refunded: 500 usd" in shown
+        assert "Dub shows the commission cm_" in shown
         assert before == {"in_1": "pending", "pi_2": "pending"}
         words = ["queued", "duplicate", "queued"]
         assert [it["sale"]["status"] for _, it in told] == words
-        assert [it["status"] for it in settled] == ["delivered"] * 4
-        assert [it["kind"] for it in settled].count("refund") == 2
+        assert [it["status"] for it in settled].count("delivered") == 4
+        assert [it["kind"] for it in settled].count("refund") == 3
         assert await commissions(dub) == {"in_1": "refunded", "pi_2": "refunded"}
         assert len(await dub.state("sales")) == 2
         _, shown, _ = await relay.run("leads", "show", told[0][1]["sale"]["id"])

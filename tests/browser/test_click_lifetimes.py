@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +16,21 @@ from typing import Protocol
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import BrowserContext, Page, async_playwright
 
 from tests.support import webkit
+from tests.support.browsers import (
+    PARTITIONED,
+    PRIVATE,
+    THIRD_PARTY_BLOCKED,
+    Preferences,
+    chromium,
+    firefox,
+)
 from tests.support.engines import ENGINE
 from tests.support.lifetimes import SET_UPS, Seen
 from tests.support.proxy_rig import proxied
-from tests.support.snippet_rig import CLICK, DAY, Site
+from tests.support.snippet_rig import CLICK, DAY, OTHER, Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -30,12 +38,19 @@ IN_WEBKIT = pytest.mark.skipif(ENGINE != "webkit", reason="WebKit's protection a
 
 LANDED = """<script>
 addEventListener('load', () => {
-  const landed = () => fetch('/api/track/landed', {
-    method: 'POST', body: JSON.stringify(document.cookie)});
-  window.dubAnalytics ? dubAnalytics('ready', landed) : landed();
+  let own;
+  try { own = localStorage.own; } catch { own = 'refused'; }
+  const landed = script => fetch('/api/track/landed', {
+    method: 'POST', body: JSON.stringify({script, cookies: document.cookie, own})});
+  window.dubAnalytics ? dubAnalytics('ready', () => landed(true)) : landed(false);
 });
 </script>"""
-"""Says what the page has as its click, once the landing is dealt with."""
+"""Says, after the landing, whether a script ran, and what the page sees as kept."""
+
+ON = """<script>
+addEventListener('load', () => dubAnalytics('ready', () => location = '/signup'));
+</script>"""
+"""Leads on once the landing is dealt with."""
 
 
 class Person(Protocol):
@@ -43,6 +58,7 @@ class Person(Protocol):
 
     def opened(self, url: str) -> AbstractAsyncContextManager[None]: ...
     def without_scripts(self, url: str) -> AbstractAsyncContextManager[None]: ...
+    def in_private(self, url: str) -> AbstractAsyncContextManager[None]: ...
     async def keeps(self, *wanted: str) -> dict[str, float]: ...
     async def loses(self, name: str) -> None: ...
     async def version(self) -> str: ...
@@ -71,6 +87,12 @@ class Driven:
         await self.context.close()
         self.context = before
 
+    @contextlib.asynccontextmanager
+    async def in_private(self, url: str) -> AsyncIterator[None]:
+        """All that Playwright opens in Chromium is private; Firefox starts as such."""
+        async with strict(PRIVATE, []) as private, private.opened(url):
+            yield
+
     async def keeps(self, *wanted: str) -> dict[str, float]:
         held = await self.context.cookies()
         days = {it["name"]: (it["expires"] - time.time()) / DAY for it in held}
@@ -83,6 +105,21 @@ class Driven:
     async def version(self) -> str:
         assert self.context.browser is not None
         return f"{ENGINE.capitalize()} {self.context.browser.version}"
+
+
+@contextlib.asynccontextmanager
+async def strict(
+    in_firefox: Preferences, in_chromium: Sequence[str]
+) -> AsyncIterator[Driven]:
+    """A person with a browser of their own, and with such settings in it."""
+    async with async_playwright() as playwright:
+        starting = (
+            firefox(playwright, in_firefox)
+            if ENGINE == "firefox"
+            else chromium(playwright, in_chromium)
+        )
+        async with starting as browser:
+            yield Driven(await browser.new_context())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -99,7 +136,16 @@ if ENGINE == "webkit":
         async with webkit.names() as resolver:
             yield webkit.Person(tmp_path, screen, resolver)
 
+    @pytest.fixture(name="guarded")
+    def with_webkits_own(person: Person) -> Person:
+        return person
+
 else:
+
+    @pytest_asyncio.fixture(name="guarded", loop_scope="session")
+    async def with_third_parties_apart() -> AsyncIterator[Person]:
+        async with strict(PARTITIONED, THIRD_PARTY_BLOCKED) as person:
+            yield person
 
     @pytest.fixture(name="person")
     def with_another(visitor: Page) -> Person:
@@ -167,7 +213,7 @@ async def test_a_click_is_kept_as_the_docs_say(
     async with how(site) as url, person.opened(f"{url}?dub_id={CLICK}"):
         (held,) = await site.called("landed")
         await judged(seen, name, ENGINE, person, cookies)
-    assert f"dub_id={CLICK}" in held
+    assert f"dub_id={CLICK}" in held["cookies"]
 
 
 async def test_a_click_that_was_lost_comes_back_for_its_full_time(
@@ -181,7 +227,7 @@ async def test_a_click_that_was_lost_comes_back_for_its_full_time(
     async with person.opened(site.url("/signup")):
         *_, held = await site.called("landed", 2)
         await judged(seen, "restored", ENGINE, person, ("dub_id",))
-    assert f"dub_id={CLICK}" in held
+    assert f"dub_id={CLICK}" in held["cookies"]
 
 
 async def test_in_front_of_the_site_no_script_is_needed(
@@ -194,17 +240,37 @@ async def test_in_front_of_the_site_no_script_is_needed(
         await judged(seen, "no script", ENGINE, person, ("dub_id", "dub_relay"))
 
 
-async def test_in_another_sites_frame_nothing_is_kept_and_nothing_breaks(
+async def test_in_a_private_window_the_click_lasts_until_it_closes(
     site: Site, person: Person
 ) -> None:
+    site.pages["/"], site.body = ON, LANDED
+    async with person.in_private(site.url(f"/?dub_id={CLICK}")):
+        (held,) = await site.called("landed")
+    async with person.in_private(site.url("/signup")):
+        *_, later = await site.called("landed", 2)
+    assert f"dub_id={CLICK}" in held["cookies"]
+    assert later == {**held, "cookies": ""}
+
+
+async def test_in_another_sites_frame_nothing_is_kept_and_nothing_breaks(
+    site: Site, guarded: Person
+) -> None:
     """Storage of a frame is not the page's: a click kept there would mislead."""
-    site.pages["/"] = f'<iframe src="{site.url(f"/in?dub_id={CLICK}")}"></iframe>'
-    site.pages["/in"] = site.pages["/later"] = LANDED
-    async with person.opened(site.url("/", "blog.test")):
-        await site.called("landed")
-    async with person.opened(site.url("/later")):
-        *_, held = await site.called("landed", 2)
-    assert "dub_id" not in held
+    around = f'<iframe src="{site.url(f"/in?dub_id={OTHER}")}"></iframe>'
+    site.pages["/around"], site.body = around, LANDED
+    site.pages["/"] = f"<script>localStorage.own = 1</script>{LANDED}"
+    async with guarded.opened(site.url(f"/?dub_id={CLICK}")):
+        (own,) = await site.called("landed")
+    async with guarded.opened(site.url("/around", "blog.test")):
+        *_, framed = await site.called("landed", 2)
+    async with guarded.opened(site.url("/later")):
+        *_, later = await site.called("landed", 3)
+    # It is the same site, and sees nothing of what that has kept.
+    assert framed.pop("own", "refused") == "refused"
+    assert framed == {"script": True, "cookies": ""}
+    assert own["own"] == "1"
+    assert f"dub_id={CLICK}" in later["cookies"]
+    assert later == own
 
 
 # What WebKit alone has

@@ -29,6 +29,7 @@ from tests.support.snippet_rig import (
     click_of,
     clicked,
     cookies_of,
+    kept,
     settled,
     watched,
 )
@@ -83,7 +84,7 @@ async def asks(
 async def stored(page: Page) -> list[Any]:
     """All that is kept of a visitor, wherever."""
     sizes = "[localStorage.length, sessionStorage.length]"
-    return [*await page.context.cookies(), *filter(None, await page.evaluate(sizes))]
+    return [*await kept(page.context), *filter(None, await page.evaluate(sizes))]
 
 
 async def gone(page: Page) -> None:
@@ -91,9 +92,9 @@ async def gone(page: Page) -> None:
     await clicked(page, None)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE.seconds):
-            while await page.context.cookies():
+            while await kept(page.context):
                 await page.wait_for_timeout(10)
-    assert await page.context.cookies() == []
+    assert await kept(page.context) == []
 
 
 @both
@@ -409,7 +410,7 @@ async def test_a_click_under_way_is_not_stored_after_a_refusal(
     await gone(visitor)
 
     assert len(site.posted("click")) == 1
-    assert await visitor.context.cookies() == []
+    assert await kept(visitor.context) == []
 
 
 @pytest.mark.parametrize(

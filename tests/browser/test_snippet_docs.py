@@ -35,9 +35,10 @@ def sample(language: str, holding: str) -> str:
 
 def test_the_page_shows_this_builds_tag_with_its_integrity() -> None:
     """If not, put what the assertion shows into docs/snippet.md."""
-    shown = " ".join(sample("html", "integrity").split())
+    shown = " ".join(sample("html", "crossorigin").split())
 
     assert shown == Snippet().tag()
+    assert Snippet().extras_integrity in sample("html", "importmap")
 
 
 def test_the_page_knows_every_attribute_and_no_other() -> None:

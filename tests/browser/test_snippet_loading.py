@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Awaitable, Callable
 
 import pytest
 from playwright.async_api import Page, Route
 
+from relay.capture.snippet import Snippet
 from tests.support.snippet_rig import (
     ALL,
     AS_DUB_DOES,
@@ -271,3 +273,23 @@ async def test_with_integrity_at_its_unchanging_address(
     await visitor.goto(site.url(f"/?dub_id={OTHER}"))
     assert await visitor.evaluate("typeof dubAnalytics") == "undefined"
     assert await click_of(visitor) == CLICK
+
+
+@pytest.mark.parametrize(("added", "runs"), [("", True), ("A", False)])
+async def test_an_import_map_pins_the_part_that_loads_later(
+    site: Site, visitor: Page, added: str, runs: bool
+) -> None:
+    integrity = Snippet().extras_integrity.replace("-", f"-{added}", 1)
+    pinned = {"integrity": {"/_dub/script.extras.js": integrity}}
+    site.carries({"data-consent": "required", "data-consent-cookie": "yes"})
+    site.head = f'<script type="importmap">{json.dumps(pinned)}</script>{site.head}'
+    await visitor.clock.install()
+    await visitor.goto(site.url("/"))
+    await visitor.evaluate("document.cookie = 'yes=1'")
+    async with visitor.expect_response("**/script.extras.js"):
+        await visitor.goto(site.url(f"/?dub_id={CLICK}"))
+    if runs:
+        await clicked(visitor, CLICK)
+    else:
+        await a_while(visitor)
+        assert await click_of(visitor) is None

@@ -17,6 +17,7 @@ from tests.support.snippet_rig import (
     TRACKED,
     WITH_PARTNER,
     Site,
+    back,
     cookies_of,
     given,
     settled,
@@ -67,7 +68,7 @@ async def test_a_used_click_does_not_come_back(site: Site, visitor: Page) -> Non
     assert await cookies_of(visitor.context) == []
 
     await visitor.goto(site.url("/welcome"))
-    await visitor.go_back()
+    await back(visitor, landing)
     await settled(visitor)
     assert await cookies_of(visitor.context) == []
     bookmark = await visitor.context.new_page()

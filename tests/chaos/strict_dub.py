@@ -3,7 +3,8 @@
 As Dub's own server: ``track/lead`` claims its dedupe key first and never gives it
 back, ``deferred`` passes it by, and an invoice is written down after the answer. Its
 moods come before the work (nothing is done) or after it (the answer is lost or
-replaced). Its list of events lags by some seconds, and may lack some for ever.
+replaced). Its list of events lags (``events_lag_s``), and may lack some for ever
+(``forget``).
 ``GET /report`` says what was counted; ``POST /mood`` sets the moods' shares.
 """
 
@@ -241,6 +242,7 @@ class StrictDub:
                 "calls": self.calls,
                 "telling": len(self.tasks),
                 "forgotten": [list(key) for key in self.forgotten],
+                "lagging": sum(seen > time.time() for _, seen, _, _ in self.events),
             }
         )
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.harness import RelayProcess
 from tests.support.recording_site import Site, talk
-from tests.support.worst_inputs import worst
+from tests.support.worst_inputs import CLERK_SECRET, DUB_SECRET, MAPPED_SECRET, worst
 
 pytestmark = pytest.mark.process
 
@@ -29,6 +29,16 @@ RULES: Final = """
 path = "/signup"
 customer_external_id = "form.id || json.data[?ok].id | [0] || parse_json(form.a).id"
 customer_name = "split(form.a, '%') | [1] || url_query(form.a).a || jwt_claims(form.b)"
+
+[[hook]]
+path = "mapped"
+scheme = "hmac"
+header = "X-Signature"
+secret_env = "MAPPED_SECRET"
+when = "json.eventName == 'Sign Up'"
+customer_external_id = "json.customerExternalId"
+customer_name = "json.metadata[?id].email_address | [0] || json.customerName"
+click = "json.clickId"
 """
 
 
@@ -47,9 +57,10 @@ async def relay(tmp_path: Path) -> AsyncIterator[RelayProcess]:
             "RELAY_UPSTREAM": site.url,
             "RELAY_TRUSTED_PROXIES": "127.0.0.1/32",
             "RELAY_ADMIN_PASSWORD": "a password of the admin",
-            "DUB_WEBHOOK_SECRET": "whsec_of_dub",
+            "DUB_WEBHOOK_SECRET": DUB_SECRET,
+            "MAPPED_SECRET": MAPPED_SECRET,
             "DUB_PUBLISHABLE_KEY": "dub_pk_sandboxsandboxsandbox00",
-            "CLERK_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "RELAY_HOOKS_CLERK_SECRET": CLERK_SECRET,
         }
         process = RelayProcess(tmp_path, settings, config=RULES)
         await process.start()

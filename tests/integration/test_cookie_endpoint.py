@@ -452,6 +452,7 @@ async def test_a_preflight_gets_no_leave(port: int) -> None:
         (b'{"dub_id": ["hQWlM2kPzX9aBcDe"]}', 422, "unprocessable_entity"),
         (b'{"dub_id": ""}', 422, "unprocessable_entity"),
         (b'{"dub_id": "test"}', 422, "unprocessable_entity"),
+        (b'{"dub_id": "test", "used": true}', 422, "unprocessable_entity"),
         (b'{"dub_id": "abcdefgh; Domain=test"}', 422, "unprocessable_entity"),
         (b'{"dub_id": "abcdefgh\\r\\nX: 1"}', 422, "unprocessable_entity"),
         (b'{"dub_id": "' + b"a" * 65 + b'"}', 422, "unprocessable_entity"),

@@ -111,6 +111,22 @@ def test_the_image_runs_as_nobody_and_tells_how_it_is() -> None:
     assert last["EXPOSE"] == image_environ()["RELAY_LISTEN"].rpartition(":")[2]
 
 
+def test_the_images_base_is_pinned_by_its_digest() -> None:
+    given = dict(rest.split("=", 1) for name, rest in instructions() if name == "ARG")
+    bases = [
+        re.sub(r"\$\{(\w+)\}", lambda found: given[found[1]], rest.split()[0])
+        for name, rest in instructions()
+        if name == "FROM"
+    ]
+
+    assert len(set(bases)) == 1, "what is compiled for one base is run on the other"
+    pinned = r"docker\.io/library/python:3\.(\d+)\.\d+-slim-\w+@sha256:[0-9a-f]{64}"
+    found = re.fullmatch(pinned, bases[0])
+    assert found
+    needed = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    assert needed["requires-python"] == ">=3.11" <= f">=3.{found[1]}"
+
+
 def test_the_image_is_built_from_what_is_there_and_not_ignored() -> None:
     kept = re.findall(r"^!(.+)$", (TOP / ".dockerignore").read_text(), re.MULTILINE)
     sources = [
@@ -457,6 +473,58 @@ def test_the_autoscaler_looks_at_a_metric_that_there_is() -> None:
     assert "replicas" not in deployment["spec"]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert of_kind("Service")["spec"]["selector"] == labels
+
+
+# Prometheus
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Path:
+    folder = tmp_path / "prometheus"
+    shutil.copytree(DEPLOY / "prometheus", folder)
+    (folder / "metrics-token").write_text("a-long-random-text")
+    return folder
+
+
+@pytest.mark.process
+def test_promtool_finds_nothing_wrong_with_the_sample(prometheus: Path) -> None:
+    checked = subprocess.run(
+        [program("promtool"), "check", "config", "prometheus.yml"],
+        cwd=prometheus,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.process
+async def test_a_relay_with_a_token_is_scraped_as_the_sample_does(
+    prometheus: Path, tmp_path: Path
+) -> None:
+    [job] = yaml.safe_load((prometheus / "prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
+    given = job["authorization"]
+    token = (prometheus / given["credentials_file"]).read_text()
+    relay = RelayProcess(tmp_path, {"RELAY_METRICS_TOKEN": token})
+    await relay.start()
+
+    async def scraped(headers: Mapping[str, str]) -> tuple[int, str]:
+        async with (
+            aiohttp.ClientSession(relay.url, headers=headers) as session,
+            session.get(job["metrics_path"]) as answer,
+        ):
+            return answer.status, await answer.text()
+
+    status, text = await scraped({"Authorization": f"{given['type']} {token}"})
+    assert status == 200
+    assert "dub_relay_leads{" in text
+    assert (await scraped({}))[0] == 401
+    assert await relay.stop() == 0
+    # The rules look for relays by the job's name.
+    assert f'job="{job["job_name"]}"' in (prometheus / "alerts.yml").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.toml")), ids=str)

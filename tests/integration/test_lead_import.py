@@ -259,6 +259,7 @@ async def test_a_dry_run_says_what_a_run_does_and_changes_nothing(
     rows = [
         *(row("a"), row("a", 80), row("b", status="delivered"), row("b", 95)),
         *(row("c", erasedAt=iso(NOW - DAY)), row("d"), row("d")),
+        row("r", kind="refund", amount=500, invoiceId="in_1", status="delivered"),
     ]
     path = written(tmp_path, table(*rows))
     environ = {"RELAY_DATABASE": f"sqlite:///{tmp_path}/relay.db"}
@@ -266,11 +267,12 @@ async def test_a_dry_run_says_what_a_run_does_and_changes_nothing(
         assert await ran(environ, "leads", "import", path, *words) == 0
         told = json.loads(capsys.readouterr().out)
         assert told == {
-            "read": 7,
+            "read": 8,
             "new": 3,
             "toBeSent": 2,
             "duplicate": 3,
             "erased": 1,
+            "refunds": 1,
             "wrong": 0,
         }
         assert len(await stored(outbox)) == (0 if "--dry-run" in words else 3)
@@ -311,7 +313,10 @@ async def test_files_are_read_as_programs_write_them(
 WRONG: dict[str, tuple[str | bytes, str]] = {
     "no customer": (table(row("")), "2: customerExternalId"),
     "a placeholder": (table(row("undefined")), "2: customerExternalId"),
-    "a refund": (json.dumps(row("u", kind="refund")), "1: kind: neither lead nor sale"),
+    "another kind": (
+        json.dumps(row("u", kind="click")),
+        "1: kind: neither lead nor sale",
+    ),
     "no time": (table(row("u", createdAt="")), "2: createdAt: is missing"),
     "no such time": (table(row("u", createdAt="31.1.")), "2: createdAt: not a time"),
     "the future": (table(row("u", -2)), "2: createdAt: not in the past"),

@@ -270,6 +270,28 @@ async def test_a_file_that_was_replaced_is_not_written_to_any_more(path: Path) -
     assert there[0] == result.lead_id
 
 
+@pytest.mark.parametrize("was_read", [False, True])
+async def test_a_log_that_was_removed_takes_nothing_along_that_was_taken(
+    path: Path, was_read: bool
+) -> None:
+    async with opened(path) as outbox:
+        taken = await put_together(outbox, [new_lead() for _ in range(5)])
+        if was_read:  # by a connection that stays open, and keeps the index of the log
+            assert len(await ids(outbox)) == len(taken)
+        path.with_name(f"{path.name}-wal").unlink()
+
+        for _ in range(10):
+            # An outage, perhaps; it must pass.
+            with contextlib.suppress(OutboxUnavailableError):
+                taken.append(await outbox.put(new_lead()))
+        assert len(taken) > 5
+
+    async with opened(path) as outbox:
+        assert set(await ids(outbox)) == {one.lead_id for one in taken}
+    with raw(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 async def test_a_deleted_file_is_an_outage_and_not_silently_made_anew(
     path: Path,
 ) -> None:

@@ -146,7 +146,8 @@ async def test_a_program_is_no_visitor_and_is_not_made_one(
 
 
 async def test_a_visit_and_an_open_reach_dub_too(dub: SandboxDub, port: int) -> None:
-    visit = await post(port, "track/visit", {"domain": "shop.test", "url": PAGE})
+    page = {"domain": "acme.link", "url": "https://shop.test/partner-ada"}
+    visit = await post(port, "track/visit", page)
     opened = await post(
         port, "track/open", {"deepLink": "https://acme.link/partner-ada"}
     )

@@ -292,7 +292,7 @@ async def test_a_site_that_stays_silent_is_a_504_and_the_lead_stays_held(
         answer = as_message(await one_answer(reader))
 
     assert answer.status == 504
-    assert [name for name, _ in signups.calls] == ["hold"]
+    assert signups.named("unanswered") == [("lead_held", "127.0.0.1")]
 
 
 async def test_a_middleware_sees_every_post(site: Site, visit: Visit) -> None:

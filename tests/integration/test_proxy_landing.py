@@ -11,6 +11,7 @@ import pytest
 from relay.capture.click_cookie import StoringTerms
 from relay.core.http import cookies
 from relay.core.http.consent import parse_consent
+from relay.observability.metrics import Metrics
 from tests.support.proxy_rig import NOW, SECRETS, landing, proxied
 from tests.support.recording_site import Message, Site, ask, request, says
 
@@ -204,6 +205,23 @@ async def test_what_nobody_has_gone_to_plants_no_click(
 
     assert landed.all("Set-Cookie") == []
     assert later.all("Set-Cookie") == []
+
+
+@pytest.mark.parametrize(
+    ("target", "purpose", "status"),
+    [
+        (f"/?dub_id={CLICK}", "prefetch", 503),
+        (f"/?dub_id={CLICK}", "prefetch;prerender", 503),
+        ("/", "prefetch", 200),
+        ("/?dub_id=", "prefetch", 200),
+    ],
+)
+async def test_a_landing_is_not_fetched_ahead_of_its_visit(
+    port: int, target: str, purpose: str, status: int
+) -> None:
+    """A browser shows what it has fetched without asking, and no click was stored."""
+    line = request(f"GET {target}", f"Sec-Purpose: {purpose}")
+    assert (await ask(port, line)).status == status
 
 
 @pytest.mark.parametrize("held", ["", f"; dub_id={CLICK}"])
@@ -410,6 +428,29 @@ async def test_with_consent_a_landing_is_kept_once_the_cookie_says_yes(
     site: Site, headers: list[str], kept: bool
 ) -> None:
     assert ("dub_id" in await landed(site, BY_COOKIE, *headers)) is kept
+
+
+@pytest.mark.parametrize(
+    ("target", "header", "counted"),
+    [
+        (f"/?dub_id={CLICK}", "Cookie: CookieConsent=what", 1),
+        (f"/?dub_id={CLICK}", "Cookie: CookieConsent={stamp:1}", 1),
+        (f"/?dub_id={CLICK}", NO, 0),
+        (f"/?dub_id={CLICK}", YES, 0),
+        (f"/?dub_id={CLICK}", "Cookie: other=what", 0),
+        ("/pricing", "Cookie: CookieConsent=what", 0),
+    ],
+)
+async def test_a_landing_whose_consent_cannot_be_read_is_counted(
+    site: Site, target: str, header: str, counted: int
+) -> None:
+    metrics = Metrics()
+    watched = landing(storing=BY_COOKIE, metrics=metrics)
+    async with proxied(site.url, landings=watched) as port:
+        await ask(port, request(f"GET {target}", DOCUMENT, header))
+
+    text = metrics.render().decode()
+    assert f"dub_relay_consent_unreadable_total {float(counted)}" in text
 
 
 async def test_a_no_removes_what_is_kept(site: Site) -> None:

@@ -535,7 +535,8 @@ async def test_a_sign_up_without_an_answer_stays_held(site: Site) -> None:
         answer = await ask(port, signing_up(COOKIE))
 
     assert answer.status == 502
-    assert [name for name, _ in signups.calls] == ["hold"]
+    assert [name for name, _ in signups.calls] == ["hold", "unanswered"]
+    assert signups.named("unanswered") == [("lead_held", "127.0.0.1")]
 
 
 async def test_a_body_that_breaks_off_is_no_sign_up(site: Site) -> None:

@@ -21,12 +21,12 @@ from relay.observability.metrics import Metrics
 from relay.operations import reconcile
 from relay.operations.alerts.causes import AlertLimits
 from relay.operations.alerts.watcher import AlertTerms, AlertWatcher
+from relay.operations.looks import Report
 from relay.operations.reconcile import (
     LEASE_MS,
     BusyError,
     Reconciler,
     ReconcileTerms,
-    Report,
 )
 from relay.operations.status import Overview, look
 from relay.outbox.backends import open_outbox
@@ -495,6 +495,59 @@ async def test_a_look_that_dub_breaks_off_goes_on_later(
     assert (await rig.look()).confirmed == 1
 
 
+async def test_an_answer_that_is_lost_ends_no_look(rig: Rig) -> None:
+    await rig.delivered("u_1")
+    await rig.fault(status=500, path="/events", count=2)
+
+    report = await rig.look()
+
+    assert (report.confirmed, report.unfinished) == (1, None)
+
+
+async def test_after_a_look_that_ended_early_the_next_comes_soon(rig: Rig) -> None:
+    one = await rig.delivered("u_1")
+    await rig.fault(status=500, path="/events")
+    assert (await rig.look()).unfinished
+    await rig.fault()
+    looker = rig.looker(every_s=3600.0)
+
+    rig.at += MINUTE - 1
+    await looker._look_and_wait()
+    assert (await rig.now_is(one)).status is LeadStatus.DELIVERED
+    rig.at += 1
+    await looker._look_and_wait()
+    assert (await rig.now_is(one)).status is LeadStatus.CONFIRMED
+
+
+async def test_a_lead_that_is_asked_for_by_itself_is_checked_once(rig: Rig) -> None:
+    one = await rig.delivered("u_1")
+    late = list(rig.dub.leads)
+    rig.dub.leads.clear()
+    await rig.look()
+    assert (await rig.look()).missing == 1
+    # Older than what the list is read again for.
+    rig.dub.leads.extend(late)
+
+    report = await rig.look()
+
+    assert (report.checked, report.confirmed) == (1, 1)
+    assert (await rig.now_is(one)).status is LeadStatus.CONFIRMED
+
+
+async def test_more_than_one_look_asks_for_are_asked_for_soon(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "AT_ONCE", 2)
+    for number in range(3):
+        await rig.delivered(f"u_{number}")
+    rig.dub.leads.clear()
+
+    report = await rig.look()
+    assert (report.missing, report.unfinished) == (2, reconcile.MORE)
+    report = await rig.look(after_ms=MINUTE)
+    assert (report.missing, report.unfinished) == (3, None)
+
+
 @pytest.fixture
 def short_pages(monkeypatch: pytest.MonkeyPatch) -> int:
     """Ten events a page, so that a test need not make hundreds."""
@@ -509,6 +562,42 @@ async def test_many_pages_are_read_to_their_end(rig: Rig) -> None:
     report = await rig.look()
     assert report.confirmed == len(ones)
     assert await rig.outbox.counts() == {LeadStatus.CONFIRMED: len(ones)}
+
+
+async def test_the_doubts_of_one_time_share_its_pages(
+    rig: Rig, short_pages: int
+) -> None:
+    """As after an outage of Dub's: the pages of its time are read once for all."""
+    for number in range(4 * short_pages):
+        await rig.delivered(f"u_{number}")
+    doubts = [await rig.in_doubt(f"d_{n}", cut="before") for n in range(4)]
+
+    report = await rig.look()
+
+    pages = 4 + 1  # and the empty one behind
+    by_customer = len(doubts) * 2
+    assert report.settled == len(doubts)
+    assert report.checked == 4 * short_pages + len(doubts)
+    assert report.calls <= 2 * pages + 2 + by_customer
+    for one in doubts:
+        assert (await rig.now_is(one)).status is LeadStatus.WAITING
+
+
+@pytest.mark.usefixtures("short_pages")
+async def test_a_page_that_a_deleted_link_leaves_short_is_not_the_last(
+    rig: Rig,
+) -> None:
+    """Else the list would be asked for each of the others by itself."""
+    await rig.delivered("u_0", click_id=rig.dub.click(rig.dub.links["grace"]).id)
+    for number in range(1, 15):
+        await rig.delivered(f"u_{number}")
+    rig.dub.links["grace"] = replace(rig.dub.links["grace"], gone=True)
+
+    report = await rig.look()
+
+    assert (report.confirmed, report.missing) == (14, 1)
+    alone = [it for it in rig.dub.calls if it.path == "/customers"]
+    assert len(alone) == 1
 
 
 async def test_one_relay_at_a_time_looks_and_one_that_died_holds_up_nobody(

@@ -117,6 +117,8 @@ class TestBrowserEndpoints:
             ("click", {"domain": "acme.link", "key": "x"}, 404),
             ("click", {"domain": "other.link", "key": "ada"}, 404),
             ("visit", {"domain": "acme.link"}, 400),
+            ("visit", {"domain": "acme.link", "url": "https://a.example/x"}, 404),
+            ("visit", {"domain": "a.example", "url": "https://a.example/ada"}, 404),
             ("open", {}, 422),
             ("open", {"deepLink": "https://acme.link/x"}, 404),
             ("lead/client", {}, 401),
@@ -139,7 +141,7 @@ class TestBrowserEndpoints:
         click = {"domain": "acme.link", "key": "ada"}
         async with dub.post("/track/click", json=click, headers=headers) as answer:
             assert (await told(answer))[0] == 403
-        visit = {"domain": "acme.link", "url": "https://b.example/"}
+        visit = {"domain": "acme.link", "url": "https://b.example/ada"}
         async with dub.post("/track/visit", json=visit, headers=headers) as answer:
             assert len((await answer.json())["clickId"]) == 16
         assert (await state(dub))["clicks"] == []
@@ -152,6 +154,44 @@ class TestBrowserEndpoints:
         async with dub.post("/track/open", json={"dubDomain": "acme.link"}) as answer:
             assert (await answer.json())["clickId"] == click_id
 
+    async def test_a_visit_counts_for_the_link_of_its_path(self, dub: Client) -> None:
+        visit = {"domain": "acme.link", "url": "https://a.example/partner-ada?x=1"}
+
+        async with dub.post("/track/visit", json=visit, headers=self.HEADERS) as answer:
+            click_id = (await answer.json())["clickId"]
+
+        [click] = (await state(dub))["clicks"]
+        assert (click["id"], click["linkKey"]) == (click_id, "ada")
+
+    @pytest.mark.parametrize(
+        ("headers", "query", "counted"),
+        [
+            ({"User-Agent": "okhttp/4.12 bot"}, "", True),
+            ({"User-Agent": BROWSER}, "?dub-no-track=1", False),
+            ({"User-Agent": BROWSER, "dub-no-track": "1"}, "", False),
+        ],
+    )
+    async def test_an_opened_app_counts_unless_it_asks_not_to(
+        self, dub: Client, headers: dict[str, str], query: str, *, counted: bool
+    ) -> None:
+        body = {"deepLink": "https://acme.link/partner-ada"}
+
+        async with dub.post(f"/track/open{query}", json=body, headers=headers) as said:
+            opened = await said.json()
+
+        held = await state(dub)
+        assert opened["link"]["key"] == "ada"
+        assert (opened["clickId"] is not None) is counted
+        assert [it["id"] for it in held["clicks"]] == [opened["clickId"]] * counted
+        assert held["phantoms"] == 0
+
+    async def test_an_app_of_another_domain_finds_no_click(self, dub: Client) -> None:
+        click = {"domain": "acme.link", "key": "ada"}
+        await dub.post("/track/click", json=click, headers=self.HEADERS)
+
+        async with dub.post("/track/open", json={"dubDomain": "other.link"}) as answer:
+            assert await answer.json() == {"clickId": None, "link": None}
+
     async def test_a_page_records_a_lead_with_the_publishable_key(
         self, dub: Client
     ) -> None:
@@ -160,33 +200,54 @@ class TestBrowserEndpoints:
 
         async with dub.post("/track/lead/client", json=body, headers=headers) as answer:
             assert (await answer.json())["link"]["key"] == "ada"
+            assert answer.headers["X-RateLimit-Limit"] == "600"
+            assert answer.headers["X-RateLimit-Remaining"] == "599"
         del body["clickId"]
         async with dub.post("/track/lead/client", json=body, headers=headers) as answer:
             assert (await told(answer))[0] == 422
 
+    @pytest.mark.parametrize(
+        ("authorization", "faults", "body", "status", "message", "rated"),
+        [
+            (None, {}, b"{", 401, "Missing publishable key.", False),
+            ("dub_pk_x", {}, b"{", 400, "Invalid or missing publish", False),
+            ("Bearer dub_x", {}, b"{", 400, "Invalid or missing publish", False),
+            ("Bearer dub_pk_x", {"rate": 0}, b"{", 429, "Too many requests.", True),
+            ("Bearer dub_pk_x", {}, b"{", 401, "Invalid publishable key.", True),
+            (f"Bearer {PUBLISHABLE_KEY}", {"plan": "free"}, b"{", 403, "Unauth", True),
+            (f"Bearer {PUBLISHABLE_KEY}", {}, b"{", 400, "Invalid JSON", True),
+            (f"Bearer {PUBLISHABLE_KEY}", {}, b"{}", 403, "Request origin", True),
+        ],
+    )
+    @pytest.mark.parametrize("path", ["lead", "sale"])
+    async def test_a_publishable_key_is_judged_in_dubs_order(
+        self,
+        dub: Client,
+        path: str,
+        authorization: str | None,
+        faults: dict[str, object],
+        body: bytes,
+        status: int,
+        message: str,
+        *,
+        rated: bool,
+    ) -> None:
+        """The page's host is not allowed, which Dub would find last but the fields."""
+        await dub.post("/sandbox/options", json={"allowed_hostnames": ["a.example"]})
+        if faults:
+            await dub.post("/sandbox/faults", json=faults)
+        headers = {"Authorization": authorization} if authorization else {}
 
-@pytest.mark.parametrize(
-    "path", ["/customers/ext_u%2F1", "/customers?externalId=u%2F1", "/customers/{id}"]
-)
-async def test_a_customer_is_found_by_any_of_its_ids(dub: Client, path: str) -> None:
-    body = lead(await minted(dub), customerExternalId="u/1")
-    await dub.post("/track/lead", json=body, headers=KEY)
-    customer_id = (await state(dub))["customers"][0]["id"]
+        url = f"/track/{path}/client"
+        async with dub.post(url, data=body, headers=headers) as answer:
+            seen = await told(answer)
 
-    async with dub.get(path.format(id=customer_id), headers=KEY) as answer:
-        found = await answer.json()
-
-    found = found[0] if isinstance(found, list) else found
-    assert (found["id"], found["externalId"]) == (customer_id, "u/1")
-    assert "clickId" not in found
+        assert (seen[0], seen[2][: len(message)]) == (status, message)
+        assert ("X-RateLimit-Limit" in answer.headers) is rated
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
 
 
-async def test_an_unknown_customer_is_a_404(dub: Client) -> None:
-    async with dub.get("/customers/ext_nobody", headers=KEY) as answer:
-        assert (await told(answer))[2].startswith("Customer not found.")
-
-
-async def test_a_lead_is_announced_with_dubs_signature_after_the_answer(
+async def test_what_is_recorded_is_announced_with_dubs_signature_after_the_answer(
     dub: Client, aiohttp_server: AiohttpServer
 ) -> None:
     received: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
@@ -211,6 +272,22 @@ async def test_a_lead_is_announced_with_dubs_signature_after_the_answer(
     assert envelope["event"] == "lead.created"
     assert envelope["data"]["customer"]["externalId"] == "u_1"
     assert received.empty()
+
+    sale = {"customerExternalId": "u_1", "amount": 800, "currency": "eur"}
+    await dub.post("/track/sale", json=sale | {"invoiceId": "in_1"}, headers=KEY)
+
+    signature, content = await asyncio.wait_for(received.get(), 5)
+
+    assert verify_dub_webhook(("whs",), signature, content)
+    envelope = json.loads(content)
+    assert envelope["event"] == "sale.created"
+    assert envelope["data"]["click"]["id"] == body["clickId"]
+    assert envelope["data"]["sale"] == {
+        "amount": 1000,
+        "currency": "usd",
+        "paymentProcessor": "custom",
+        "invoiceId": "in_1",
+    }
 
 
 class TestThePage:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from relay.proxy.signup_leads import BEHIND, UNANSWERED_PER_HOUR
 from tests.support.harness import RelayProcess
 from tests.support.recording_site import OK, Message, Site, as_message, says, talk
 
@@ -232,6 +234,93 @@ async def test_a_request_behind_a_declined_upgrade_is_answered(
 
     assert await asyncio.wait_for(reader.readexactly(2 * len(OK)), 10) == OK * 2
     writer.close()
+
+
+# --- Sign-ups. ---
+
+
+def sign_up(customer: str, sender: str = "198.51.100.1") -> bytes:
+    body = f"id={customer}".encode()
+    head = SIGN_UP.partition(b"\r\n\r\n")[0].replace(b": 8", b": %d" % len(body))
+    return b"%s\r\nX-Forwarded-For: %s\r\nConnection: close\r\n\r\n%s" % (
+        head,
+        sender.encode(),
+        body,
+    )
+
+
+@pytest.fixture
+async def behind_a_proxy(site: Site, tmp_path: Path) -> AsyncIterator[RelayProcess]:
+    settings = {
+        "RELAY_UPSTREAM": site.url,
+        "RELAY_TRUSTED_PROXIES": "127.0.0.1/32",
+        "RELAY_LIMITS_SIGNUP_RATE": "5",
+        "RELAY_METRICS_TOKEN": "a-token-of-a-test",
+    }
+    process = RelayProcess(tmp_path, settings, config=RULES)
+    await process.start()
+    yield process
+    assert await process.stop() == 0
+
+
+async def counted(relay: RelayProcess) -> dict[str, int]:
+    """Return dub_relay_signups_bounded_total by its label."""
+    asked = b"GET /_dub/metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    asked += b"Authorization: Bearer a-token-of-a-test\r\n\r\n"
+    text = (await talk(port_of(relay), asked)).decode()
+    rows = re.findall(r'signups_bounded_total\{result="(.+?)"\} (\d+)', text)
+    return {result: int(number) for result, number in rows}
+
+
+async def in_state(relay: RelayProcess, status: str, count: int) -> list[str]:
+    """Wait until so many leads are in a state; return their customers."""
+    async with asyncio.timeout(20):
+        while True:
+            found = [one for one in await relay.leads() if one["status"] == status]
+            if len(found) == count:
+                return sorted(one["customerExternalId"] for one in found)
+            await asyncio.sleep(0.05)
+
+
+async def test_unanswered_sign_ups_of_one_address_are_bounded(
+    site: Site, behind_a_proxy: RelayProcess
+) -> None:
+    relay, port = behind_a_proxy, port_of(behind_a_proxy)
+    site.script = says(b"", then_close=True)
+    for number in range(UNANSWERED_PER_HOUR + 20):
+        assert as_message(await talk(port, sign_up(f"u{number}"))).status == 502
+    # A repeat is the same sign-up, and somebody else has rows of his own.
+    for customer in ("u3", "u3", "u3"):
+        await talk(port, sign_up(customer))
+    await talk(port, sign_up("other", "198.51.100.2"))
+
+    held = await in_state(relay, "held", UNANSWERED_PER_HOUR + 1)
+
+    assert held.count("u3") == 1
+    assert "other" in held
+    assert await counted(relay) == {"not_held": 20, "folded": 3}
+    assert len(site.seen) == UNANSWERED_PER_HOUR + 24
+
+
+async def test_leads_of_an_address_with_many_sign_ups_go_last(
+    site: Site, behind_a_proxy: RelayProcess
+) -> None:
+    relay, port = behind_a_proxy, port_of(behind_a_proxy)
+    code, _, _ = await relay.run("delivery", "pause")
+    assert code == 0
+    for number in range(12):
+        assert as_message(await talk(port, sign_up(f"u{number}"))).status == 200
+    assert as_message(await talk(port, sign_up("one", "198.51.100.2"))).status == 200
+
+    leads = await relay.leads()
+
+    assert len(site.seen) == len(leads) == 13
+    late = [one for one in leads if one["nextAttemptAt"] > one["createdAt"]]
+    assert {one["customerExternalId"] for one in late} == {
+        f"u{number}" for number in range(5, 12)
+    }
+    assert all(BEHIND in one["notes"] for one in late)
+    assert await counted(relay) == {"behind": 7}
 
 
 # --- The log. ---

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,12 @@ BLOCKER: Preferences = {
 }
 """With the extensions that Debian's packages bring: uBlock Origin."""
 
+PRIVATE: Preferences = {"browser.privatebrowsing.autostart": True}
+PARTITIONED: Preferences = {"network.cookie.cookieBehavior": 5}
+"""Total Cookie Protection, which is on unless somebody turns it off."""
+
+THIRD_PARTY_BLOCKED = ["--test-third-party-cookie-phaseout"]
+
 LIFE = 40
 """Seconds that a test may take with its page; the slowest takes four."""
 
@@ -76,10 +82,16 @@ async def launched() -> AsyncIterator[Browser]:
 
 
 @contextlib.asynccontextmanager
-async def chromium(playwright: Playwright) -> AsyncIterator[Browser]:
+async def chromium(
+    playwright: Playwright, more: Sequence[str] = (), *, without: Sequence[str] = ()
+) -> AsyncIterator[Browser]:
+    """Run Chromium with ``more`` arguments, and ``without`` some of Playwright's."""
     path = found("chromium", playwright.chromium.executable_path)
     started = await playwright.chromium.launch(
-        executable_path=path, headless=True, args=ARGUMENTS
+        executable_path=path,
+        headless=True,
+        args=[*ARGUMENTS, *more],
+        ignore_default_args=without,
     )
     yield started
     await started.close()
@@ -101,7 +113,9 @@ async def firefox(
         await started.close()
 
 
-LAUNCHING = {"chromium": chromium, "firefox": firefox}
+LAUNCHING: Mapping[
+    str, Callable[[Playwright], contextlib.AbstractAsyncContextManager[Browser]]
+] = {"chromium": chromium, "firefox": firefox}
 
 
 @pytest.fixture

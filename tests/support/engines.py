@@ -60,6 +60,9 @@ CANNOT: Final[dict[str, dict[str, str]]] = {
         "test_the_navigation_api_is_seen_like_push_state": (
             "WebKitGTK 2.50 has no Navigation API"
         ),
+        "test_where_data_is_to_be_saved_the_click_is_kept_all_the_same": (
+            "WebDriver sets no header"
+        ),
         "test_of_several_cookies_the_newest_counts_and_all_are_removed": SOUP,
         "test_a_partners_parameter_is_tracked_and_its_answer_stored": (
             "WebDriver cannot give a navigation its referrer"

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +23,7 @@ from relay.cli.base import existing_outbox
 from relay.config.settings import load
 from relay.core import signing
 from relay.operations.presentation import entry_json
-from relay.outbox.contract import Query
+from relay.outbox.contract import Outbox, Query
 from relay.sandbox.app import DUB, make_dub
 from relay.sandbox.dub import Dub
 from tests.support.forked import LINE_LIMIT, ForkedRelay, can_fork
@@ -145,19 +146,22 @@ class RelayProcess:
         return process.returncode, out.decode(), err.decode()
 
     async def leads(self, customer: str | None = None) -> list[dict[str, Any]]:
-        """The ledger, as `leads list --json` prints it, newest first.
+        """The ledger, as `leads list --json` prints it, newest first."""
+        async with self.outbox() as outbox:
+            entries = await outbox.list(Query(customer=customer))
+        return [entry_json(entry) for entry in entries]
 
-        Read in this process, beside the relay: a command takes a second to start.
-        """
+    @asynccontextmanager
+    async def outbox(self) -> AsyncIterator[Outbox]:
+        """The database, beside the relay: a command takes a second to start."""
         environment = clean_environment() | self.settings()
         settings = load(self._config_file(), environment, complete=False)
         outbox = existing_outbox(settings)
         await outbox.open()
         try:
-            entries = await outbox.list(Query(customer=customer))
+            yield outbox
         finally:
             await outbox.close()
-        return [entry_json(entry) for entry in entries]
 
     async def logged(self, event: str, within: float = 30) -> None:
         """Wait until it has logged an event of this name."""

@@ -670,6 +670,38 @@ class DeliveryContract:
 
         assert [made.lead.id for made in fresh] == [came[7], came[3]]
 
+    async def test_what_stands_behind_others_goes_once_nothing_else_is_due(
+        self, outbox: Outbox
+    ) -> None:
+        behind = [new_lead(waits_ms=HOUR // 4 * n) for n in (3, 1, 2)]
+        await put_all(outbox, [*behind, *(new_lead() for _ in range(8))])
+        others = await outbox.claim(8, NOW, LEASE)
+        last = await outbox.claim(2, NOW, LEASE)
+
+        assert not {one.lead.id for one in behind} & set(claimed(others))
+        assert claimed(last) == [behind[1].lead.id, behind[2].lead.id]
+        await outbox.settle(last[0], waiting(NOW + HOUR), NOW)
+        assert claimed(await outbox.claim(2, NOW, LEASE)) == [behind[0].lead.id]
+        # What was tried waits for its time.
+        assert await outbox.claim(2, NOW, LEASE) == []
+
+    async def test_what_stands_behind_others_is_due_at_its_time(
+        self, outbox: Outbox
+    ) -> None:
+        behind, other = new_lead(waits_ms=9), new_lead(lead(created_at=NOW + 10))
+        await put_all(outbox, [other, behind])
+
+        assert (await entry(outbox, behind.lead.id)).since == NOW + 9
+        assert claimed([await claim_one(outbox, NOW + 10)]) == [behind.lead.id]
+
+    async def test_of_one_customer_the_first_still_goes_first(
+        self, outbox: Outbox
+    ) -> None:
+        first, second = (new_lead(lead("u"), waits_ms=n) for n in (HOUR, 0))
+        await put_all(outbox, [first, second])
+
+        assert claimed(await outbox.claim(9, NOW, LEASE)) == [first.lead.id]
+
     async def test_leads_that_were_tried_before_are_no_fresh_ones(
         self, outbox: Outbox
     ) -> None:

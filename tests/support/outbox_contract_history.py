@@ -188,7 +188,9 @@ class HistoryContract:
         assert await outbox.attempts(lead_id) == []
         assert await outbox.counts() == {settled: 1}
 
-    @pytest.mark.parametrize("other", sorted(set(LeadStatus) - SETTLED))
+    @pytest.mark.parametrize(
+        "other", sorted(set(LeadStatus) - SETTLED - {LeadStatus.HELD})
+    )
     async def test_what_dub_has_not_stays_whatever_its_age(
         self, outbox: Outbox, other: LeadStatus
     ) -> None:
@@ -200,6 +202,16 @@ class HistoryContract:
 
         assert await removed(outbox, NOW + 900 * DAY) == 0
         assert await outbox.counts() == {other: 1}
+
+    async def test_what_is_held_goes_too_and_makes_nothing_a_repeat(
+        self, outbox: Outbox
+    ) -> None:
+        await outbox.put(signup("u", status=LeadStatus.HELD))
+
+        assert (await outbox.remove_old(0, NOW + 1, 9, for_ever=True)).leads == 1
+
+        again = await outbox.put(signup("u", NOW + DAY))
+        assert again.outcome is Inserted.NEW
 
     async def test_what_dubs_list_does_not_show_stays_for_a_person(
         self, outbox: Outbox
@@ -214,8 +226,8 @@ class HistoryContract:
     ) -> None:
         for number in range(5):
             await reach(outbox, LeadStatus.DELIVERED, signup(f"u{number}"))
-        held = new_lead(lead("held"), status=LeadStatus.HELD)
-        await outbox.put(held)
+        rejected = new_lead(lead("rejected"), status=LeadStatus.REJECTED)
+        await outbox.put(rejected)
 
         steps: list[int] = []
         last: int | None = 0
@@ -225,7 +237,7 @@ class HistoryContract:
             last = step.last
 
         assert steps == [2, 2, 1, 0]
-        assert await ids(outbox) == [held.lead.id]
+        assert await ids(outbox) == [rejected.lead.id]
 
     async def test_what_came_or_ended_later_stays_though_captured_long_ago(
         self, outbox: Outbox

@@ -62,6 +62,7 @@ class Remembering:
         click_id: str | None,
         origin: Mapping[str, str],
         held: Held | None,
+        address: str,
         patience: float,  # noqa: ARG002 - the protocol's
     ) -> bool:
         lead = {
@@ -71,12 +72,16 @@ class Remembering:
             "origin": origin,
             "held": held.lead_id if held else None,
             "problem": draft.problem,
+            "address": address,
         }
         self.calls.append(("take", lead))
         return self.safe
 
     async def drop(self, held: Held) -> None:
         self.calls.append(("drop", held.lead_id))
+
+    async def unanswered(self, held: Held, address: str) -> None:
+        self.calls.append(("unanswered", (held.lead_id, address)))
 
     def missed(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -87,6 +92,7 @@ def landing(
     domain: str | None = None,
     now: int = NOW,
     storing: StoringTerms = ALWAYS,
+    metrics: Metrics | None = None,
 ) -> Landing:
     return Landing(
         SECRETS,
@@ -94,7 +100,7 @@ def landing(
         attribution=attribution,
         domain=domain,
         clock=lambda: now,
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
         storing=storing,
     )
 

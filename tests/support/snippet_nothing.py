@@ -30,7 +30,7 @@ class Patience:
         """Start a test."""
         self.seconds, self.page = 8.0, page
         # Some waits begin before the script is served, and last until they end.
-        page.set_default_timeout(1000)
+        page.set_default_timeout(3000)
         page.set_default_navigation_timeout(30_000)
 
     def ends(self) -> None:
@@ -52,8 +52,12 @@ SERVERS = "the server's doing: no script of the site has a part in it"
 
 HOLDS: Final = {
     "test_dubs_stores_whatever_is_said": "shows the fault of Dub's way alone",
+    "test_a_click_is_kept_as_the_docs_say[dub]": "Dub's own script keeps it",
+    "test_a_click_is_kept_as_the_docs_say[front]": SERVERS,
+    "test_in_front_of_the_site_no_script_is_needed": SERVERS,
     "test_a_landing_through_the_proxy_needs_no_javascript": SERVERS,
     "test_an_image_plants_no_click": SERVERS,
+    "test_in_front_of_the_site_what_is_fetched_ahead_costs_no_click": SERVERS,
     "test_no_other_origin_can_plant_a_click": SERVERS,
 }
 """What is so without a snippet, by the test's name, and why the test is there."""
@@ -78,7 +82,7 @@ def judged(items: list[pytest.Item]) -> Iterator[pytest.Item]:
     for item in items:
         if not {"site", "shop"} & set(getattr(item, "fixturenames", ())):
             continue
-        if getattr(item, "originalname", None) not in HOLDS:
+        if not {item.name, getattr(item, "originalname", None)} & set(HOLDS):
             item.add_marker(
                 pytest.mark.xfail(strict=True, raises=FAILURES, reason="no snippet")
             )

@@ -205,7 +205,7 @@ def snippet(
 
 @contextlib.asynccontextmanager
 async def running(
-    more: Callable[[web.Application], None] | None = None,
+    more: Callable[[web.Application], object] | None = None,
 ) -> AsyncIterator[Site]:
     """Run a site on a free port."""
     site = Site()
@@ -229,14 +229,20 @@ async def running(
     await runner.cleanup()
 
 
+async def kept(context: BrowserContext, url: str | None = None) -> list[Any]:
+    """All cookies, or those of an address; Firefox lists those that have ended, too."""
+    held = await context.cookies(url)
+    return [it for it in held if it["expires"] == -1 or it["expires"] > time.time()]
+
+
 async def cookies_of(context: BrowserContext, name: str = "dub_id") -> list[Any]:
     """All cookies of a name, whatever their Domain."""
-    return [each for each in await context.cookies() if each["name"] == name]
+    return [each for each in await kept(context) if each["name"] == name]
 
 
 async def click_of(page: Page) -> str | None:
     """The click that the page's own scripts and its server would read."""
-    held = await page.context.cookies(page.url)
+    held = await kept(page.context, page.url)
     return next((each["value"] for each in held if each["name"] == "dub_id"), None)
 
 
@@ -248,6 +254,12 @@ async def clicked(page: Page, click: str | None) -> None:
             while (held := await click_of(page)) != click:
                 await page.wait_for_timeout(10)
     assert held == click
+
+
+async def back(page: Page, url: str) -> None:
+    """Go back to an address: a page that Firefox has kept is not loaded again."""
+    await page.evaluate("history.back()")
+    await page.wait_for_function("url => location.href == url", arg=url)
 
 
 async def settled(page: Page) -> None:

@@ -186,6 +186,12 @@ class Person:
             yield
 
     @contextlib.asynccontextmanager
+    async def in_private(self, url: str) -> AsyncIterator[None]:
+        """Have a page open in a private window, of which no file tells."""
+        async with self._browsing(url, "--private"):
+            yield
+
+    @contextlib.asynccontextmanager
     async def _browsing(self, url: str, *options: str) -> AsyncIterator[None]:
         log = self.home / "webkit.log"
         with log.open("wb") as errors:

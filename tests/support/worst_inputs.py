@@ -7,15 +7,22 @@ ends its connection.
 from __future__ import annotations
 
 import gzip
+import hmac
 import json
+import time
 import zlib
-from collections.abc import Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, count, islice
 from typing import Final
 
 import brotli  # type: ignore[import-untyped]  # ships no types
+from backports import zstd
+
+from tests.support.harness import API_KEY, HOOK_SECRET
+from tests.support.provider_rig import by_standard, by_svix
 
 MIB: Final = 1 << 20
+SMALL: Final = 65_000
 FIELD: Final = 32_000
 """Bytes of a field that is just accepted."""
 
@@ -107,6 +114,9 @@ def forms(path: str, *fields: str) -> Iterator[bytes]:
         "utf-7",
         "nosuch",
         "iso-2022-jp",
+        *("utf-16", "utf-32", "utf-8-sig", "gb18030", "hz", "shift_jis", "cp037"),
+        *("zlib", "bz2", "base64", "rot13", "uu", "raw_unicode_escape", "mbcs"),
+        *("UTF_8", "utf-8;charset=punycode", '"punycode"', "x" * 3000),
     ):
         yield posted(
             path, f"{FORM}; charset={charset}", b"a=" + b"-" * 300_000, *fields
@@ -137,8 +147,8 @@ def multiparts(path: str, *fields: str) -> Iterator[bytes]:
     )
 
 
-def documents(path: str, *fields: str) -> Iterator[bytes]:
-    """JSON, each of 1 MiB."""
+def documents(path: str, *fields: str, size: int = MIB) -> Iterator[bytes]:
+    """JSON, each of that size."""
     for text in (
         "[",
         '{"a":',
@@ -150,17 +160,26 @@ def documents(path: str, *fields: str) -> Iterator[bytes]:
         "\\",
         "[[],",
         "-1e9,",
+        *("1e999999,", "9" * 100 + ",", "9" * 101 + ",", "0.1", "NaN,", "-", "1e"),
+        *("\ufeff", ")]}'", "/*", "cb(", "\x1e1", "[]\n", '"\\ud800', "{}&&"),
     ):
-        yield posted(path, "application/json", fill(text, MIB).encode(), *fields)
+        yield posted(path, "application/json", fill(text, size).encode(), *fields)
     many = json.dumps({f"k{n}": n for n in range(60_000)}).encode()[:MIB]
     rows = json.dumps({"data": [{"id": n, "ok": True} for n in range(40_000)]}).encode()
     for body in (
-        many,
-        rows[:MIB],
-        b"[" + b"9" * 900_000 + b"]",
+        many[:size],
+        rows[:size],
+        b"[" + b"9" * (size - 100) + b"]",
         b'{"a":' + b"1" * 4000 + b"}",
     ):
         yield posted(path, "application/json", body, *fields)
+
+
+SKIPPED: Final = b"\x50\x2a\x4d\x18\x00\x00\x00\x00"
+"""A frame of zstd that is to be skipped (RFC 8878, 3.1.2)."""
+
+WIDE: Final = b"\x28\xb5\x2f\xfd\x00\xf8" + b"\x03\x00\x10a" * 100_000
+"""A frame that asks for a window of two gigabytes."""
 
 
 def compressed(path: str, *fields: str) -> Iterator[bytes]:
@@ -172,11 +191,34 @@ def compressed(path: str, *fields: str) -> Iterator[bytes]:
         ("br", brotli.compress(big, quality=1)),
         ("gzip", gzip.compress(b"") * 50_000),
         ("gzip, gzip", gzip.compress(gzip.compress(big))),
+        ("br, gzip", gzip.compress(brotli.compress(big, quality=1))),
+        ("gzip, zstd", zstd.compress(gzip.compress(big))),
+        ("zstd", zstd.compress(big)),
+        ("zstd", zstd.compress(b"a") * 50_000),
+        ("zstd", SKIPPED * 100_000),
+        ("zstd", WIDE),
         (fill("gzip,"), gzip.compress(b"a=b")),
         ("gzip", b"\x1f\x8b" + b"\xff" * 900_000),
         ("br", b"\xff" * 900_000),
     ):
         yield posted(path, FORM, body[:MIB], f"Content-Encoding: {coding}", *fields)
+
+
+def chunked(path: str, *fields: str) -> Iterator[bytes]:
+    """Bodies in pieces, as many as the parser of HTTP takes at once, and more.
+
+    What passes to the site may have any number of them: 8 ms for 100 KB.
+    """
+    head = [f"Content-Type: {FORM}", "Transfer-Encoding: chunked", *fields]
+    start = request(f"PUT {path}", *head).replace(b"PUT ", b"POST ", 1)
+    for piece in (
+        b"1\r\n=\r\n",
+        b"1;%s\r\n=\r\n" % (b"a" * 1000),
+        b"000000000000001\r\n&\r\n",
+        b"2\r\n%4\r\n",
+    ):
+        yield start + piece * (MIB // 2 // len(piece)) + b"0\r\n\r\n"
+    yield start + b"1\r\n=\r\n0\r\n" + b"X: a\r\n" * 100 + b"\r\n"
 
 
 def unsigned(path: str) -> Iterator[bytes]:
@@ -204,6 +246,91 @@ def unsigned(path: str) -> Iterator[bytes]:
     yield posted(path, "application/json" + fill(";"), b"{}", "webhook-signature: v1,x")
 
 
+Signed = Callable[[str], Mapping[str, str]]
+"""Returns the headers that a body comes with from who may send it."""
+
+DUB_SECRET: Final = "whsec_of_dub"
+CLERK_SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+MAPPED_SECRET: Final = "a secret of some service"
+
+_numbers = count()
+
+
+def by_site(body: str) -> Mapping[str, str]:
+    return by_standard(HOOK_SECRET, f"msg_{next(_numbers)}", body, time.time())
+
+
+def by_clerk(body: str) -> Mapping[str, str]:
+    return by_svix(CLERK_SECRET, f"msg_{next(_numbers)}", body, time.time())
+
+
+def by_dub(body: str) -> Mapping[str, str]:
+    digest = hmac.new(DUB_SECRET.encode(), body.encode(), "sha256")
+    return {"Dub-Signature": digest.hexdigest()}
+
+
+def by_service(body: str) -> Mapping[str, str]:
+    digest = hmac.new(MAPPED_SECRET.encode(), body.encode(), "sha256")
+    return {"X-Signature": digest.hexdigest()}
+
+
+def by_token(_: str) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {API_KEY}"}
+
+
+def told(
+    path: str, signed: Signed, fields: Callable[[object], object]
+) -> Iterator[bytes]:
+    """What is proved to come from who may send it, and is the worst he can say.
+
+    ``fields`` puts a value into the place of a document that a visitor fills.
+    """
+    for text in ("[", "[[],", '{"a":', "1e9,", "-0.0,", '"\\u0041', "9", "[1.5e3,"):
+        body = fill(text, MIB - 1)
+        yield posted(path, "application/json", body.encode(), *said(signed, body))
+    long = "é" * 500_000
+    for value in (
+        {f"k{number}": number for number in range(40_000)},
+        [[number] for number in range(90_000)],
+        [2**70] * 40_000,
+        [1.5e300] * 90_000,
+        "%41" * 340_000,
+        long,
+        "\ud800" * 170_000,
+        json.loads("[" * 500 + "]" * 500),
+        [{"id": number, "email_address": "a@b.c"} for number in range(20_000)],
+    ):
+        body = json.dumps(fields(value), ensure_ascii=value is not long)
+        assert len(body.encode()) <= MIB
+        yield posted(path, "application/json", body.encode(), *said(signed, body))
+
+
+def said(signed: Signed, body: str) -> Iterator[str]:
+    return (f"{name}: {value}" for name, value in signed(body).items())
+
+
+def a_lead(value: object) -> object:
+    return {
+        "clickId": "hQWlM2kPzX9aBcDe",
+        "eventName": "Sign Up",
+        "customerExternalId": f"u_{next(_numbers)}",
+        "customerName" if isinstance(value, str) else "metadata": value,
+    }
+
+
+def a_user(value: object) -> object:
+    user = f"user_{next(_numbers)}"
+    place = "first_name" if isinstance(value, str) else "email_addresses"
+    data = {"id": user, "unsafe_metadata": {"dubTicket": "a.b.c"}, place: value}
+    return {"type": "user.created", "object": "event", "data": data}
+
+
+def an_event(value: object) -> object:
+    customer = {"id": "c", "externalId": f"u_{next(_numbers)}", "name": value}
+    data = {"eventName": "Sign Up", "customer": customer, "click": {"id": "c"}}
+    return {"id": "evt_1", "event": "lead.created", "data": data}
+
+
 def planting(path: str) -> Iterator[bytes]:
     cookies = f"Cookie: {fill('dub_relay=x.y.z; ')}"
     for kind in ("application/json", "application/json" + fill(";", 20_000)):
@@ -214,6 +341,13 @@ def planting(path: str) -> Iterator[bytes]:
 def senders(count: int) -> Iterator[str]:
     """Return addresses of as many visitors, as a trusted proxy names them."""
     return (f"X-Forwarded-For: 198.51.100.{number}" for number in range(count))
+
+
+def from_many(*requests: Iterator[bytes]) -> Iterator[bytes]:
+    """Send each from an address of its own: none is refused for its number."""
+    for raw, sender in zip(chain(*requests), senders(250), strict=False):
+        line, _, rest = raw.partition(b"\r\n")
+        yield b"\r\n".join((line, sender.encode(), rest))
 
 
 def signing_in(path: str) -> Iterator[bytes]:
@@ -242,7 +376,7 @@ def worst() -> Mapping[str, Iterator[bytes]]:
     dashboard = f"{own}/dashboard"
     return {
         "any page of the site": chain(
-            heads(), forms("/form", CLICK), documents("/form", CLICK)
+            heads(), forms("/form", CLICK), documents("/form", CLICK), chunked("/form")
         ),
         "a sign-up": chain(
             heads("/signup"),
@@ -250,21 +384,41 @@ def worst() -> Mapping[str, Iterator[bytes]]:
             multiparts("/signup", CLICK),
             documents("/signup", CLICK),
             compressed("/signup", CLICK),
+            chunked("/signup", CLICK),
         ),
-        "`hooks/signup`": unsigned(f"{own}/hooks/signup"),
-        "`hooks/<provider>`, a `[[hook]]`": unsigned(f"{own}/hooks/clerk"),
-        "`hooks/dub`": unsigned(f"{own}/hooks/dub"),
+        "`hooks/signup`": chain(
+            unsigned(f"{own}/hooks/signup"),
+            told(f"{own}/hooks/signup", by_site, a_lead),
+            chunked(f"{own}/hooks/signup"),
+        ),
+        "`hooks/<provider>`, a `[[hook]]`": chain(
+            unsigned(f"{own}/hooks/clerk"),
+            told(f"{own}/hooks/clerk", by_clerk, a_user),
+            unsigned(f"{own}/hooks/mapped"),
+            told(f"{own}/hooks/mapped", by_service, a_lead),
+        ),
+        "`hooks/dub`": chain(
+            unsigned(f"{own}/hooks/dub"), told(f"{own}/hooks/dub", by_dub, an_event)
+        ),
         "`track/lead`, `track/sale`": chain(
             documents(f"{own}/track/lead", "Authorization: Bearer dub_wrong"),
             documents(f"{own}/track/sale", "Authorization: Bearer dub_wrong"),
             [request(f"POST {own}/track/lead", f"Authorization: Bearer {fill('a')}")],
+            told(f"{own}/track/lead", by_token, a_lead),
+            told(f"{own}/track/sale", by_token, a_lead),
         ),
         "`track/click`, `track/open`": chain(
-            documents(f"{own}/track/click"), forms(f"{own}/track/open", CLIENT)
+            documents(f"{own}/track/click"),
+            from_many(documents(f"{own}/track/click", size=SMALL)),
+            forms(f"{own}/track/open", CLIENT),
         ),
         "`track/lead/client`, `track/sale/client`": chain(
             documents(f"{own}/track/lead/client", PUBLISHABLE),
             documents(f"{own}/track/sale/client", PUBLISHABLE),
+            from_many(
+                documents(f"{own}/track/lead/client", PUBLISHABLE, size=SMALL),
+                documents(f"{own}/track/sale/client", PUBLISHABLE, size=SMALL),
+            ),
             [request(f"POST {own}/track/lead/client", f"Authorization: {fill('a')}")],
         ),
         "`cookie`, `ticket`": chain(

@@ -46,6 +46,31 @@ def test_what_is_longer_than_a_cookie_is_no_yes() -> None:
     assert parse_consent("site_consent").verdict([("site_consent", value)]) is False
 
 
+@pytest.mark.parametrize(
+    ("asked", "value", "readable"),
+    [
+        ("cookiebot", "-1", True),
+        ("cookiebot", "{necessary:true,marketing:false}", True),
+        ("cookiebot", "{necessary:true,marketing:}", False),
+        ("cookiebot", "{stamp:'x'}", False),
+        ("cookieconsent", '{"categories":["necessary"]}', True),
+        ("site_consent", "denied", True),
+        ("site_consent", "perhaps", False),
+        ("site_consent", "", False),
+        ("site_consent", "marketing:true," * MOST, False),
+        ("site_consent=1", "anything", True),
+        ("site_consent:dub", '{"other":true}', False),
+    ],
+)
+def test_what_is_no_yes_may_be_no_answer_at_all(
+    asked: str, value: str, readable: bool
+) -> None:
+    cookie = parse_consent(asked)
+    pairs = [("other", "what"), (cookie.name, value)]
+    assert cookie.is_readable(pairs) is readable
+    assert cookie.is_readable([("other", "what")])
+
+
 @pytest.mark.parametrize("text", ["", "=yes", ":ads", "name:", "a b", "a;b", "näme"])
 def test_what_is_no_cookies_name_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a cookie's name"):

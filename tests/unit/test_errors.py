@@ -68,11 +68,16 @@ def test_a_code_that_the_sdks_do_not_know_is_refused() -> None:
         (errors.click_not_found("c1"), "Click event not found for clickId: c1"),
         (errors.link_not_found("c1"), "Link not found for clickId: c1"),
         (
-            errors.link_elsewhere("l1", "c1"),
+            errors.link_elsewhere("l1", "clickId c1"),
             "Link l1 for clickId c1 does not belong to the workspace",
         ),
+        (errors.customers_link_not_found("cus_1"), "Link not found for customer cus_1"),
         (
-            errors.link_disabled("l1", "c1"),
+            errors.link_disabled("l1", "customer cus_1", "sale"),
+            "Link l1 for customer cus_1 is disabled, sale not tracked",
+        ),
+        (
+            errors.link_disabled("l1", "clickId c1", "lead"),
             "Link l1 for clickId c1 is disabled, lead not tracked",
         ),
         (errors.NEED_HIGHER_PLAN, "Unauthorized: Need higher plan."),

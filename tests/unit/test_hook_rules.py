@@ -17,7 +17,7 @@ from relay.core.providers import PROVIDERS, schemes
 from relay.core.providers.account import Ignored, NewAccount, PayloadError
 from relay.core.rules.documents import Document
 from relay.core.rules.hook_compiler import compile_hooks
-from relay.core.rules.hook_events import read
+from relay.core.rules.hook_events import events, read
 from relay.core.rules.hook_rules import HookRule
 from relay.core.rules.rule import RuleError
 from relay.core.signing import (
@@ -101,6 +101,24 @@ class TestReading:
 
         assert isinstance(read(made, call({"id": 1, "kind": "old"}), ""), Ignored)
         assert lead(made, {"id": 1, "kind": "new"}).kind == "Sign Up"
+
+    def test_a_call_may_bring_a_list_of_events(self) -> None:
+        made = rule(each="json.events", when="query.step == 'new'")
+        query = {"query": {"step": "new"}}
+        body = {"events": [{"id": 1}, {"id": 2}]}
+
+        found = [read(made, it, "") for it in events(made, call(body, **query))]
+
+        people = [it.person for it in found if isinstance(it, NewAccount)]
+        assert [it["customerExternalId"] for it in people] == ["1", "2"]
+
+    def test_without_each_the_call_is_the_event(self) -> None:
+        assert events(rule(), call([1, 2])) == [call([1, 2])]
+
+    @pytest.mark.parametrize("json", [None, {}, "text", 1])
+    def test_where_each_finds_no_list_the_call_is_refused(self, json: Any) -> None:
+        with pytest.raises(PayloadError, match="each found no list: json"):
+            events(rule(each="json"), call(json))
 
     @pytest.mark.parametrize(
         ("changes", "json", "why"),
@@ -210,6 +228,12 @@ customer_external_id = "json.id"
 
 
 class TestSettings:
+    def test_tables_of_one_path_have_one_list(self) -> None:
+        with pytest.raises(RuleError) as caught:
+            compile_hooks([PLAIN | {"each": "json"}, PLAIN], NAMES)
+
+        assert str(caught.value) == "hook[1].each: must be the same in all of crm"
+
     @pytest.mark.parametrize("place", ["secret", "secret_env", "secret_file"])
     def test_a_secret_stands_in_the_file_the_environment_or_a_file_of_its_own(
         self, place: str, tmp_path: Path

@@ -16,10 +16,12 @@ from relay.core.dub.refunds import (
     Commission,
     found_commission,
     interpret_refund,
+    left_to_a_person,
+    refund_key,
 )
 from relay.core.dub.replies import Answer, Meaning, NoAnswer, Outcome
 from relay.core.dub.retry import HOUR, Move, Park, Policy, decide, unrepeatable
-from relay.core.leads import Lead, LeadRecord, LeadStatus, Sale, Step
+from relay.core.leads import ByHand, Lead, LeadRecord, LeadStatus, Sale, Step
 
 NOW = 1_732_171_669_000
 REFUND = Sale(2198, "usd", "stripe", "in_1", refund=True)
@@ -102,6 +104,20 @@ def test_whatever_else_ends_the_search(
             error(400, "bad_request", "Commission cm_1 has already been paid."),
             Meaning.FINAL,
         ),
+        (
+            error(
+                400,
+                "bad_request",
+                "Cannot update commission: Its payout is already processing.",
+            ),
+            Meaning.FINAL,
+        ),
+        (
+            error(
+                400, "bad_request", "This commission is already in the refunded status."
+            ),
+            Meaning.TAKEN,
+        ),
         (error(403, "forbidden"), Meaning.FINAL),
         (NoAnswer(sent=True, reason="cut"), Meaning.AGAIN),
     ],
@@ -144,6 +160,51 @@ def test_where_the_invoice_is_not_known_a_person_is_asked() -> None:
     assert isinstance(move, Move)
     assert move.status is LeadStatus.REJECTED
     assert "2025-03-31" in (move.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "said"),
+    [("part", "A part was refunded"), ("dispute", "A dispute was lost")],
+)
+def test_what_dub_cannot_be_told_of_is_left_to_a_person(
+    by_hand: ByHand, said: str
+) -> None:
+    move = after(left_to_a_person(by_hand), replace(REFUND, by_hand=by_hand))
+
+    assert isinstance(move, Move)
+    assert move.status is LeadStatus.REJECTED
+    # The same for each: alerts come once for each reason.
+    assert (move.reason or "").startswith(said)
+
+
+def test_where_nobody_is_paid_for_it_nobody_is_asked() -> None:
+    none = Outcome(Meaning.NO_LINK, NO_COMMISSION)
+
+    move = after(none, replace(REFUND, by_hand="part"), waited=HOUR)
+
+    assert isinstance(move, Move)
+    assert move.status is LeadStatus.DELIVERED
+
+
+def test_of_a_dispute_whose_invoice_is_not_known_a_person_is_asked() -> None:
+    sale = replace(REFUND, unnamed=True, by_hand="dispute")
+
+    move = after(Outcome(Meaning.NO_LINK, NO_COMMISSION), sale, waited=HOUR)
+
+    assert isinstance(move, Move)
+    assert move.status is LeadStatus.REJECTED
+    assert "no invoice in a dispute" in (move.reason or "")
+
+
+def test_each_part_is_one_refund_and_the_whole_another() -> None:
+    part = replace(REFUND, amount=500, by_hand="part")
+    more = replace(part, amount=700)
+    dispute = replace(part, by_hand="dispute")
+
+    keys = [refund_key(sale) for sale in (REFUND, part, more, dispute)]
+
+    assert len(set(keys)) == 4
+    assert refund_key(replace(REFUND, amount=1)) == refund_key(REFUND)
 
 
 def test_a_refund_in_doubt_may_be_sent_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -20,7 +21,7 @@ from relay.core.leads import Mode
 from relay.sandbox.app import sample_links
 from relay.sandbox.dub import DEDUPE_MS, SAME_CLICK_MS, Around, Dub
 from relay.sandbox.model import RefusalError
-from relay.sandbox.state import lead_created, sign, state_json
+from relay.sandbox.state import announcement, sign, state_json
 
 START = 1_700_000_000_000
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0.0.0 Safari/537.36"
@@ -133,6 +134,17 @@ class TestTakingALead:
         assert dub.customers["u_1"].avatar is not None
 
         dub.track_lead(lead(click_id, event_name="Two", customer_avatar="nothing"))
+
+        assert dub.customers["u_1"].avatar is None
+
+    def test_an_avatar_that_fails_at_a_second_upload_is_gone_too(
+        self, dub: Dub
+    ) -> None:
+        fields = lead(minted(dub), customer_avatar="https://a.example/x.png")
+        dub.track_lead(replace(fields, mode=Mode.DEFERRED))
+        assert dub.customers["u_1"].avatar is not None
+
+        dub.track_lead(fields, Around(avatar_fails=True))
 
         assert dub.customers["u_1"].avatar is None
 
@@ -366,7 +378,7 @@ def test_a_webhook_carries_the_lead_and_dubs_signature(dub: Dub) -> None:
     answer = dub.track_lead(lead(click_id))
     assert answer.lead is not None
 
-    envelope = lead_created(dub, answer.lead)
+    envelope = announcement(dub, answer.lead)
 
     assert envelope["event"] == "lead.created"
     assert envelope["data"]["customer"]["externalId"] == "u_1"

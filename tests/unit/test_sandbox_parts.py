@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
@@ -9,13 +10,13 @@ import pytest
 
 from relay.core.dub.track_lead import LeadFields
 from relay.core.leads import Mode
-from relay.sandbox.api import track_sale
 from relay.sandbox.app import sample_links
 from relay.sandbox.browser import Visitor, final_url, visit
-from relay.sandbox.dub import Around, Dub
+from relay.sandbox.dub import DEDUPE_MS, Around, Dub
 from relay.sandbox.faults import Faults, KnobError, Options
 from relay.sandbox.model import Link, RefusalError
-from relay.sandbox.wire import Circuit, require_hostname
+from relay.sandbox.sales import track_sale
+from relay.sandbox.wire import SERVER, Circuit, Meter, require_hostname
 
 START = 1_700_000_000_000
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0.0.0 Safari/537.36"
@@ -116,12 +117,19 @@ class TestShortLinks:
                 "https://a.example/?dub_id=chosen&via=ada",
             ),
             (
+                "https://a.example/",
+                (("qr", "code"), ("redir_url", "x"), ("skip_deeplink_preview", "1")),
+                "https://a.example/?dub_id=ID&via=ada&qr=code",
+            ),
+            (
+                "https://a.example/",
+                (("dub-no-track", "1"), ("utm", "x")),
+                "https://a.example/?via=ada&utm=x",
+            ),
+            (
                 "https://pay.example/?dub_client_reference_id=1",
                 (),
-                (
-                    "https://pay.example/?dub_client_reference_id=1"
-                    "&client_reference_id=dub_id_ID"
-                ),
+                "https://pay.example/?client_reference_id=dub_id_ID&via=ada",
             ),
         ],
     )
@@ -143,7 +151,7 @@ SALE: Final = {"customerExternalId": "u_1", "amount": 5000}
 
 class TestSales:
     def test_a_sale_of_nobody_known_is_answered_with_nulls(self, dub: Dub) -> None:
-        assert track_sale(dub, SALE) == {
+        assert track_sale(dub, SALE).body == {
             "eventName": "Purchase",
             "customer": None,
             "sale": None,
@@ -155,7 +163,7 @@ class TestSales:
 
         answer = track_sale(dub, SALE)
 
-        assert answer["sale"]["amount"] == 5000
+        assert answer.body["sale"]["amount"] == 5000
         assert dub.customers["u_1"].sales == 1
 
     def test_only_an_invoice_makes_a_repeat_harmless(self, dub: Dub) -> None:
@@ -177,18 +185,99 @@ class TestSales:
         dub.track_lead(lead(minted(dub), mode=mode), Around(lead_delay=1000))
 
         if found:
-            assert track_sale(dub, SALE)["sale"] is not None
+            assert track_sale(dub, SALE).body["sale"] is not None
             return
         with pytest.raises(RefusalError, match="and leadEventName: null"):
             track_sale(dub, SALE)
 
     def test_a_direct_sale_makes_customer_and_lead(self, dub: Dub) -> None:
-        track_sale(dub, {**SALE, "clickId": minted(dub)})
+        answer = track_sale(
+            dub, {**SALE, "clickId": minted(dub), "metadata": {"productId": "p"}}
+        )
 
         assert [it.event_name for it in dub.leads] == [
             "Direct sale tracking lead event"
         ]
-        assert len(dub.sales) == 1
+        assert dub.leads[0].metadata == {"productId": "p"}
+        assert answer.recorded == (dub.leads[0], dub.sales[0])
+
+    def test_an_invoice_is_known_for_seven_days(self, dub: Dub, clock: Clock) -> None:
+        dub.track_lead(lead(minted(dub)))
+        first = track_sale(dub, {**SALE, "invoiceId": "in_1"})
+
+        clock.now += DEDUPE_MS - 1
+        again = track_sale(dub, {**SALE, "invoiceId": "in_1", "amount": 1})
+        clock.now += 1
+        late = track_sale(dub, {**SALE, "invoiceId": "in_1"})
+
+        assert (again.body, again.recorded) == (first.body, ())
+        assert late.recorded == (dub.sales[1],)
+
+    def test_a_sale_counts_for_the_link_of_the_latest_lead(self, dub: Dub) -> None:
+        dub.track_lead(lead(minted(dub, "ada")))
+        dub.track_lead(lead(minted(dub, "grace"), event_name="Demo"))
+
+        track_sale(dub, SALE)
+        track_sale(dub, {**SALE, "leadEventName": "Sign Up"})
+
+        assert [it.click.link_key for it in dub.sales] == ["grace", "ada"]
+
+    @pytest.mark.parametrize("direct", [True, False])
+    @pytest.mark.parametrize(
+        ("how", "whose", "message"),
+        [
+            ("gone", "", "Link not found for {}"),
+            ("foreign", " ", "Link link_ada for {} does not belong to the workspace"),
+            ("disabled", " ", "Link link_ada for {} is disabled, sale not tracked"),
+        ],
+    )
+    def test_a_broken_link_is_a_404_that_names_click_or_customer(
+        self, dub: Dub, how: str, whose: str, message: str, *, direct: bool
+    ) -> None:
+        click_id = minted(dub)
+        sale = {**SALE, "clickId": click_id}
+        if not direct:
+            dub.track_lead(lead(click_id))
+        broken: dict[str, Any] = {how: True}
+        dub.links["ada"] = replace(dub.links["ada"], **broken)
+
+        with pytest.raises(RefusalError) as caught:
+            track_sale(dub, sale)
+
+        named = f"clickId{whose or ': '}{click_id}"
+        if not direct:
+            named = f"customer {dub.customers['u_1'].id}"
+        assert caught.value.message == message.format(named)
+        assert not dub.sales
+
+    @pytest.mark.parametrize(
+        ("amount", "currency", "kept"),
+        [
+            (800, "eur", (1000, "usd")),
+            (333, "EUR", (416, "usd")),
+            (1250, "jpy", (1000, "usd")),
+            (1250, "usd", (1250, "usd")),
+            (1250, "xts", (1250, "xts")),
+        ],
+    )
+    def test_amounts_are_kept_in_dollars(
+        self, dub: Dub, amount: int, currency: str, kept: tuple[int, str]
+    ) -> None:
+        dub.track_lead(lead(minted(dub)))
+
+        answer = track_sale(dub, {**SALE, "amount": amount, "currency": currency})
+
+        sale = answer.body["sale"]
+        assert (sale["amount"], sale["currency"]) == kept
+        assert dub.customers["u_1"].sale_amount == kept[0]
+
+    def test_nothing_for_nothing_but_a_direct_one_makes_its_customer(
+        self, dub: Dub
+    ) -> None:
+        answer = track_sale(dub, {**SALE, "amount": 0, "clickId": minted(dub)})
+
+        assert answer.body["sale"] is None
+        assert (len(dub.leads), len(dub.sales)) == (1, 0)
 
     @pytest.mark.parametrize(
         ("body", "code"),
@@ -299,14 +388,32 @@ class TestRateAndHostnames:
     def test_the_rate_is_held_within_any_minute(self) -> None:
         circuit = Circuit("dub_x", "dub_pk_x")
 
-        passed = [circuit.count("server", START + i * 20_000, 2)[0] for i in range(5)]
+        passed = [
+            circuit.count(Meter(SERVER), START + i * 20_000, 2)[0] for i in range(5)
+        ]
 
         assert passed == [True, True, False, True, True]
+
+    def test_events_are_counted_by_the_second_and_apart(self) -> None:
+        circuit = Circuit("dub_x", "dub_pk_x")
+        events = Meter.of("/events", SERVER)
+
+        passed = [circuit.count(events, START + i * 400, 2)[0] for i in range(5)]
+        other, shown = circuit.count(Meter.of("/track/lead", SERVER), START, 1)
+
+        assert passed == [True, True, False, True, True]
+        assert (other, shown.remaining) == (True, 0)
+        assert circuit.standing(events, START + 5000).headers() == {
+            "X-RateLimit-Limit": "4",
+            "X-RateLimit-Remaining": "4",
+            "X-RateLimit-Reset": str(START + 6000),
+            "Retry-After": str(START + 6000),
+        }
 
     def test_times_are_told_in_epoch_milliseconds(self) -> None:
         circuit = Circuit("dub_x", "dub_pk_x")
 
-        _, allowance = circuit.count("server", START, None)
+        _, allowance = circuit.count(Meter(SERVER), START, None)
 
         assert allowance.headers() == {
             "X-RateLimit-Limit": "1200",

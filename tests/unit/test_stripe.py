@@ -220,6 +220,43 @@ class TestAmounts:
         assert (sale.body["amount"], sale.body["currency"]) == (2000, "usd")
 
     @pytest.mark.parametrize(
+        ("currency", "stripes", "dubs"),
+        [
+            ("jpy", 1580, 1580),
+            ("isk", 500, 500),
+            ("huf", 500, 500),
+            ("kwd", 5120, 512),
+            ("TND", 10, 1),
+            ("ugx", 500, 5),
+        ],
+    )
+    def test_amounts_are_in_the_units_that_dub_takes_them_for(
+        self, currency: str, stripes: int, dubs: int
+    ) -> None:
+        """Dub reckons in hundredths or, of sixteen currencies, in whole units."""
+        bought = checkout(
+            **REFERENCE,
+            currency=currency,
+            amount_total=stripes,
+            total_details={"amount_tax": 0},
+        )
+        converted = checkout(
+            **REFERENCE,
+            amount_total=9,
+            currency_conversion={"amount_total": stripes, "source_currency": currency},
+        )
+        renewed = invoice(
+            currency=currency,
+            amount_paid=stripes,
+            total=stripes,
+            total_excluding_tax=stripes,
+        )
+
+        for document in (bought, converted, renewed):
+            body = sale_of(document).body
+            assert (body["amount"], body["currency"]) == (dubs, currency.lower())
+
+    @pytest.mark.parametrize(
         "change",
         [
             {"payment_status": "no_payment_required", "amount_total": 0},
@@ -337,6 +374,28 @@ class TestInvoices:
 
         assert sale.known
         assert sale.body["customerExternalId"] == "cus_1"
+
+    @pytest.mark.parametrize(
+        ("change", "plan"),
+        [
+            ({}, "pro"),
+            ({"lines": {"data": [line("p") | {"metadata": {"plan": "a"}}]}}, "a"),
+            ({"metadata": {"plan": "b"}}, "b"),
+        ],
+    )
+    def test_of_two_places_that_say_the_same_the_nearer_counts(
+        self, change: dict[str, Any], plan: str
+    ) -> None:
+        metadata = read(invoice(**change)).person["metadata"]
+
+        assert isinstance(metadata, dict)
+        assert metadata["plan"] == plan
+
+    def test_and_of_lines_the_first(self) -> None:
+        lines = [line("p") | {"metadata": {"plan": plan}} for plan in ("a", "b")]
+        metadata = read(invoice(lines={"data": lines})).person["metadata"]
+
+        assert metadata == {"plan": "a", "productId": "p"}
 
     def test_the_product_is_named_where_there_is_but_one(self) -> None:
         many = {"data": [line("prod_1"), line("prod_2")]}
@@ -490,7 +549,54 @@ class TestRefunds:
             sale = sale_of(event("charge.refunded", charge))
             assert sale.body["customerExternalId"] == known_as
 
-    def test_a_refund_of_a_part_changes_nothing(self) -> None:
-        part = self.CHARGE | {"refunded": False, "amount_refunded": 1}
+    def test_a_refund_of_a_part_is_for_a_person(self) -> None:
+        part = self.CHARGE | {
+            "refunded": False,
+            "amount_refunded": 1,
+            "invoice": "in_1",
+        }
 
-        assert "Only a part" in ignored(event("charge.refunded", part))
+        sale = sale_of(event("charge.refunded", part))
+
+        assert (sale.refund, sale.by_hand, sale.unnamed) == (True, "part", False)
+        assert (sale.body["amount"], sale.body["invoiceId"]) == (1, "in_1")
+
+    DISPUTE: Final = {
+        "id": "dp_1",
+        "object": "dispute",
+        "amount": 1000,
+        "charge": "ch_1",
+        "currency": "kwd",
+        "payment_intent": "pi_1",
+        "reason": "general",
+        "status": "lost",
+    }
+
+    def test_a_lost_dispute_is_for_a_person_and_names_the_payment(self) -> None:
+        signup = read(event("charge.dispute.closed", self.DISPUTE))
+
+        assert signup.sale is not None
+        assert not signup.lead
+        assert (signup.sale.refund, signup.sale.unnamed) == (True, True)
+        assert signup.sale.by_hand == "dispute"
+        assert signup.sale.body == {
+            "customerExternalId": "pi_1",
+            "amount": 100,
+            "currency": "kwd",
+            "paymentProcessor": "stripe",
+            "invoiceId": "pi_1",
+            "eventName": "Dispute lost",
+        }
+
+    def test_of_a_charge_without_a_payment_intent_the_charge(self) -> None:
+        old = self.DISPUTE | {"payment_intent": None}
+
+        assert sale_of(event("charge.dispute.closed", old)).body["invoiceId"] == "ch_1"
+
+    @pytest.mark.parametrize("status", ["won", "warning_closed", "prevented", None])
+    def test_a_dispute_that_was_not_lost_changes_nothing(
+        self, status: str | None
+    ) -> None:
+        ended = self.DISPUTE | {"status": status}
+
+        assert "not lost" in ignored(event("charge.dispute.closed", ended))

@@ -95,6 +95,12 @@ def test_what_is_sent_again_elsewhere_is_no_sign_up_yet(status: int) -> None:
         ("http://127.0.0.1:3000/register", OPEN),  # a site that does not know its name
         ("/register?success=0", NO),
         ("/welcome?status=failed", NO),
+        ("/login?code=EMAIL_EXISTS", NO),  # Firebase's names of errors
+        ("/login?code=user_already_exists", NO),
+        ("/welcome?type=error", NO),
+        ("/callback?code=4%2F0AX4XfWhZq&state=xyzzy", YES),  # OAuth's
+        ("/callback?code=splat", YES),
+        ("/welcome?code=ok", YES),
         ("/welcome", YES),
         ("/welcome?success=1&status=ok", YES),
         ("/", YES),

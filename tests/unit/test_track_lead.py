@@ -750,6 +750,15 @@ def test_what_json_does_not_have_is_refused() -> None:
         metadata_length({"a": {1}})
 
 
+def test_what_is_too_long_is_not_measured_to_its_end() -> None:
+    unmeasured: Any = {1}
+
+    assert metadata_length([unmeasured] * 20, 10) > 10
+    assert metadata_length({"a": 1}, 10) == len('{"a":1}')
+    with pytest.raises(TypeError):
+        metadata_length([unmeasured] * 20, 100)
+
+
 @untimed
 @given(json_values)
 def test_without_numbers_the_length_is_that_of_compact_json(value: object) -> None:

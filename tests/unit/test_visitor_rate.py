@@ -88,6 +88,28 @@ def test_no_visitor_gets_more_than_the_rate_and_one_burst(
     assert passed <= per_minute + now * per_minute / 60 + 1e-6
 
 
+def test_turns_come_one_after_the_other_and_none_too_late() -> None:
+    rate = VisitorRate(60)
+
+    turns = [rate.turn(HERE, 0, most=10) for _ in range(90)]
+
+    assert turns[:60] == [0] * 60
+    assert turns[60:65] == [1, 2, 3, 4, 5]
+    assert turns[70:] == [10] * 20
+    assert rate.turn(ELSEWHERE, 0, most=10) == 0
+    # Who waited has no more behind him than the others of that time.
+    assert rate.turn(HERE, 5, most=10) == 6
+    assert rate.turn(HERE, 70, most=10) == 0
+
+
+def test_a_rate_may_be_of_another_time() -> None:
+    rate = VisitorRate(2, span=3600)
+
+    assert [passes(rate, HERE, 0) for _ in range(3)] == [True, True, False]
+    assert not passes(rate, HERE, 1790)
+    assert passes(rate, HERE, 1800)
+
+
 def test_calls_from_many_addresses_do_not_fill_an_empty_bucket() -> None:
     rate = VisitorRate(10, most=100)
     while passes(rate, HERE, 0):

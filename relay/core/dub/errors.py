@@ -100,14 +100,19 @@ def link_not_found(click_id: str) -> str:
     return f"Link not found for clickId: {click_id}"
 
 
-def link_elsewhere(link_id: str, click_id: str) -> str:
-    """Return the 404 of a click on another workspace's link."""
-    return f"Link {link_id} for clickId {click_id} does not belong to the workspace"
+def customers_link_not_found(customer_id: str) -> str:
+    """Return the 404 of a sale of a customer whose link was deleted."""
+    return f"Link not found for customer {customer_id}"
 
 
-def link_disabled(link_id: str, click_id: str) -> str:
-    """Return the 404 of a click on a link that was switched off."""
-    return f"Link {link_id} for clickId {click_id} is disabled, lead not tracked"
+def link_elsewhere(link_id: str, whose: str) -> str:
+    """Return the 404 of another workspace's link; ``whose`` names click or customer."""
+    return f"Link {link_id} for {whose} does not belong to the workspace"
+
+
+def link_disabled(link_id: str, whose: str, what: str) -> str:
+    """Return the 404 of a link that was switched off; what: ``lead`` or ``sale``."""
+    return f"Link {link_id} for {whose} is disabled, {what} not tracked"
 
 
 def doc_url(code: str) -> str:

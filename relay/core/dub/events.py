@@ -68,7 +68,11 @@ class DubEvent:
 
 @dataclass(frozen=True, slots=True)
 class EventsPage:
-    """One page; ``unreadable`` counts elements that are no event. ``last``: no more."""
+    """One page; ``unreadable`` counts elements that are no event.
+
+    ``last``: no more. A short page need not be the last: Dub leaves the events of
+    links out that were deleted, after it has counted them for the page.
+    """
 
     events: tuple[DubEvent, ...]
     unreadable: int = 0
@@ -101,7 +105,7 @@ def read_page(
         return NotNow("Dub's list of events could not be read")
     events = [_event(kind, each) for each in found]
     readable = tuple(each for each in events if each is not None)
-    return EventsPage(readable, len(events) - len(readable), len(found) < PAGE)
+    return EventsPage(readable, len(events) - len(readable), not found)
 
 
 def read_customers(
@@ -149,7 +153,7 @@ def _event(kind: Kind, said: object) -> DubEvent | None:
     if not isinstance(said, Mapping):
         return None
     id_, name = _text(said.get("eventId")), _text(said.get("eventName"))
-    at = _epoch_ms(said.get("timestamp"))
+    at = epoch_ms(said.get("timestamp"))
     if id_ is None or name is None or at is None:
         return None
     click, customer, sale = (_part(said, key) for key in ("click", "customer", "sale"))
@@ -179,7 +183,7 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _epoch_ms(stamp: object) -> int | None:
+def epoch_ms(stamp: object) -> int | None:
     """Read a time; one without a zone is UTC, as Dub's store writes it."""
     try:
         at = datetime.fromisoformat(str(stamp))
@@ -236,7 +240,7 @@ def fits(event: DubEvent, entry: LeadRecord) -> bool:
     if (event.kind is Kind.SALES) != (lead.sale is not None) or not makes_event(lead):
         return False
     if lead.sale is not None:
-        if lead.sale.invoice_id and event.invoice_id:
+        if lead.sale.invoice_id or event.invoice_id:
             return lead.sale.invoice_id == event.invoice_id
         # Dub converts what is not in dollars.
         same = event.amount == lead.sale.amount or lead.sale.currency != "usd"

@@ -54,23 +54,25 @@ def as_double(number: float) -> float:
         return math.inf if number > 0 else -math.inf
 
 
-def metadata_length(value: object) -> int:
+def metadata_length(value: object, most: float = math.inf) -> int:
     """Return the length of ``JSON.stringify(value)`` in UTF-16 code units.
 
-    Value is what ``json.loads`` gives; nesting may be of any depth. Raises
+    Value is what ``json.loads`` gives; nesting may be of any depth. What is longer
+    than ``most`` is not measured to its end: the length is then any that is. Raises
     TypeError for anything that JSON does not have.
     """
     total = 0
     pending = [value]
-    while pending:
+    while pending and total <= most:
         item = pending.pop()
-        if isinstance(item, Mapping):
-            total += sum(_string_length(key) + len(":") for key in item)
         children = _children(item)
         if children is None:
             total += _scalar_length(item)
-        else:
-            total += len("{}") + max(len(children) - 1, 0)
+            continue
+        total += len("{}") + max(len(children) - 1, 0)
+        if total <= most:
+            if isinstance(item, Mapping):
+                total += sum(_string_length(key) + len(":") for key in item)
             pending.extend(children)
     return total
 
@@ -299,7 +301,7 @@ def read_metadata(body: Body) -> Mapping[str, Any] | None:
         return None
     if not isinstance(value, Mapping):
         raise wrong_type("metadata", "record", value)
-    if metadata_length(value) > MAX_METADATA:
+    if metadata_length(value, MAX_METADATA) > MAX_METADATA:
         message = "Metadata must be less than 10,000 characters when stringified"
         raise refused("metadata", "custom", message)
     return value

@@ -4,16 +4,21 @@ Dub's ``GET /commissions?invoiceId=…`` shows at most one, for an invoice is un
 program; ``PATCH /commissions/{id}`` takes it out of the partner's payout
 (dub.co/docs/api-reference/commissions). Marking one twice changes nothing, so both
 calls can be repeated at will.
+
+A part of a sale is left to a person: where its amount is lowered, Dub reckons the
+partner's pay anew, without what was known of the sale (product, country, metadata).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from relay.core import jsontext
 from relay.core.dub.replies import Answer, Meaning, NoAnswer, Outcome, interpret
-from relay.core.leads import Sale, Step
+from relay.core.leads import ByHand, Sale, Step
 
 REFUNDED: Final = "refunded"
 
@@ -24,6 +29,15 @@ REFUND_KEY: Final = "refund:"
 
 NO_COMMISSION: Final = "Dub has no commission of this invoice"
 PAID: Final = "The commission is paid out already, and Dub does not change it any more"
+ALREADY: Final = "The commission is marked as refunded already"
+BY_HAND: Final[Mapping[ByHand, str]] = MappingProxyType(
+    {
+        "part": "A part was refunded, and the commission stays as it is: lower it at"
+        " Dub if the partner should get less",
+        "dispute": "A dispute was lost, and the commission stays as it is: change it at"
+        " Dub if the partner should get less",
+    }
+)
 FORBIDDEN: Final = "Dub forbids the API key to read or change commissions (403)"
 NO_PROGRAM: Final = (
     "Dub knows no such commission, or the workspace has no program (404)"
@@ -39,8 +53,12 @@ class Commission:
 
 
 def refund_key(sale: Sale) -> str:
-    """Return what repeats of one refund have in common."""
-    return f"{REFUND_KEY}{sale.invoice_id or ''}"
+    """Return what repeats of one refund have in common.
+
+    Parts of a payment go back one by one: what was refunded so far tells them apart.
+    """
+    part = f":{sale.by_hand}:{sale.amount}" if sale.by_hand else ""
+    return f"{REFUND_KEY}{sale.invoice_id or ''}{part}"
 
 
 def found_commission(reply: Answer | NoAnswer, now: int) -> Commission | Outcome:
@@ -57,11 +75,15 @@ def found_commission(reply: Answer | NoAnswer, now: int) -> Commission | Outcome
 
 def _judged(found: Commission) -> Commission | Outcome:
     if found.status == REFUNDED:
-        reason = "The commission is marked as refunded already"
-        return Outcome(Meaning.TAKEN, reason, http_status=200)
+        return Outcome(Meaning.TAKEN, ALREADY, http_status=200)
     if found.status == "paid":
         return Outcome(Meaning.FINAL, PAID, http_status=200)
     return found
+
+
+def left_to_a_person(by_hand: ByHand) -> Outcome:
+    """End a refund whose commission was found, and which Dub cannot be told of."""
+    return Outcome(Meaning.FINAL, BY_HAND[by_hand], http_status=200)
 
 
 def interpret_refund(reply: Answer | NoAnswer, now: int) -> Outcome:
@@ -87,6 +109,8 @@ def _failed(reply: Answer | NoAnswer, now: int) -> Outcome:
         return outcome
     if reply.status == 400 and b"already been paid" in reply.body:
         return replace(outcome, meaning=Meaning.FINAL, reason=PAID)
+    if reply.status == 400 and b"already in the refunded status" in reply.body:
+        return replace(outcome, meaning=Meaning.TAKEN, reason=ALREADY)
     own = {403: FORBIDDEN, 404: NO_PROGRAM}
     if reply.status in own:
         return replace(outcome, meaning=Meaning.FINAL, reason=own[reply.status])

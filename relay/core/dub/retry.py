@@ -39,6 +39,10 @@ UNNAMED: Final = (
     "Stripe names no invoice in a refund since API version 2025-03-31: create the"
     " webhook endpoint with an earlier one, and mark this commission by hand"
 )
+UNNAMED_DISPUTE: Final = (
+    "Stripe names no invoice in a dispute: find the payment's there, and change its"
+    " commission at Dub if the partner should get less"
+)
 
 MISSING_LEAD_MS: Final = 60 * SECOND
 """The longest wait between two tries of a sale whose customer Dub does not know."""
@@ -279,7 +283,8 @@ def _nothing_to_refund(case: _Case) -> Move:
         return _again(case)
     sale = case.entry.lead.sale
     if sale is not None and sale.unnamed:
-        return _end(case, f"{case.outcome.reason}. {UNNAMED}")
+        what = UNNAMED_DISPUTE if sale.by_hand == "dispute" else UNNAMED
+        return _end(case, f"{case.outcome.reason}. {what}")
     return Move(
         LeadStatus.DELIVERED,
         note=f"{case.outcome.reason}: there is nothing to take back.",

@@ -19,6 +19,11 @@ MOST: Final = 4096
 
 _YES: Final = r"(?:true|1|y(?:es)?|on|all|allow(?:ed)?|accept(?:ed)?|grant(?:ed)?)"
 _PLAIN_YES: Final = re.compile(_YES, re.IGNORECASE)
+_PLAIN_NO: Final = re.compile(
+    r"false|0|no?|off|none|den(?:y|ied)|disallow(?:ed)?|reject(?:ed)?|declined?"
+    r"|refused?|opt_?out|necessary|essential|null|wait",
+    re.IGNORECASE,
+)
 _LISTS: Final = re.compile(
     r'"(?:categories|enabled|accepted(?:categories)?)"\s*:\s*\[([^\]]*)\]',
     re.IGNORECASE,
@@ -65,27 +70,40 @@ class ConsentCookie:
 
         Where there are several of that name, all must say yes.
         """
-        meant = re.compile(re.escape(self.name).replace(r"\*", "[0-9]+"))
-        values = [value for name, value in cookies if meant.fullmatch(name)]
-        if not values:
-            return None
-        return all(self._says_yes(value) for value in values)
+        values = self._values(cookies)
+        return all(self._says(value) is True for value in values) if values else None
 
-    def _says_yes(self, value: str) -> bool:
+    def is_readable(self, cookies: Sequence[tuple[str, str]]) -> bool:
+        """Whether what the cookie says is a yes or a no, not only taken for one."""
+        return all(self._says(value) is not None for value in self._values(cookies))
+
+    def _values(self, cookies: Sequence[tuple[str, str]]) -> list[str]:
+        meant = re.compile(re.escape(self.name).replace(r"\*", "[0-9]+"))
+        return [value for name, value in cookies if meant.fullmatch(name)]
+
+    def _says(self, value: str) -> bool | None:
+        """Read one value; None if it is neither a yes nor a no."""
         if self.wanted is not None:
             return self.wanted in (value, decoded(value))
         if len(value) > MOST:
-            return False
+            return None
         text = decoded(value)
         if self.name == COOKIEBOT and text == "-1":
             return True  # the visitor is where no consent is needed
         named = rf"""(?:^|[^\w-])(?:{self.purposes})["']?\s*[:=]\s*["']?([\w-]+)"""
         if said := re.findall(named, text, re.IGNORECASE | re.ASCII):
-            return all(_PLAIN_YES.fullmatch(word) for word in said)
+            answers = [_yes_or_no(word) for word in said]
+            return None if None in answers else all(answers)
         if lists := _LISTS.findall(text):
             listed = re.compile(rf'"(?:{self.purposes})"', re.IGNORECASE)
             return any(listed.search(names) for names in lists)
-        return _PLAIN_YES.fullmatch(text) is not None
+        return _yes_or_no(text)
+
+
+def _yes_or_no(word: str) -> bool | None:
+    if _PLAIN_YES.fullmatch(word):
+        return True
+    return False if _PLAIN_NO.fullmatch(word) else None
 
 
 COOKIEBOT: Final = "CookieConsent"

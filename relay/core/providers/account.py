@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:  # nothing more is needed at start
+    from relay.core.leads import ByHand
 
 CLICK_KEYS: Final = ("dubTicket", "dubClickId", "dub_id")
 """Where a click travels in a provider's metadata. Under each name may stand a
@@ -36,7 +39,7 @@ class ProviderSale:
 
     ``direct``: the sale brings the click along, and no lead goes before it.
     ``refund``: it takes the invoice's commission back; ``unnamed``, of a payment whose
-    invoice is not known.
+    invoice is not known; ``by_hand``, in a way that Dub cannot be told of.
     ``known``: it counts only of a customer that the ledger has, for the event may be
     of anybody.
     """
@@ -45,6 +48,7 @@ class ProviderSale:
     direct: bool = False
     refund: bool = False
     unnamed: bool = False
+    by_hand: ByHand | None = None
     known: bool = False
 
 

@@ -8,7 +8,7 @@ under ``parent``. What counts: dub.co/docs/integrations/stripe.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
@@ -171,12 +171,7 @@ def _referred(session: Document) -> tuple[str, ...]:
 def _sale_of_session(
     session: Document, customer: str, *, direct: bool
 ) -> ProviderSale | None:
-    """Make the sale of a session that was paid; a trial costs nothing yet.
-
-    Without tax. With Adaptive Pricing the person paid in a currency of their own, and
-    ``currency_conversion`` has the site's own (docs.stripe.com/payments/checkout/
-    adaptive-pricing); Dub takes that total as it is.
-    """
+    """Make the sale of a session that was paid; a trial costs nothing yet."""
     amount, currency = _price(session)
     if session.get("payment_status") != "paid" or amount <= 0:
         return None
@@ -196,17 +191,53 @@ def _sale_of_session(
     )
 
 
+# --- Amounts. ---
+
+_TOO_FINE: Final[Mapping[str, int]] = MappingProxyType(
+    {**dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10), "ugx": 100}
+)
+"""Stripe has thousandths for some currencies, and hundredths of a shilling; the last
+digits are always 0 (docs.stripe.com/currencies)."""
+
+
+def _as_dub_counts(amount: int, about: Document) -> tuple[int, str]:
+    """Return an amount in the units that Dub takes it for, and its currency.
+
+    Dub reckons in hundredths, or in whole units of currencies that have none.
+    """
+    currency = (text(about, "currency") or "usd").lower()
+    return amount // _TOO_FINE.get(currency, 1), currency
+
+
 def _price(session: Document) -> tuple[int, str]:
-    """Return what a session cost without tax, and the currency."""
+    """Return what a checkout session cost without tax, and the currency.
+
+    With Adaptive Pricing the person paid in a currency of their own, and
+    ``currency_conversion`` has the site's own (docs.stripe.com/payments/checkout/
+    adaptive-pricing); Dub takes that total as it is.
+    """
     amount = whole(session.get("amount_total")) or 0
     tax = whole(part(session, "total_details").get("amount_tax")) or 0
-    currency = text(session, "currency") or "usd"
     converted = part(session, "currency_conversion")
     source = text(converted, "source_currency")
     charged = whole(converted.get("amount_total"))
     if source is None or charged is None or amount <= tax:
-        return amount - tax, currency
-    return charged, source
+        return _as_dub_counts(amount - tax, session)
+    return _as_dub_counts(charged, {"currency": source})
+
+
+def _paid(invoice: Document) -> tuple[int, str]:
+    """Return what was paid of an invoice, and the currency.
+
+    Without tax where all of it was paid. With credit or a part left open the tax's
+    share is not known, as in Dub's app.
+    """
+    amount = whole(invoice.get("amount_paid")) or 0
+    without_tax = whole(invoice.get("total_excluding_tax"))
+    is_whole = without_tax is not None and amount == invoice.get("total")
+    if is_whole and without_tax is not None:
+        amount = without_tax
+    return _as_dub_counts(amount, invoice)
 
 
 # --- Invoices: payments that no checkout saw. ---
@@ -224,7 +255,7 @@ def _invoice(came: _Arrived) -> Event:
     known_as = customer or text(invoice, "customer")
     if known_as is None:
         return Ignored(NAMES_NOBODY.format(what="invoice"))
-    amount = _paid(invoice)
+    amount, currency = _paid(invoice)
     if amount <= 0:
         return Ignored("Nothing was paid for this invoice.")
     name, email = text(invoice, "customer_name"), text(invoice, "customer_email")
@@ -233,7 +264,7 @@ def _invoice(came: _Arrived) -> Event:
         {
             "customerExternalId": known_as,
             "amount": amount,
-            "currency": text(invoice, "currency") or "usd",
+            "currency": currency,
             "paymentProcessor": "stripe",
             "invoiceId": required(invoice, "id", "data.object."),
             "eventName": RECURRING if recurring else PURCHASE,
@@ -251,17 +282,6 @@ def _invoice(came: _Arrived) -> Event:
     )
 
 
-def _paid(invoice: Document) -> int:
-    """Return what was paid, without tax where all of it was paid.
-
-    With credit or a part left open the tax's share is not known, as in Dub's app.
-    """
-    paid = whole(invoice.get("amount_paid")) or 0
-    without_tax = whole(invoice.get("total_excluding_tax"))
-    is_whole = without_tax is not None and paid == invoice.get("total")
-    return without_tax if is_whole and without_tax is not None else paid
-
-
 def _subscription(invoice: Document) -> str | None:
     """Return the subscription that an invoice is of, by either version's name."""
     details = part(part(invoice, "parent"), "subscription_details")
@@ -269,16 +289,17 @@ def _subscription(invoice: Document) -> str | None:
 
 
 def _metadata_of_invoice(invoice: Document) -> Iterator[tuple[str, object]]:
-    """Yield what stands on an invoice's lines, its subscription and itself, so ordered.
+    """Yield what stands on an invoice's subscription, its lines and itself, so ordered.
 
-    The metadata of its subscription is copied to an invoice under ``parent``, before
+    As Dub's app has it: what comes later counts, and of the lines the first. The
+    metadata of its subscription is copied to an invoice under ``parent``, before
     2025-03-31 under ``subscription_details``, and before 2023-08-16 to its lines alone.
     """
-    for line in _lines(invoice):
-        yield from part(line, "metadata").items()
     yield from part(part(invoice, "subscription_details"), "metadata").items()
     details = part(part(invoice, "parent"), "subscription_details")
     yield from part(details, "metadata").items()
+    for line in reversed([*_lines(invoice)]):
+        yield from part(line, "metadata").items()
     yield from part(invoice, "metadata").items()
 
 
@@ -297,49 +318,84 @@ def _lines(invoice: Document) -> Iterator[Document]:
     yield from objects(part(invoice, "lines").get("data"))
 
 
-# --- Refunds. ---
+# --- Refunds and disputes: money that went back. ---
 
 REFUNDED: Final = "Refund"
-PART: Final = (
-    "Only a part was refunded: the partner's commission stays. Change it at Dub if it"
-    " should not."
-)
+LOST: Final = "Dispute lost"
+NOT_LOST: Final = "This dispute was not lost: the payment stays."
 
 
 def _refund(came: _Arrived) -> Event:
     """``charge.refunded``: the commission of the whole sale is taken back.
 
-    Since API version 2025-03-31 a charge does not name its invoice. Then the payment
-    is what is left: a sale without an invoice is known by it.
+    Of a part a person is told. Since API version 2025-03-31 a charge does not name its
+    invoice. Then the payment is what is left: a sale without an invoice is known by it.
     """
     charge = came.about
-    if charge.get("refunded") is not True:
-        return Ignored(PART)
-    payment = text(charge, "payment_intent")
-    invoice = text(charge, "invoice")
-    named = invoice or payment or required(charge, "id", "data.object.")
     details = part(charge, "billing_details")
-    name, email = text(details, "name"), text(details, "email")
-    known_as = text(charge, "customer") or email or named
-    sale = ProviderSale(
-        {
-            "customerExternalId": known_as,
-            "amount": whole(charge.get("amount_refunded")) or 0,
-            "currency": text(charge, "currency") or "usd",
-            "paymentProcessor": "stripe",
-            "invoiceId": named,
-            "eventName": REFUNDED,
-        },
-        refund=True,
-        unnamed="invoice" not in charge,
+    return _went_back(
+        came,
+        ProviderSale(
+            _back(charge, whole(charge.get("amount_refunded")) or 0, REFUNDED),
+            refund=True,
+            unnamed="invoice" not in charge,
+            by_hand=None if charge.get("refunded") is True else "part",
+        ),
+        known_as=text(charge, "customer") or text(details, "email"),
+        name=text(details, "name"),
+        email=text(details, "email"),
     )
+
+
+def _dispute(came: _Arrived) -> Event:
+    """``charge.dispute.closed``: a lost one took the money back.
+
+    It says neither whose payment it was nor how much that came to, so that a person has
+    to judge. Dub's own app passes disputes over.
+    """
+    dispute = came.about
+    if dispute.get("status") != "lost":
+        return Ignored(NOT_LOST)
+    sale = ProviderSale(
+        _back(dispute, whole(dispute.get("amount")) or 0, LOST),
+        refund=True,
+        unnamed=True,
+        by_hand="dispute",
+    )
+    return _went_back(came, sale)
+
+
+def _back(about: Document, amount: int, event: str) -> dict[str, object]:
+    named = text(about, "invoice") or text(about, "payment_intent")
+    amount, currency = _as_dub_counts(amount, about)
+    return {
+        "amount": amount,
+        "currency": currency,
+        "paymentProcessor": "stripe",
+        # A payment by the old way has no intent: then the charge is what is named.
+        "invoiceId": named
+        or text(about, "charge")
+        or required(about, "id", "data.object."),
+        "eventName": event,
+    }
+
+
+def _went_back(
+    came: _Arrived,
+    sale: ProviderSale,
+    *,
+    known_as: str | None = None,
+    name: str | None = None,
+    email: str | None = None,
+) -> NewAccount:
+    customer = known_as or str(sale.body["invoiceId"])
     return NewAccount(
         event_id=came.id,
         kind=came.kind,
-        person=person(known_as, name, email, None),
+        person=person(customer, name, email, None),
         at=came.at,
         lead=False,
-        sale=sale,
+        sale=replace(sale, body={"customerExternalId": customer, **sale.body}),
     )
 
 
@@ -419,6 +475,7 @@ _KINDS: Final[Mapping[str, Callable[[_Arrived], Event]]] = MappingProxyType(
         PAID_LATER: _session,
         "invoice.paid": _invoice,
         "charge.refunded": _refund,
+        "charge.dispute.closed": _dispute,
         "customer.created": _customer,
         "customer.updated": _customer,
         "customer.subscription.created": _trial,

@@ -27,7 +27,7 @@ from relay.core.rules.rule import (
 
 _SIGNED: Final = ("header", "algorithm", "encoding", "prefix")
 _KEYS: Final = (
-    *("path", "scheme", "secret", *_SIGNED, "event", "when", "mode", *FIELDS),
+    *("path", "scheme", "secret", *_SIGNED, "each", "event", "when", "mode", *FIELDS),
     *("metadata", "click", "id", "known_customer"),
 )
 
@@ -56,7 +56,12 @@ def compile_hooks(raw: object, taken: Collection[str]) -> tuple[HookRule, ...]:
         f"hook[{number}]": partial(_compile, each, f"hook[{number}]", reserved)
         for number, each in enumerate(raw)
     }
-    return tuple(each_of(compiled).values())
+    made = each_of(compiled)
+    first: dict[str, HookRule] = {}
+    for where, rule in made.items():
+        if first.setdefault(rule.path, rule).each != rule.each:
+            raise RuleError(f"{where}.each: must be the same in all of {rule.path}")
+    return tuple(made.values())
 
 
 def compile_additions(raw: object, where: str) -> Additions:
@@ -79,6 +84,7 @@ def _compile(raw: object, where: str, reserved: Collection[str]) -> HookRule:
         "signature": partial(_signature, table),
         "event": partial(event_of, table),
         "mode": partial(mode_of, table),
+        "each": partial(_expression, table, "each"),
         "when": partial(when_of, table),
         "fields": partial(fields_of, table),
         "metadata": partial(metadata_of, table),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, Final
 
 from relay.core.providers.account import (
@@ -25,6 +26,20 @@ def added(
     """Return what is added to a lead, by Dub's names, and notes on what is left out."""
     fields, notes = findings(additions.quantity, additions.metadata, document)
     return fields, (*document.notes, *notes)
+
+
+def events(rule: HookRule, document: Document) -> list[Document]:
+    """Return the events of a call as documents: in each the event is the ``json``.
+
+    Raises PayloadError where ``each`` finds no list.
+    """
+    if rule.each is None:
+        return [document]
+    found = _search(rule.each, document, "each")
+    if not isinstance(found, list):
+        raise PayloadError(f"each found no list: {rule.each.text}")
+    values = document.values
+    return [replace(document, values={**values, "json": event}) for event in found]
 
 
 def read(rule: HookRule, document: Document, message_id: str) -> Event:

@@ -44,7 +44,10 @@ NOTHING_ADDED: Final = Additions()
 
 @dataclass(frozen=True, slots=True)
 class HookRule:
-    """One ``[[hook]]``: who may call it, which calls count, and the lead of one."""
+    """One ``[[hook]]``: who may call it, which calls count, and the lead of one.
+
+    With ``each`` a call brings a list of events; the rest is searched in every one.
+    """
 
     path: str
     scheme: str
@@ -52,6 +55,7 @@ class HookRule:
     keys: Sequence[bytes] = field(repr=False)
     event: str
     mode: Mode
+    each: Expression | None
     when: Expression | None
     fields: Mapping[str, Expression]
     metadata: Mapping[str, Expression]

@@ -118,7 +118,7 @@ _ERROR_PARAMETER: Final = re.compile(
     r"\w*taken|duplicate\w*|already\w*|rejected|refused|denied",
     re.IGNORECASE,
 )
-_STATE: Final = frozenset({"status", "result", "outcome"})
+_STATE: Final = frozenset({"status", "state", "result", "outcome", "code", "type"})
 _SENTENCE: Final = frozenset(
     {"message", "msg", "flash", "notice", "alert", "reason", "info", "toast"}
 )

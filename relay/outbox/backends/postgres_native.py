@@ -30,6 +30,8 @@ from relay.outbox.insertion import (
 from relay.outbox.leases import (
     CLAIM_PAGE,
     CLAIM_PAGES,
+    LAST,
+    LAST_MS,
     NEWEST,
     OLDEST,
     Due,
@@ -69,6 +71,8 @@ may repeat an earlier lead, nothing is inserted, and the ledger has to say which
 DUE: Final = f"{OLDEST} LIMIT"
 
 NEWEST_DUE: Final = f"{NEWEST} LIMIT"
+
+LAST_DUE: Final = f"{LAST} LIMIT"
 
 # Looked at again under the lock: another relay may have been here since.
 _LEASE: Final = sql(
@@ -136,6 +140,7 @@ async def claim(db: Database, wish: Wish) -> Leased:
         limit = can_pay(spent, pace, limit, now)
     fresh = await _first(db, NEWEST_DUE, wish.fresh(limit), lease)
     rows = await _first(db, DUE, limit - len(fresh), lease) + fresh[::-1]
+    rows += await _first(db, LAST_DUE, limit - len(rows), lease.ahead(LAST_MS))
     if pace is not None and rows:
         calls = len(rows) * pace.calls
         await write_budget(db, spend(spent, pace.plan, now, calls))

@@ -109,7 +109,8 @@ class SqliteChannel:
         committed: Callable[[set[AnyOperation]], None],
     ) -> None:
         connect = partial(connect_writer, busy_ms=busy_ms)
-        self._writer = SqliteWriter(SqliteFile(path, connect), committed)
+        file = SqliteFile(path, connect)
+        self._writer = SqliteWriter(file, committed, self._close_idle)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="outbox-reader")
         read_only = partial(connect_reader, busy_ms=busy_ms)
         self._files = [SqliteFile(path, read_only) for _ in range(READERS)]
@@ -150,6 +151,20 @@ class SqliteChannel:
         finally:
             self._free.put(file)
 
+    def _close_idle(self) -> None:
+        """Close the readers that rest, in the writer's thread.
+
+        Where the log was removed, a connection that is still open to it keeps its index
+        alive, which fits no new one. The last to close saves what the old one holds.
+        """
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._free.get_nowait())
+        for file in idle:
+            file.close()
+            self._free.put(file)
+
     async def stop(self) -> None:
         """Finish what is under way and close every connection."""
         # The last connection to go moves the log into the file: the writer's.
@@ -165,14 +180,19 @@ _END: Final[list[Job]] = []
 class SqliteWriter:
     """One thread that writes, and gathers what is waiting into one commit.
 
-    ``committed`` is called in the event loop after each commit, with what was done.
+    ``committed`` is called in the event loop after each commit, with what was done;
+    ``troubled`` in the thread, after the database has failed.
     """
 
     def __init__(
-        self, file: SqliteFile, committed: Callable[[set[AnyOperation]], None]
+        self,
+        file: SqliteFile,
+        committed: Callable[[set[AnyOperation]], None],
+        troubled: Callable[[], None] = lambda: None,
     ) -> None:
         self._file = file
         self._committed = committed
+        self._troubled = troubled
         self._loop = asyncio.get_running_loop()
         self._gathering: list[Job] = []
         self._queue: queue.SimpleQueue[list[Job]] = queue.SimpleQueue()
@@ -237,7 +257,10 @@ class SqliteWriter:
             results = self._commit(jobs)
         except Exception as error:  # noqa: BLE001 - it is the callers' to handle
             # One bad job must fail none but its own caller.
-            results = failures(error, jobs) or self._alone(jobs, error)
+            failed = failures(error, jobs)
+            if failed:
+                self._troubled()
+            results = failed or self._alone(jobs, error)
         # A loop that was closed over our heads has nobody waiting any more.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._answer, jobs, results)

@@ -24,6 +24,8 @@ from relay.outbox.deliveries import lock_budget, write_budget
 from relay.outbox.leases import (
     CLAIM_PAGE,
     CLAIM_PAGES,
+    LAST,
+    LAST_MS,
     NEWEST,
     OLDEST,
     Due,
@@ -38,6 +40,8 @@ from relay.outbox.records import sql
 DUE: Final = f"{OLDEST} LIMIT $2"
 
 NEWEST_DUE: Final = f"{NEWEST} LIMIT $2"
+
+LAST_DUE: Final = f"{LAST} LIMIT $2"
 
 _LEASE: Final = sql(
     """
@@ -61,6 +65,7 @@ async def claim(db: Database, wish: Wish) -> Leased:
     lease = Lease(secrets.token_hex(16), now, wish.until)
     fresh = await _first(db, NEWEST_DUE, wish.fresh(limit), lease)
     found = await _first(db, DUE, limit - len(fresh), lease) + fresh[::-1]
+    found += await _first(db, LAST_DUE, limit - len(found), lease.ahead(LAST_MS))
     if pace is not None and found:
         calls = len(found) * pace.calls
         await write_budget(db, spend(spent, pace.plan, now, calls))

@@ -5,7 +5,6 @@
 import { allowed, busy, consent, emit, known, look, track, tracked, value } from './click.js';
 import { conversions } from './conversion-tracking.js';
 import { get, set } from './cookies.js';
-import { extras } from './extras.js';
 import { api, asked, data, domains, tag } from './settings.js';
 
 const methods = {
@@ -42,11 +41,10 @@ self._dubAnalytics = {
 };
 
 // Beside this file; for one in a bundle, where the relay has it on this site.
-if (!EXTRAS)
-  (asked ?? data.cleanUrl) == null ||
-    import((tag.src || PREFIX + '/').replace(/[^/]*$/, 'script.extras.js')).catch(
-      console.warn,
-    );
+(asked ?? data.cleanUrl) == null ||
+  import((tag.src || PREFIX + '/').replace(/[^/]*$/, 'script.extras.js')).catch(
+    console.warn,
+  );
 
 queue.map(entry => dub(...entry));
 dub.ready(detail => emit('ready', detail));
@@ -57,5 +55,3 @@ dub.ready(detail => emit('ready', detail));
 });
 addEventListener('popstate', look);
 self.navigation?.addEventListener('currententrychange', look);
-
-if (EXTRAS) extras(data);

@@ -23,6 +23,8 @@ const attributes = {
     Math.round((Date.parse(options.expires) - new Date()) / 1e3) ||
     86400 * (options.expiresInDays || DAYS),
   ...options,
+  // For WebKitGTK one that it cannot read, as JSON has it, beats the max-age.
+  expires: 0,
   httpOnly: 0,
 };
 

@@ -78,10 +78,13 @@ const begin = click => {
   for (const type of ['pointerdown', 'click', 'load'])
     document.addEventListener(type, event => event.composedPath().forEach(decorate), true);
 
-  return () => {
+  const refresh = () => {
     ours.add((id = click() || null));
     watch(document);
   };
+  // A page that is gone back to was kept as it was, with its click of then.
+  addEventListener('pageshow', refresh);
+  return refresh;
 };
 
 /** Make what decorates everything with the click, which `click` gives, as it is now. */

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import signal
 import sqlite3
@@ -107,6 +108,9 @@ async def without_a_database(relay: RelayProcess) -> AsyncIterator[None]:
     await relay.start()
 
 
+EVERYWHERE = "EVERY_FRONT" in os.environ
+"""Each trouble behind each server takes four minutes; a merge tries each of both."""
+
 TROUBLES: dict[str, Trouble] = {
     "killed": killed,
     "restarted": restarted,
@@ -114,6 +118,12 @@ TROUBLES: dict[str, Trouble] = {
     "out-of-descriptors": out_of_descriptors,
     "without-a-database": without_a_database,
 }
+
+
+PAIRS = [
+    *(("nginx", "killed"), ("nginx", "out-of-descriptors"), ("haproxy", "restarted")),
+    *(("haproxy", "frozen"), ("envoy", "without-a-database"), ("envoy", "restarted")),
+]
 
 
 @asynccontextmanager
@@ -160,8 +170,10 @@ async def settled(relay: RelayProcess) -> list[dict[str, Any]]:
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
-@pytest.mark.parametrize("kind", LOGGING)
+@pytest.mark.parametrize(
+    ("kind", "trouble"),
+    [(kind, it) for kind in LOGGING for it in TROUBLES] if EVERYWHERE else PAIRS,
+)
 async def test_every_sign_up_that_the_site_took_is_a_lead_once(
     kind: str,
     trouble: str,

@@ -95,6 +95,8 @@ async def relay_before(
             "RELAY_TRUSTED_PROXIES": "127.0.0.1",
             "RELAY_UPSTREAM": f"http://{site.address}",
             "RELAY_DRAIN": "2s",
+            # What a killed relay had claimed waits for twice that, and a little.
+            "RELAY_DUB_TIMEOUT": "2s",
             "RELAY_LIMITS_UPSTREAM_ANSWER": "1s",
         },
         config=RULES,

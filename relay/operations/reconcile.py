@@ -380,9 +380,12 @@ class Reconciler:
     async def _compare(self, events: Sequence[DubEvent]) -> Sequence[DubEvent]:
         """Confirm what events show; return those that no lead of ours made."""
         pairing = pair(events, await self._entries_of(events))
-        for shown in pairing.shown:
-            await self._shown(shown)
+        await self._write_down(pairing.shown)
         return pairing.elsewhere
+
+    async def _write_down(self, shown: Iterable[ShownLead]) -> None:
+        """Write down what a page shows: together, for they share a commit then."""
+        await asyncio.gather(*(self._shown(one) for one in shown))
 
     async def _entries_of(
         self, events: Iterable[DubEvent]
@@ -571,8 +574,7 @@ class Reconciler:
         """Write down which of these leads events show, and return their ids."""
         pairing = pair(events, await self._entries_of(events))
         found = [it for it in pairing.shown if it.entry.lead.id in lead_ids]
-        for shown in found:
-            await self._shown(shown)
+        await self._write_down(found)
         await self._still_mine()
         return [shown.entry.lead.id for shown in found]
 

@@ -175,7 +175,8 @@ class Proof(Run):
 
 async def reconciled(relay: RelayProcess) -> dict[str, Any]:
     """What the command says; it looks once more."""
-    code, out, err = await relay.run("reconcile", "--json")
+    # It waits for a relay that looks just now, and each missing lead is asked for again.
+    code, out, err = await relay.run("reconcile", "--json", within=900)
     found: dict[str, Any] = json.loads(out)
     assert code == int(bool(found["missing"] or found["doubled"])), err
     return found

@@ -138,10 +138,12 @@ class RelayProcess:
         await self._reader
         return code
 
-    async def run(self, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    async def run(
+        self, *arguments: str, stdin: bytes = b"", within: float = 60
+    ) -> tuple[int, str, str]:
         """Run another command with the same settings; exit code, out, err."""
         process = await self._started_as(*arguments, streams=(0, 1, 2))
-        out, err = await asyncio.wait_for(process.communicate(stdin), 60)
+        out, err = await asyncio.wait_for(process.communicate(stdin), within)
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
+from time import monotonic
 from typing import Final
 
 import click
@@ -116,17 +117,16 @@ def reconcile(*, since: int | None, as_json: bool) -> None:
 
 async def _when_free(looking: Reconciler, since: int | None) -> Report:
     """Look once it is our turn: a relay that looks ends within minutes."""
-    try:
-        async with asyncio.timeout(TURN_S):
-            while True:
-                try:
-                    return await looking.once(since)
-                except BusyError:
-                    await asyncio.sleep(1)
-    except TimeoutError:
-        raise FailedError(
-            f"a relay has been comparing for {TURN_S:.0f} s: try later"
-        ) from None
+    give_up = monotonic() + TURN_S
+    while True:
+        try:
+            return await looking.once(since)
+        except BusyError:
+            if monotonic() > give_up:
+                raise FailedError(
+                    f"a relay has been comparing for {TURN_S:.0f} s: try later"
+                ) from None
+            await asyncio.sleep(1)
 
 
 def _report_lines(
@@ -197,7 +197,8 @@ def _spilled(seen: Overview) -> str:
     return f"{seen.spilled.bytes} bytes wait beside the database to be taken in"
 
 
-TURN_S: Final = 120.0
+TURN_S: Final = 600.0
+"""How long `reconcile` waits for a relay that looks just now."""
 
 TIMEOUT_S: Final = 5.0
 """readyz commits something, which may take as long as a slow disk."""

@@ -175,7 +175,7 @@ class Proof(Run):
 
 async def reconciled(relay: RelayProcess) -> dict[str, Any]:
     """What the command says; it looks once more."""
-    # It waits for a relay that looks just now, and each missing lead is asked for again.
+    # It may wait for a relay that looks, and asks for what is missing once more.
     code, out, err = await relay.run("reconcile", "--json", within=900)
     found: dict[str, Any] = json.loads(out)
     assert code == int(bool(found["missing"] or found["doubled"])), err

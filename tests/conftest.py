@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.configuration import set_hypothesis_home_dir
 
+from relay.outbox import store
+
 # These assert, and some hold tests, but no file of tests is named so.
 pytest.register_assert_rewrite("tests.support")
 
@@ -22,6 +24,8 @@ set_hypothesis_home_dir(HERE.parent / ".venv" / "cache" / "hypothesis")
 settings.register_profile("relay", deadline=None)
 settings.register_profile("quick", deadline=None, max_examples=20)
 settings.load_profile("relay")
+# The same of commits: what callers are promised is tested with relays as processes.
+pytest.MonkeyPatch().setattr(store, "PATIENCE_S", 10.0)
 
 pytest_plugins = [
     "tests.support.browsers",

@@ -195,9 +195,9 @@ class Landing:
     def _look_at_refusal(self, visit: Visit) -> None:
         """Count a landing whose visitor may have said yes, in words of another form."""
         consent = self._storing.consent
-        if consent is None or consent.is_readable(visit.pairs):
+        if consent is None or cookies.landing_click(visit.target) is None:
             return
-        if cookies.landing_click(visit.target) is None or not is_navigation(visit):
+        if not is_navigation(visit) or consent.is_readable(visit.pairs):
             return
         if not self._consent_told:
             self._consent_told = True

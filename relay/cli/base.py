@@ -86,6 +86,20 @@ config_option = click.option(
 """``--config``, on every command and every group."""
 
 
+def parsed(
+    parse: Callable[[str], T],
+) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
+    """Make an option's callback of what reads its text, or raises ValueError."""
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> T | None:
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return read
+
+
 def since_time(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
     """Read a point in time as epoch ms: ISO 8601 (UTC unless it says so), or 2h."""
     if value is None:

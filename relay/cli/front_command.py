@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import click
 
-from relay.cli.base import config_option, read_settings, say
+from relay.cli.base import config_option, parsed, read_settings, say
 from relay.config.values import Listen, listen
-
-
-def _listen(_: click.Context, __: click.Parameter, value: str | None) -> Listen | None:
-    if value is None:
-        return None
-    try:
-        return listen(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
@@ -32,7 +23,7 @@ def _listen(_: click.Context, __: click.Parameter, value: str | None) -> Listen 
 @click.option(
     "--listen",
     "address",
-    callback=_listen,
+    callback=parsed(listen),
     metavar="HOST:PORT",
     help="Plain HTTP at this address, to try it, instead of HTTPS.",
 )

@@ -26,6 +26,7 @@ from relay.cli.base import (
     config_option,
     json_option,
     make_outbox,
+    parsed,
     printable,
     read_settings,
     say,
@@ -127,13 +128,10 @@ def demo(*, once: bool) -> int:
     return run(once=once)
 
 
-def _listen(_: click.Context, __: click.Parameter, value: str) -> Listen:
-    try:
-        address = listen(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+def _port(text: str) -> Listen:
+    address = listen(text)
     if address.unix is not None:
-        raise click.BadParameter("must be host:port")
+        raise ValueError("must be host:port")
     return address
 
 
@@ -142,7 +140,7 @@ def _listen(_: click.Context, __: click.Parameter, value: str) -> Listen:
     "--listen",
     "address",
     default=SANDBOX_LISTEN,
-    callback=_listen,
+    callback=parsed(_port),
     metavar="HOST:PORT",
     show_default=True,
     help="Where to listen.",
@@ -165,13 +163,6 @@ def sandbox(*, address: Listen, api_key: str | None) -> int:
     return run(address.host, address.port, api_key or API_KEY, settings.secret)
 
 
-def _front_url(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    try:
-        return None if value is None else front_url(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @cli.command()
 @json_option
 @click.option(
@@ -184,7 +175,7 @@ def _front_url(_: click.Context, __: click.Parameter, value: str | None) -> str 
 @click.option(
     "--front",
     metavar="URL",
-    callback=_front_url,
+    callback=parsed(front_url),
     help="Visit this front server too, and look whether it goes around the relay.",
 )
 @config_option

@@ -9,12 +9,24 @@ replacements. What only SQLite should read stands in a comment: ``/*sqlite:… *
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, TypeVarTuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    TypeVarTuple,
+)
 
 from relay.outbox.contract import OutboxUnavailableError, SchemaError
+
+if TYPE_CHECKING:  # a relay on PostgreSQL does without it
+    import sqlite3
 
 Row = tuple[Any, ...]
 
@@ -100,6 +112,20 @@ def for_sqlite(statement: str) -> str:
     for pattern, text in _FOR_SQLITE:
         statement = pattern.sub(text, statement)
     return statement
+
+
+@contextlib.contextmanager
+def sqlite_transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit everything done inside on an SQLite connection, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite itself has rolled back after some errors.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 # --- What callers wait for while their writes are gathered into one commit. ---

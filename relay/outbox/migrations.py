@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Final, NamedTuple
 
 from relay.outbox.contract import SchemaChangedError, SchemaTooNewError
+from relay.outbox.database import sqlite_transaction
 
 HISTORY: Final = """
     CREATE TABLE IF NOT EXISTS schema_history (
@@ -85,8 +86,7 @@ def migrate_sqlite(connection: sqlite3.Connection) -> None:
     steps = migrations("sqlite")
     if not pending(steps, version(connection), _history(connection)):
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with sqlite_transaction(connection):
         # Another process may have migrated while this one waited for the lock.
         for step in pending(steps, version(connection), _history(connection)):
             for statement in (HISTORY, *statements(step.sql)):
@@ -96,12 +96,6 @@ def migrate_sqlite(connection: sqlite3.Connection) -> None:
                 (step.version, step.checksum),
             )
             connection.execute(f"PRAGMA user_version = {step.version}")
-    except BaseException:
-        # SQLite itself has rolled back after some errors.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 def version(connection: sqlite3.Connection) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.outbox.contract import OutboxUnavailableError, UnstorableError
-from relay.outbox.database import Row, for_sqlite
+from relay.outbox.database import Row, for_sqlite, sqlite_transaction
 from relay.outbox.migrations import migrate_sqlite, version
 
 BUSY_MS: Final = 5_000
@@ -104,15 +104,8 @@ class SqliteFile:
         """Commit everything done inside, or nothing of it."""
         with self._translated():
             connection = self._live()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with sqlite_transaction(connection):
                 yield SqliteDatabase(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                # SQLite itself has rolled back after some errors.
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
             if self._was_replaced():
                 self.close()
                 raise OutboxUnavailableError(

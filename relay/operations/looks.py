@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from relay.core import jsontext
+from relay.core.dub.events import Kind
+from relay.core.dub.retry import AT_WORK_MS
+from relay.core.leads import Attempt, LeadRecord, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +91,55 @@ def report_json(report: Report) -> dict[str, object]:
         "calls": report.calls,
         "unfinished": report.unfinished,
     }
+
+
+# --- Leads that are asked for by themselves. ---
+
+Span = tuple[int, int]
+"""A time's begin and end, epoch ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A lead that is asked for by itself.
+
+    ``spans``: when calls of it may have been counted, in order, apart from each other;
+    ``called_until``: the end of its last call.
+    """
+
+    entry: LeadRecord
+    spans: Sequence[Span]
+    called_until: int
+
+    @property
+    def kind(self) -> Kind:
+        """In which of Dub's lists it would stand."""
+        return Kind.LEADS if self.entry.lead.sale is None else Kind.SALES
+
+
+def sought_of(entry: LeadRecord, calls: Sequence[Attempt]) -> Sought:
+    """Take the times of a lead's calls together.
+
+    A call whose end nobody wrote down may have been made at any time until then.
+    """
+    ends = (one.at + one.duration_ms for one in calls)
+    claimed = entry.key_claimed_at or entry.lead.created_at
+    times = [(claimed, claimed)]
+    times += (
+        (one.at, one.at + one.duration_ms)
+        for one in calls
+        if one.step in (Step.RECORD, Step.SALE)
+    )
+    spans = joined((begin - AT_WORK_MS, end + AT_WORK_MS) for begin, end in times)
+    return Sought(entry, spans, max(ends, default=entry.lead.created_at))
+
+
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Join spans that touch; the result is in order."""
+    found: list[Span] = []
+    for begin, end in sorted(spans):
+        if found and begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((begin, end))
+    return found

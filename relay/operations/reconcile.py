@@ -47,12 +47,12 @@ from relay.core.dub.events import (
 )
 from relay.core.dub.replies import Answer, NoAnswer
 from relay.core.dub.retry import AT_WORK_MS, DAY, KEY_HELD_MS, key_free_at
-from relay.core.leads import Attempt, LeadRecord, LeadStatus, Step
+from relay.core.leads import LeadRecord, LeadStatus
 from relay.core.signing import sign_call
 from relay.delivery.dub_client import DubClient
 from relay.observability.logging import get_logger
 from relay.observability.metrics import Metrics
-from relay.operations.looks import Progress, Report
+from relay.operations.looks import Progress, Report, Sought, Span, joined, sought_of
 from relay.outbox.contract import (
     Outbox,
     OutboxUnavailableError,
@@ -116,55 +116,6 @@ class ReconcileTerms:
     rate: float
     plan: int
     resend: bool = False
-
-
-Span = tuple[int, int]
-"""A time's begin and end, epoch ms."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sought:
-    """A lead that is asked for by itself.
-
-    ``spans``: when calls of it may have been counted, in order, apart from each other;
-    ``called_until``: the end of its last call.
-    """
-
-    entry: LeadRecord
-    spans: Sequence[Span]
-    called_until: int
-
-    @property
-    def kind(self) -> Kind:
-        return Kind.LEADS if self.entry.lead.sale is None else Kind.SALES
-
-
-def _sought(entry: LeadRecord, calls: Sequence[Attempt]) -> _Sought:
-    """Take the times of a lead's calls together.
-
-    A call whose end nobody wrote down may have been made at any time until then.
-    """
-    ends = (one.at + one.duration_ms for one in calls)
-    claimed = entry.key_claimed_at or entry.lead.created_at
-    times = [(claimed, claimed)]
-    times += (
-        (one.at, one.at + one.duration_ms)
-        for one in calls
-        if one.step in (Step.RECORD, Step.SALE)
-    )
-    spans = _joined((begin - AT_WORK_MS, end + AT_WORK_MS) for begin, end in times)
-    return _Sought(entry, spans, max(ends, default=entry.lead.created_at))
-
-
-def _joined(spans: Iterable[Span]) -> list[Span]:
-    """Join spans that touch; the result is in order."""
-    joined: list[Span] = []
-    for begin, end in sorted(spans):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = joined[-1][0], max(end, joined[-1][1])
-        else:
-            joined.append((begin, end))
-    return joined
 
 
 class _StoppedError(Exception):
@@ -472,7 +423,7 @@ class Reconciler:
 
     async def _settle_doubts(self) -> None:
         """Ask for what is in doubt, once Dub cannot be at work on it any more."""
-        sought: list[_Sought] = []
+        sought: list[Sought] = []
         query = Query(status=LeadStatus.UNCONFIRMED, limit=MANY)
         for entry in await self._outbox.list(query):
             readable = entry.erased_at is None and entry.sealed is None
@@ -507,7 +458,7 @@ class Reconciler:
             self._count(settled=1)
 
     async def _absent(
-        self, sought: Iterable[_Sought]
+        self, sought: Iterable[Sought]
     ) -> AsyncIterator[tuple[LeadRecord, Sequence[DubEvent]]]:
         """Ask Dub for leads; write down what is there, and yield those that are not.
 
@@ -516,7 +467,7 @@ class Reconciler:
         was deleted at Dub, or came back, is not found by the first. Leads of one time,
         as those of an outage, share its pages.
         """
-        nowhere: list[_Sought] = []
+        nowhere: list[Sought] = []
         for one in sought:
             alike = await self._alike_of(one)
             if alike:
@@ -526,7 +477,7 @@ class Reconciler:
                 nowhere.append(one)
         for kind in Kind:
             left = {one.entry.lead.id: one for one in nowhere if one.kind is kind}
-            for begin, end in _joined(
+            for begin, end in joined(
                 span for one in left.values() for span in one.spans
             ):
                 await self._look_through(kind, (begin, end), left)
@@ -535,7 +486,7 @@ class Reconciler:
                     self._count(checked=1)
                     yield one.entry, ()
 
-    async def _alike_of(self, one: _Sought) -> Sequence[DubEvent] | None:
+    async def _alike_of(self, one: Sought) -> Sequence[DubEvent] | None:
         """Return what is alike under a lead's customer; None: the lead is there."""
         alike: list[DubEvent] = []
         only = {one.entry.lead.id}
@@ -550,7 +501,7 @@ class Reconciler:
         return alike
 
     async def _look_through(
-        self, kind: Kind, span: Span, left: dict[str, _Sought]
+        self, kind: Kind, span: Span, left: dict[str, Sought]
     ) -> None:
         """Take those leads out that the list shows in a time."""
         begin, end = span
@@ -582,8 +533,8 @@ class Reconciler:
         lead = replace(entry.lead, click_id="")
         return entry.lead.sale is None and fits(event, replace(entry, lead=lead))
 
-    async def _sought(self, entry: LeadRecord) -> _Sought:
-        return _sought(entry, await self._outbox.attempts(entry.lead.id))
+    async def _sought(self, entry: LeadRecord) -> Sought:
+        return sought_of(entry, await self._outbox.attempts(entry.lead.id))
 
     async def _customer_ids(self, entry: LeadRecord) -> list[str]:
         name = entry.lead.customer_external_id
